@@ -1,0 +1,1 @@
+"""The decisions of Shift: pure functions of frozen data, standard library only."""

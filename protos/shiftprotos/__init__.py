@@ -1,0 +1,1 @@
+"""Wire contract and shared names of Shift."""

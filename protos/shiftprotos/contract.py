@@ -1,0 +1,92 @@
+"""Names that the operator, the runtime, the chart and the CRD share. One home for each of them.
+
+The chart and the CRD cannot import this file, so tests/contract holds them against it.
+"""
+
+API_GROUP = "shiftparallel.dev"
+API_VERSION = "v1alpha1"
+KIND = "ShiftDeployment"
+PLURAL = "shiftdeployments"
+SINGULAR = "shiftdeployment"
+SHORT_NAME = "shd"
+
+# Ports of a runtime pod.
+INFERENCE_PORT = 9000  # gRPC Inference, grpc.health.v1
+OPENAI_PORT = 8000  # OpenAI HTTP routes
+CONTROL_PORT = 9001  # gRPC Control, authenticated; for the operator only
+OPS_PORT = 8080  # plaintext HTTP: /livez /readyz /metrics
+
+# Environment of a runtime container; the command line covers everything else.
+ENV_CONTROL_TOKEN_FILE = "SHIFT_CONTROL_TOKEN_FILE"  # path of the bearer token that Control expects
+ENV_TERMINATION_LOG = "SHIFT_TERMINATION_LOG"  # where a failed start-up leaves {"reason", "message"}
+ENV_POD_NAME = "SHIFT_POD_NAME"
+
+CONTROL_TOKEN_KEY = "token"  # key inside the control Secret
+AUTHORIZATION_METADATA = "authorization"  # gRPC metadata: "Bearer <token>"
+TERMINATION_LOG_PATH = "/dev/termination-log"
+
+# Labels and annotations.
+LABEL_NAME = "app.kubernetes.io/name"
+LABEL_INSTANCE = "app.kubernetes.io/instance"
+LABEL_COMPONENT = "app.kubernetes.io/component"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+LABEL_DEPLOYMENT = f"{API_GROUP}/deployment"
+ANNOTATION_TEMPLATE_HASH = f"{API_GROUP}/template-hash"
+MANAGED_BY = "shift-operator"
+FIELD_MANAGER = "shift-operator"
+RUNTIME_NAME = "shift-runtime"
+
+# Condition types of a ShiftDeployment.
+CONDITION_READY = "Ready"
+CONDITION_AVAILABLE = "Available"
+CONDITION_PROGRESSING = "Progressing"
+CONDITION_SHIFT_VERIFIED = "ShiftVerified"
+CONDITION_POLICY_IN_SYNC = "PolicyInSync"
+CONDITION_SCALING_ACTIVE = "ScalingActive"
+CONDITIONS = (
+    CONDITION_READY,
+    CONDITION_AVAILABLE,
+    CONDITION_PROGRESSING,
+    CONDITION_SHIFT_VERIFIED,
+    CONDITION_POLICY_IN_SYNC,
+    CONDITION_SCALING_ACTIVE,
+)
+
+# Reasons with which a runtime refuses to start; the operator shows them in Ready.
+REASON_INVALID_LAYOUT = "InvalidLayout"  # heads, FFN or vocabulary do not divide over the ranks
+REASON_MODEL_NOT_FOUND = "ModelNotFound"
+REASON_MODEL_DAMAGED = "ModelDamaged"
+REASON_MODEL_UNSUPPORTED = "ModelUnsupported"
+REASON_OUT_OF_MEMORY = "OutOfMemory"
+REASON_INVALID_ARGUMENT = "InvalidArgument"
+REASON_SELF_CHECK_FAILED = "SelfCheckFailed"
+REASON_RANK_FAILED = "RankFailed"
+REASON_START_TIMEOUT = "StartTimeout"
+REASON_INTERNAL = "InternalError"
+
+# Bounds that the CRD, the command line and the wire check alike.
+MIN_THRESHOLD_TOKENS = 1
+MAX_THRESHOLD_TOKENS = 1_048_576
+DEFAULT_THRESHOLD_TOKENS = 256
+MAX_GPUS = 64
+
+# Metric names. Runtime:
+METRIC_STEPS = "shift_steps_total"  # gear
+METRIC_STEP_TOKENS = "shift_step_tokens_total"  # gear
+METRIC_STEP_SECONDS = "shift_step_seconds"  # gear
+METRIC_SHIFTS = "shift_shifts_total"
+METRIC_REQUESTS = "shift_requests_total"  # outcome
+METRIC_RUNNING = "shift_running_requests"
+METRIC_WAITING = "shift_waiting_requests"
+METRIC_KV_FREE = "shift_kv_blocks_free"
+METRIC_KV_TOTAL = "shift_kv_blocks_total"
+METRIC_TTFT = "shift_ttft_seconds"
+METRIC_TPOT = "shift_tpot_seconds"
+METRIC_POLICY_GENERATION = "shift_policy_generation"  # state: accepted, applied
+METRIC_STARTUP_SECONDS = "shift_startup_phase_seconds"  # phase
+# Operator:
+METRIC_RECONCILES = "shift_operator_reconciles_total"  # outcome
+METRIC_RECONCILE_SECONDS = "shift_operator_reconcile_seconds"
+METRIC_POLICY_PUSH_SECONDS = "shift_operator_policy_push_seconds"
+METRIC_LEADER = "shift_operator_leader"
+METRIC_SCALE_DECISIONS = "shift_operator_scale_decisions_total"  # decision, reason

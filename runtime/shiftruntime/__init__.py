@@ -1,0 +1,1 @@
+"""Shift-parallel inference runtime."""
