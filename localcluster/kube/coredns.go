@@ -5,6 +5,8 @@ import (
 	"github.com/coredns/coredns/coremain"
 
 	// Only what a cluster's DNS needs. CoreDNS's default set links cloud SDKs that double the binary.
+	// bind is what keeps it off the host's outer addresses.
+	_ "github.com/coredns/coredns/plugin/bind"
 	_ "github.com/coredns/coredns/plugin/errors"
 	_ "github.com/coredns/coredns/plugin/forward"
 	_ "github.com/coredns/coredns/plugin/health"
@@ -14,6 +16,6 @@ import (
 
 func runCoreDNS() {
 	// The order is the order in which plugins see a query; it replaces the generated list of all plugins.
-	dnsserver.Directives = []string{"errors", "health", "ready", "kubernetes", "forward"}
+	dnsserver.Directives = []string{"bind", "errors", "health", "ready", "kubernetes", "forward"}
 	coremain.Run()
 }
