@@ -1,0 +1,69 @@
+"""Which gear a step runs in: the decision that gives Shift its name, taken anew for every forward step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shiftcore.costs import CostTable, Crossover, find_crossover
+from shiftcore.layout import Gear, allowed_gears, tp_gear
+from shiftcore.policy import Mode, Policy
+
+# Used while no crossover has been measured. The published reference shifts at 256 tokens per step by default.
+DEFAULT_THRESHOLD_TOKENS = 256
+
+
+class ThresholdSource(StrEnum):
+    POLICY = "Policy"
+    CALIBRATION = "Calibration"
+    DEFAULT = "Default"
+    PINNED = "Pinned"
+
+
+@dataclass(frozen=True)
+class GearTable:
+    """What a pod knows of its gears: which there are, and what they cost."""
+
+    base: Gear
+    costs: CostTable
+
+    @property
+    def latency(self) -> Gear:
+        return tp_gear(self.base.ranks)
+
+    @property
+    def gears(self) -> tuple[Gear, ...]:
+        return allowed_gears(self.base)
+
+    @property
+    def crossover(self) -> Crossover:
+        return find_crossover(self.costs, self.latency, self.base)
+
+
+def choose(tokens: int, table: GearTable, policy: Policy) -> Gear:
+    """The gear for a step of ``tokens`` tokens (paper: algorithm 2, with a measured table for its constant).
+
+    A pinned gear or mode wins; then the policy's threshold; then the cheapest gear of a table with a clear crossover;
+    else the default threshold, because a table inside its own noise says nothing.
+    """
+    if policy.gear is not None:
+        return Gear.parse(policy.gear)
+    if policy.mode is Mode.LATENCY:
+        return table.latency
+    if policy.mode is Mode.THROUGHPUT:
+        return table.base
+    if policy.threshold_tokens is None and table.crossover.tokens is not None:
+        return min(table.gears, key=lambda gear: table.costs[gear].seconds(tokens))
+    limit = policy.threshold_tokens or DEFAULT_THRESHOLD_TOKENS
+    return table.latency if tokens <= limit else table.base
+
+
+def threshold_in_use(table: GearTable, policy: Policy) -> tuple[int | None, ThresholdSource]:
+    """The threshold that explains ``choose``, in tokens per step, and where it comes from."""
+    if policy.gear is not None or policy.mode is not Mode.AUTO:
+        return None, ThresholdSource.PINNED
+    if policy.threshold_tokens is not None:
+        return policy.threshold_tokens, ThresholdSource.POLICY
+    if table.crossover.tokens is not None:
+        return table.crossover.tokens, ThresholdSource.CALIBRATION
+    return DEFAULT_THRESHOLD_TOKENS, ThresholdSource.DEFAULT

@@ -1,0 +1,1 @@
+"""The engine process: schedules steps, drives the ranks, answers the front end."""

@@ -1,0 +1,176 @@
+"""What the front end and the engine process say to each other: typed frames, no pickle.
+
+Each direction is one tagged union; shiftruntime.engine.frames puts them on a socket with a length in front.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+from shiftcore.costs import CostPoint
+from shiftcore.policy import Policy
+
+
+class Finish(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+
+
+class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Sampling of one request, complete: the front end has filled in every default."""
+
+    temperature: float
+    top_p: float
+    seed: int  # 0 <= seed < 2**63
+    max_tokens: int  # at most what fits in the model's length
+    stop_token_ids: tuple[int, ...] = ()  # includes the model's end-of-sequence ids unless ignore_eos
+    logprobs: bool = False
+
+
+# --- front end -> engine -------------------------------------------------------------------------------------------
+
+
+class Submit(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    request_id: str
+    prompt: tuple[int, ...]
+    sampling: Sampling
+
+
+class Abort(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    request_id: str
+
+
+class Call(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """A control call; the answer carries the same call_id."""
+
+    call_id: int
+    verb: str  # "state" | "set_policy" | "calibrate" | "drain"
+    policy: Policy | None = None
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """End the ranks and the engine process. Sent after the drain."""
+
+
+ToEngine = Submit | Abort | Call | Shutdown
+
+# --- engine -> front end -------------------------------------------------------------------------------------------
+
+
+class PhaseUpdate(msgspec.Struct, frozen=True, tag=True):
+    """Start-up progress; the last update of a phase has done = True."""
+
+    name: str  # "ranks", "load", "warm", "kv", "calibrate", "self-check"
+    seconds: float
+    done_bytes: int = 0
+    total_bytes: int = 0
+    done: bool = False
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """Start-up is over; what the front end must know to check requests."""
+
+    architecture: str
+    dtype: str
+    max_model_len: int
+    vocab_size: int
+    max_prompt_tokens: int
+    gears: tuple[str, ...]
+
+
+class Fatal(msgspec.Struct, frozen=True, tag=True):
+    """The engine cannot go on. During start-up: why it did not start."""
+
+    reason: str
+    message: str
+
+
+class Admitted(msgspec.Struct, frozen=True, tag=True):
+    request_id: str
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    request_id: str
+    reason: str  # "QueueFull" | "Draining" | "DuplicateRequest" | "InvalidRequest"
+    message: str
+
+
+class Output(msgspec.Struct, frozen=True, tag=True):
+    """New tokens of a request; the last one of a request has ``finish``."""
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...] = ()
+    finish: Finish | None = None
+
+
+class Answer(msgspec.Struct, frozen=True, tag=True):
+    """Answer to a Call: one of state or error."""
+
+    call_id: int
+    state: EngineState | None = None
+    error_kind: str = ""  # "StaleGeneration" | "InvalidPolicy" | "Busy"
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class GearState:
+    name: str
+    sequence: int
+    tensor: int
+    costs: tuple[CostPoint, ...]
+    steps: int
+    tokens: int
+    busy_seconds: float
+    capacity_tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class LoadState:
+    """Units and windows as in shiftparallel.v1.Load."""
+
+    running_requests: int
+    waiting_requests: int
+    waiting_tokens: int
+    kv_blocks_total: int
+    kv_blocks_free: int
+    oldest_wait_seconds: float
+    tokens_per_second: float
+    busy_fraction: float
+    max_running_requests: int
+    ttft_p95_seconds: float
+    tpot_p95_seconds: float
+    prompt_tokens_per_second: float
+    output_tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class SelfCheckState:
+    passed: bool
+    max_logprob_difference: float
+    tolerance: float
+    gears: tuple[str, ...]
+    message: str
+
+
+@dataclass(frozen=True)
+class EngineState:
+    policy: Policy
+    generation_applied: int  # minimum over ranks
+    gears: tuple[GearState, ...]
+    base_gear: str
+    crossover_tokens: int | None
+    crossover_reason: str
+    crossover_message: str
+    threshold_tokens: int | None
+    threshold_source: str  # shiftcore.gears.ThresholdSource
+    shifts: int
+    load: LoadState
+    self_check: SelfCheckState | None
+    draining: bool
+
+
+FromEngine = PhaseUpdate | Ready | Fatal | Admitted | Refused | Output | Answer

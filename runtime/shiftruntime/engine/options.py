@@ -1,0 +1,30 @@
+"""What one engine is started with: the command line after it has been checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shiftcore.layout import Gear
+from shiftcore.policy import Policy
+
+INITIAL_POLICY = Policy()
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    model: str  # path of a GGUF file or of a folder with config.json and safetensors
+    ranks: int
+    base_gear: Gear
+    device: str = "cpu"
+    dtype: str = "auto"
+    exact: bool = False
+    policy: Policy = INITIAL_POLICY
+    max_num_seqs: int = 64
+    max_batched_tokens: int = 2048
+    max_model_len: int | None = None  # None: the model's own length, at most 8192 on CPU
+    max_waiting_requests: int = 256
+    kv_memory_bytes: int | None = None  # per rank; None: from what is free
+    block_size: int = 16
+    calibrate: bool = True
+    startup_timeout_seconds: float = 600.0
+    step_timeout_seconds: float = 10.0  # a progress counter standing still this long fails the group
