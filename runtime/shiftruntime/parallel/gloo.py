@@ -1,0 +1,62 @@
+"""Collectives over torch.distributed with gloo: the slow twin of shared memory, and the way across hosts."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import product
+
+import torch
+import torch.distributed as dist
+from shiftcore.layout import Gear
+from torch import Tensor
+
+from shiftruntime.parallel.comm import Group
+
+
+class GlooComm:
+    """Every collective is an all-gather followed by a local choice or sum in group order."""
+
+    def __init__(self, init_method: str, rank: int, size: int, timeout_seconds: float = 10.0) -> None:
+        self.rank = rank
+        self.size = size
+        timeout = timedelta(seconds=timeout_seconds)
+        dist.init_process_group("gloo", init_method=init_method, rank=rank, world_size=size, timeout=timeout)
+        self._groups = {group: dist.new_group(list(group), timeout=timeout) for group in _all_groups(size)}
+
+    def all_reduce(self, x: Tensor, group: Group) -> Tensor:
+        if len(group) == 1:
+            return x
+        parts = self.all_gather(x, group)
+        total = parts[0] + parts[1]
+        for part in parts[2:]:
+            total += part
+        return total
+
+    def all_gather(self, x: Tensor, group: Group) -> Tensor:
+        if len(group) == 1:
+            return x.unsqueeze(0)
+        # As bytes, because gloo lacks some dtypes.
+        raw = x.contiguous().view(-1).view(torch.uint8)
+        parts = [torch.empty_like(raw) for _ in group]
+        dist.all_gather(parts, raw, group=self._groups[group])
+        return torch.stack(parts).view(x.dtype).view(len(group), *x.shape)
+
+    def all_to_all(self, x: Tensor, group: Group) -> Tensor:
+        if len(group) == 1:
+            return x
+        return self.all_gather(x, group)[:, group.index(self.rank)].contiguous()
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        dist.destroy_process_group()
+
+
+def _all_groups(size: int) -> list[Group]:
+    """Every sequence and tensor group of every gear, in the same order on every rank."""
+    gears = [Gear(s, t) for s, t in product(range(1, size + 1), repeat=2) if s * t == size]
+    groups = {g.sequence_group(r) for g in gears for r in range(size)}
+    groups |= {g.tensor_group(r) for g in gears for r in range(size)}
+    return sorted(group for group in groups if len(group) > 1)

@@ -1,0 +1,158 @@
+"""Collectives of processes on one host through shared memory.
+
+The arena holds one line of flags per rank and two slots per rank. Collective number k uses slot k mod 2: a rank
+waits until everyone has begun collective k-1 (then nobody still reads slot k mod 2 from collective k-2), writes its
+part, publishes k, waits for the members of its group, and reads. Each rank sums in group order, so the result has the
+same bits everywhere. Larger tensors travel in several rounds.
+
+A flag is one aligned 8-byte store, ordered after the data on x86-64 (total store order); on other machines use
+``GlooComm``. Waiting spins briefly, then yields the core, then sleeps: with more ranks than cores a spinning rank would
+only delay the one it waits for.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shiftruntime.parallel.comm import CommError, Group
+
+_LINE = 64  # bytes; one cache line per flag, so that ranks do not write to each other's line
+_SLOT_BYTES = 8 << 20
+_SPINS = 50
+_YIELDS = 2000
+_SLEEP_SECONDS = 50e-6
+_CHECK_SECONDS = 0.2
+
+
+def supported() -> bool:
+    """Whether plain stores publish data in order on this machine."""
+    return platform.machine() in ("x86_64", "AMD64")
+
+
+def arena_bytes(ranks: int) -> int:
+    """Size of the arena for ``ranks`` ranks."""
+    return ranks * (2 * _LINE + 2 * _SLOT_BYTES)
+
+
+class SharedMemoryComm:
+    """One rank's end of the arena.
+
+    ``is_stopped`` is asked while waiting, so that a group whose peer is known to be dead ends at once. ``timeout``
+    bounds the time for which the awaited rank may stand still; a slow rank that makes progress is waited for.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        rank: int,
+        size: int,
+        timeout_seconds: float = 10.0,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.rank = rank
+        self.size = size
+        self._timeout_seconds = timeout_seconds
+        self._is_stopped = is_stopped
+        self._map = mmap.mmap(fd, arena_bytes(size))
+        flags = np.frombuffer(self._map, dtype=np.int64, count=size * 2 * _LINE // 8)
+        per_line = _LINE // 8
+        self._begun = flags[0 : size * per_line : per_line]  # number of the collective that a rank has begun
+        self._done = flags[size * per_line :: per_line]  # number of the collective whose part it has published
+        data = np.frombuffer(self._map, dtype=np.uint8, offset=size * 2 * _LINE)
+        self._slots = torch.from_numpy(data).view(size, 2, _SLOT_BYTES)
+        self._count = 0
+        self._everyone = tuple(range(size))
+
+    def all_reduce(self, x: Tensor, group: Group) -> Tensor:
+        if len(group) == 1:
+            return x
+        flat = x.reshape(-1)
+        out = torch.empty_like(flat)
+        for part, result in self._rounds(flat, out, 1):
+            slots = self._exchange(part, group)
+            torch.add(slots[0], slots[1], out=result)
+            for other in slots[2:]:
+                result += other
+        return out.view(x.shape)
+
+    def all_gather(self, x: Tensor, group: Group) -> Tensor:
+        if len(group) == 1:
+            return x.unsqueeze(0)
+        flat = x.reshape(-1)
+        out = flat.new_empty(len(group), flat.numel())
+        for part, result in self._rounds(flat, out.t(), 1):
+            for i, other in enumerate(self._exchange(part, group)):
+                result[:, i] = other
+        return out.view(len(group), *x.shape)
+
+    def all_to_all(self, x: Tensor, group: Group) -> Tensor:
+        if len(group) == 1:
+            return x
+        me = group.index(self.rank)
+        flat = x.reshape(len(group), -1)
+        out = torch.empty_like(flat)
+        for part, result in self._rounds(flat.t(), out.t(), len(group)):
+            for i, other in enumerate(self._exchange(part.t().reshape(-1), group)):
+                result[:, i] = other.view(len(group), -1)[me]
+        return out.view(x.shape)
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            self._exchange(torch.empty(0, dtype=torch.uint8), self._everyone)
+
+    @staticmethod
+    def _rounds(source: Tensor, target: Tensor, width: int) -> list[tuple[Tensor, Tensor]]:
+        """Cut both along dimension 0 so that a round of ``width`` columns fits in a slot."""
+        rows = max(1, _SLOT_BYTES // (source.element_size() * width))
+        return list(zip(source.split(rows), target.split(rows), strict=True))
+
+    def _exchange(self, part: Tensor, group: Group) -> list[Tensor]:
+        """Publish ``part`` (flat) and return the parts of all members, as views that the next exchange keeps."""
+        self._count += 1
+        count = self._count
+        self._begun[self.rank] = count
+        self._wait(self._begun, self._everyone, count - 1)
+        size = part.numel() * part.element_size()
+        slot = count % 2
+        if size:
+            self._slots[self.rank, slot, :size].view(part.dtype).copy_(part)
+        self._done[self.rank] = count
+        self._wait(self._done, group, count)
+        return [self._slots[rank, slot, :size].view(part.dtype) for rank in group]
+
+    def _wait(self, flags: np.ndarray, ranks: Group, count: int) -> None:
+        for rank in ranks:
+            if flags[rank] < count:
+                self._wait_for(flags, rank, count)
+
+    def _wait_for(self, flags: np.ndarray, rank: int, count: int) -> None:
+        for _ in range(_SPINS):
+            if flags[rank] >= count:
+                return
+        for _ in range(_YIELDS):
+            if flags[rank] >= count:
+                return
+            os.sched_yield()
+        deadline = next_check = time.monotonic()
+        deadline += self._timeout_seconds
+        while flags[rank] < count:
+            time.sleep(_SLEEP_SECONDS)
+            now = time.monotonic()
+            if now < next_check:
+                continue
+            next_check = now + _CHECK_SECONDS
+            if self._is_stopped():
+                raise CommError(f"rank {self.rank} was told to stop while it waited for rank {rank}")
+            if now > deadline:
+                raise CommError(
+                    f"rank {rank} did not reach collective {count} within {self._timeout_seconds:g} s "
+                    f"(rank {self.rank} waits, rank {rank} is at {int(flags[rank])})"
+                )
