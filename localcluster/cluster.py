@@ -4,12 +4,9 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 if __package__ in (None, ""):
@@ -18,26 +15,8 @@ if __package__ in (None, ""):
 
 from localcluster import bringup, cleanup, images, machine, report, storage
 from localcluster.errors import ClusterError
+from localcluster.lock import exclusive
 from localcluster.settings import Settings, from_environment
-
-LOCK_SECONDS = 30 * 60
-
-
-@contextmanager
-def exclusive(settings: Settings) -> Iterator[None]:
-    """One change at a time; a second `up` waits for the first, which may be building."""
-    settings.cache.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + LOCK_SECONDS
-    with settings.lock.open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ClusterError("Locked", f"another command has held {settings.lock} for {LOCK_SECONDS} s") from None
-                time.sleep(0.2)
-        yield
 
 
 def command_up(settings: Settings, _: argparse.Namespace) -> int:
@@ -66,9 +45,8 @@ def command_status(settings: Settings, _: argparse.Namespace) -> int:
 
 def command_images(settings: Settings, arguments: argparse.Namespace) -> int:
     bringup.require_up(settings)
-    with exclusive(settings):
-        for name in arguments.names or list(images.PROJECT_IMAGES):
-            print(images.build_project_image(name, settings))
+    for name in arguments.names or list(images.PROJECT_IMAGES):
+        print(images.build_project_image(name, settings))
     return 0
 
 

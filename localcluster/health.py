@@ -69,9 +69,7 @@ def node_problem(api: Api) -> str | None:
 
 def http_problem(url: str, context: ssl.SSLContext | None = None) -> str | None:
     # No proxy from the environment: these are addresses of this machine.
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
         with opener.open(url, timeout=PROBE_SECONDS):
             return None

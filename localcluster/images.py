@@ -13,6 +13,7 @@ from pathlib import Path
 
 from localcluster.containers import Containers
 from localcluster.errors import ClusterError
+from localcluster.lock import exclusive
 from localcluster.settings import Settings, from_environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -48,18 +49,19 @@ def build_and_load(
     name: str, dockerfile: Path, target: str | None, context: Path, inputs: list[Path],
     settings: Settings | None = None,
 ) -> str:  # fmt: skip
-    """Builds `localhost/shift/NAME:dev` if its inputs changed and loads it if the cluster lacks it. Returns its name."""
+    """Builds `localhost/shift/NAME:dev` if its inputs changed, loads it if the cluster lacks it; returns its name."""
     where = settings or from_environment()
     if not dockerfile.is_file():
         raise ClusterError("NoDockerfile", f"{dockerfile} does not exist")
-    builder = Builder(where)
-    builder.ensure_base()
     reference = f"localhost/shift/{name}:dev"
-    key = content_hash([dockerfile, *inputs], context, [target or "", builder.base_key()])
-    if builder.built_key(reference) != key:
-        builder.build(reference, dockerfile, target, context)
-        builder.record(reference, key)
-    load(builder, reference, key)
+    with exclusive(where):
+        builder = Builder(where)
+        builder.ensure_base()
+        key = content_hash([dockerfile, *inputs], context, [target or "", builder.base_key()])
+        if builder.built_key(reference) != key:
+            builder.build(reference, dockerfile, target, context)
+            builder.record(reference, key)
+        load(builder, reference, key)
     return reference
 
 
@@ -83,7 +85,7 @@ def load(builder: Builder, reference: str, key: str) -> None:
 def content_hash(paths: Iterable[Path], context: Path, extra: Iterable[str] = ()) -> str:
     """Over names, contents and executable bits of the files, wherever the context lies on disk."""
     digest = hashlib.sha256("\0".join(extra).encode())
-    for path in sorted({file for path in paths for file in _files(path)}):
+    for path in sorted({file for root in paths for file in _files(root)}):
         label = os.path.relpath(path, context)
         digest.update(f"\0{label}\0{os.access(path, os.X_OK)}\0".encode())
         digest.update(os.readlink(path).encode() if path.is_symlink() else path.read_bytes())

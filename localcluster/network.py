@@ -37,7 +37,7 @@ def run(*command: str, stdin: str | None = None) -> str:
     """Runs a program to its end and returns what it printed; a failure quotes its complaint."""
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
     if done.returncode != 0:
-        raise ClusterError("CommandFailed", f"`{' '.join(command)}` ended with {done.returncode}: {done.stderr.strip()}")
+        raise ClusterError("CommandFailed", f"`{' '.join(command)}` ended with {done.returncode}: {done.stderr[-800:]}")
     return done.stdout
 
 
@@ -87,7 +87,8 @@ def setup(settings: Settings, network: Network) -> None:
         (Path("/proc/sys") / name).write_text(value)
     if not Path(f"/sys/class/net/{BRIDGE}").exists():
         run("ip", "link", "add", BRIDGE, "type", "bridge")
-        run("ip", "address", "add", f"{network.node_ip}/{ipaddress.ip_network(network.pod_cidr).prefixlen}", "dev", BRIDGE)
+        prefix_length = ipaddress.ip_network(network.pod_cidr).prefixlen
+        run("ip", "address", "add", f"{network.node_ip}/{prefix_length}", "dev", BRIDGE)
     run("ip", "link", "set", BRIDGE, "up")
     was_forwarding = json.loads((settings.state / "sysctls.json").read_text())["net/ipv4/ip_forward"] == "1"
     _forwarding_rules(network, was_forwarding)

@@ -15,6 +15,7 @@ from pathlib import Path
 from localcluster.errors import ClusterError
 
 STOP_GRACE_SECONDS = 10.0
+KILL_SECONDS = 5.0
 LOG_TAIL_LINES = 25
 
 
@@ -98,11 +99,12 @@ class ProcessTable:
         partial.write_text(json.dumps(asdict(record)))
         partial.rename(self.folder / f"{name}.json")
 
-    def stop(self, name: str) -> None:
-        record = self.alive(name)
-        if record is not None:
-            end(record.pid, record.start_ticks)
-        (self.folder / f"{name}.json").unlink(missing_ok=True)
+    def stop(self, *names: str, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
+        """Ends the components together: the API server alone takes longer than all others to leave politely."""
+        records = [record for name in names if (record := self.alive(name)) is not None]
+        end([(record.pid, record.start_ticks) for record in records], grace_seconds)
+        for name in names:
+            (self.folder / f"{name}.json").unlink(missing_ok=True)
 
     def tail(self, name: str) -> str:
         try:
@@ -126,22 +128,26 @@ class ProcessTable:
             time.sleep(0.1)
 
 
-def end(pid: int, ticks: int, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
-    """SIGTERM, then SIGKILL after the grace, both only while the pid is still the same process."""
-    for number, wait_seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
-        if start_ticks(pid) != ticks:
-            return
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            return
+def end(targets: list[tuple[int, int]], grace_seconds: float = STOP_GRACE_SECONDS) -> None:
+    """SIGTERM, then SIGKILL after the grace, each only while (pid, start ticks) is still the same process."""
+    for number, wait_seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, KILL_SECONDS)):
+        for pid, _ in _still(targets):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
         deadline = time.monotonic() + wait_seconds
-        while time.monotonic() < deadline:
-            _reap(pid)
-            if start_ticks(pid) != ticks:
-                return
+        while _still(targets) and time.monotonic() < deadline:
             time.sleep(0.02)
-    raise ClusterError("ProcessStuck", f"pid {pid} did not end after SIGKILL; look at /proc/{pid}/stack")
+    if stuck := _still(targets):
+        pid = stuck[0][0]
+        raise ClusterError("ProcessStuck", f"pid {pid} did not end after SIGKILL; see /proc/{pid}/stack")
+
+
+def _still(targets: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    for pid, _ in targets:
+        _reap(pid)
+    return [(pid, ticks) for pid, ticks in targets if start_ticks(pid) == ticks]
 
 
 def with_argument(text: str) -> list[tuple[int, int, str]]:

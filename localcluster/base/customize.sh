@@ -10,6 +10,9 @@ ln -sf /usr/bin/pip3 "$root/usr/local/bin/pip"
 # Debian refuses `pip install` outside a virtual environment; in an image of one program nothing can clash.
 rm -f "$root"/usr/lib/python3*/EXTERNALLY-MANAGED
 
+# Builds mount the host's pip settings here; an empty file keeps the mount point out of the layers above.
+: > "$root/etc/pip.conf"
+
 # Pods run as this user: the Pod Security level `restricted` refuses root.
 echo 'nonroot:x:65532:65532:nonroot:/home/nonroot:/usr/sbin/nologin' >> "$root/etc/passwd"
 echo 'nonroot:x:65532:' >> "$root/etc/group"
