@@ -110,7 +110,11 @@ class HeadLayout:
 
     def kv_range(self, rank: int) -> range:
         """kv heads whose cache a rank holds, in every gear; a head is replicated where ranks > kv_heads."""
-        return _share(self.kv_heads, self.ranks, rank)
+        hkv, P = self.kv_heads, self.ranks
+        if hkv >= P:
+            return range(rank * hkv // P, (rank + 1) * hkv // P)
+        head = rank * hkv // P
+        return range(head, head + 1)
 
     def projected_query_range(self, gear: Gear, rank: int) -> range:
         """Query heads that a rank projects for its rows, before the all-to-all."""
@@ -119,24 +123,22 @@ class HeadLayout:
         return range(t * width, (t + 1) * width)
 
     def projected_kv_range(self, gear: Gear, rank: int) -> range:
-        """kv heads that a rank projects for its rows, before the all-to-all."""
-        return _share(self.kv_heads, gear.tensor, gear.tensor_index(rank))
+        """kv heads that a rank projects for its rows, before the all-to-all: those its projected query heads read.
 
-    def kv_sent(self, gear: Gear, sequence_index: int) -> range:
-        """Which of the *projected* kv heads (counted from 0) go to the group member with this sequence index.
+        Tensor shares may cut through a kv head's queries (2 kv heads in sp2tp3), so that neighbours project it too.
+        """
+        queries = self.projected_query_range(gear, rank)
+        per_kv = self.query_heads // self.kv_heads
+        return range(queries.start // per_kv, (queries.stop - 1) // per_kv + 1)
+
+    def kv_sent_to(self, gear: Gear, destination: int) -> range:
+        """Which of the *projected* kv heads (counted from 0) go to a member of the own sequence group.
 
         With fewer projected heads than members a head goes to several of them.
         """
-        return _share(max(1, self.kv_heads // gear.tensor), gear.sequence, sequence_index)
-
-
-def _share(items: int, parts: int, part: int) -> range:
-    """Items of one part: an even share, or one replicated item where there are more parts than items."""
-    if items >= parts:
-        width = items // parts
-        return range(part * width, (part + 1) * width)
-    item = part * items // parts
-    return range(item, item + 1)
+        owned = self.kv_range(destination)
+        first = self.projected_kv_range(gear, destination).start
+        return range(owned.start - first, owned.stop - first)
 
 
 def shard(size: int, parts: int, part: int, what: str) -> range:

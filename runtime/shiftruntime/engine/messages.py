@@ -6,17 +6,11 @@ Each direction is one tagged union; shiftruntime.engine.frames puts them on a so
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import msgspec
 from shiftcore.costs import CostPoint
 from shiftcore.policy import Policy
-
-
-class Finish(StrEnum):
-    STOP = "stop"
-    LENGTH = "length"
-    ABORT = "abort"
+from shiftcore.scheduler import Finish
 
 
 class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -174,3 +168,25 @@ class EngineState:
 
 
 FromEngine = PhaseUpdate | Ready | Fatal | Admitted | Refused | Output | Answer
+
+__all__ = [
+    "Abort",
+    "Admitted",
+    "Answer",
+    "Call",
+    "EngineState",
+    "Fatal",
+    "Finish",
+    "FromEngine",
+    "GearState",
+    "LoadState",
+    "Output",
+    "PhaseUpdate",
+    "Ready",
+    "Refused",
+    "Sampling",
+    "SelfCheckState",
+    "Shutdown",
+    "Submit",
+    "ToEngine",
+]
