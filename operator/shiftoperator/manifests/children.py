@@ -1,0 +1,131 @@
+"""The objects that belong to a ShiftDeployment."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from shiftoperator import names
+from shiftoperator.spec import Spec
+from shiftprotos import contract
+
+Object = dict[str, Any]
+
+_VERSIONS = {
+    "Deployment": "apps/v1",
+    "ControllerRevision": "apps/v1",
+    "Service": "v1",
+    "Secret": "v1",
+    "ServiceAccount": "v1",
+    "PodDisruptionBudget": "policy/v1",
+    "NetworkPolicy": "networking.k8s.io/v1",
+}
+
+
+def singletons(name: str) -> tuple[tuple[str, str], ...]:
+    """(kind, name) of every child with a fixed name, in the order in which they are applied."""
+    return (
+        ("ServiceAccount", name),
+        ("Secret", names.control_secret(name)),
+        ("NetworkPolicy", name),
+        ("Service", name),
+        ("Service", names.headless_service(name)),
+        ("PodDisruptionBudget", name),
+        ("Deployment", name),
+    )
+
+
+def children(
+    resource: Object, spec: Spec, template: Object, revision: Object, token: str, operator_namespace: str
+) -> tuple[Object, ...]:
+    """Everything that should exist; the Deployment comes last, when all that its pods mount is there."""
+    make = _Maker(resource)
+    name = resource["metadata"]["name"]
+    return (
+        make.object("ServiceAccount", name, {"automountServiceAccountToken": False}),
+        make.object("Secret", names.control_secret(name), _secret(token)),
+        make.object("NetworkPolicy", name, {"spec": _network_policy(name, operator_namespace)}),
+        make.object("Service", name, {"spec": _service(name, headless=False)}),
+        make.object("Service", names.headless_service(name), {"spec": _service(name, headless=True)}),
+        make.object("PodDisruptionBudget", name, {"spec": _disruption_budget(name)}),
+        revision,
+        make.object("Deployment", name, {"spec": _deployment(name, spec, template)}),
+    )
+
+
+def controller_revision(resource: Object, template_hash: str, template: Object, revision: int) -> Object:
+    """Keeps a rendered pod template, so that a newer operator goes on with the one that runs."""
+    name = names.controller_revision(resource["metadata"]["name"], template_hash)
+    made = _Maker(resource).object("ControllerRevision", name, {"revision": revision, "data": {"template": template}})
+    made["metadata"]["annotations"] = {contract.ANNOTATION_TEMPLATE_HASH: template_hash}
+    return made
+
+
+class _Maker:
+    def __init__(self, resource: Object) -> None:
+        self._resource = resource
+
+    def object(self, kind: str, name: str, body: Object) -> Object:
+        metadata = {
+            "name": name,
+            "namespace": self._resource["metadata"]["namespace"],
+            "labels": names.labels(self._resource["metadata"]["name"]),
+            "ownerReferences": [names.owner_reference(self._resource)],
+        }
+        return {"apiVersion": _VERSIONS[kind], "kind": kind, "metadata": metadata, **body}
+
+
+def _secret(token: str) -> Object:
+    data = {contract.CONTROL_TOKEN_KEY: base64.b64encode(token.encode()).decode()}
+    return {"type": "Opaque", "data": data}
+
+
+def _service(name: str, headless: bool) -> Object:
+    service: Object = {
+        "type": "ClusterIP",
+        "selector": names.selector(name),
+        "publishNotReadyAddresses": False,
+        "ports": [
+            {
+                "name": "grpc",
+                "port": contract.INFERENCE_PORT,
+                "targetPort": "grpc",
+                "protocol": "TCP",
+                "appProtocol": "kubernetes.io/h2c",
+            }
+        ],
+    }
+    # Left out, the API server gives an address, and we must not take it away again.
+    return {**service, "clusterIP": "None"} if headless else service
+
+
+def _disruption_budget(name: str) -> Object:
+    return {"maxUnavailable": 1, "selector": {"matchLabels": names.selector(name)}}
+
+
+def _network_policy(name: str, operator_namespace: str) -> Object:
+    def ports(*numbers: int) -> list[Object]:
+        return [{"port": number, "protocol": "TCP"} for number in numbers]
+
+    operator = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": operator_namespace}}}
+    return {
+        "podSelector": {"matchLabels": names.selector(name)},
+        "policyTypes": ["Ingress"],
+        "ingress": [
+            {"ports": ports(contract.INFERENCE_PORT, contract.OPENAI_PORT, contract.OPS_PORT)},
+            {"from": [operator], "ports": ports(contract.CONTROL_PORT)},
+        ],
+    }
+
+
+def _deployment(name: str, spec: Spec, template: Object) -> Object:
+    return {
+        "replicas": spec.replicas,
+        "selector": {"matchLabels": names.selector(name)},
+        # GPUs are rarely spare: a new pod starts when an old one has given its own back.
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+        "revisionHistoryLimit": 2,
+        # The status says more than a deadline of the Deployment could.
+        "progressDeadlineSeconds": 3600,
+        "template": template,
+    }

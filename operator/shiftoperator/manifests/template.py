@@ -1,0 +1,161 @@
+"""The pod template of a ShiftDeployment, and the hash that says when pods must be replaced.
+
+The hash covers the fields of the spec that pods depend on, not the rendered text: a newer operator that renders another
+template for the same spec must not restart pods. Shift policy, replicas and scaling are not among these fields.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from shiftcore.layout import Gear
+from shiftoperator import names
+from shiftoperator.manifests.overlay import overlay
+from shiftoperator.spec import Spec
+from shiftprotos import contract
+
+_POD_FIELDS = ("model", "parallelism", "engine", "runtime", "podTemplate")
+_NONROOT = 65532
+# Big models load for long; the runtime itself gives up earlier and says why.
+_START_SECONDS = 3600
+_DRAIN_SECONDS = 60
+
+
+def template_hash(spec: dict[str, Any]) -> str:
+    """Over the raw fields, so that a new default of the operator changes nothing."""
+    chosen = {name: spec[name] for name in _POD_FIELDS if spec.get(name)}
+    canonical = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[: names.TEMPLATE_HASH_LENGTH]
+
+
+def pod_template(name: str, spec: Spec, hash_: str, default_image: str) -> dict[str, Any]:
+    volumes: list[dict[str, Any]] = [
+        {"name": "tmp", "emptyDir": {}},
+        # Readable by everyone in the pod instead of an fsGroup: that would re-group the files of every mounted volume.
+        {"name": "control", "secret": {"secretName": names.control_secret(name), "defaultMode": 0o444}},
+    ]
+    if spec.model.claim:
+        claim = {"claimName": spec.model.claim, "readOnly": True}
+        volumes.append({"name": "models", "persistentVolumeClaim": claim})
+    ours = {
+        "metadata": {
+            "labels": names.labels(name),
+            "annotations": {contract.ANNOTATION_TEMPLATE_HASH: hash_},
+        },
+        "spec": {
+            "serviceAccountName": name,
+            "automountServiceAccountToken": False,
+            # Environment variables of every Service in the namespace are of no use and slow container start.
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": _DRAIN_SECONDS,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": _NONROOT,
+                "runAsGroup": _NONROOT,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [_container(spec, default_image)],
+            "volumes": volumes,
+        },
+    }
+    return _keep_identity(overlay(ours, spec.pod_template), ours)
+
+
+def _keep_identity(merged: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    """Labels and annotations by which we find our pods are not the user's to change."""
+    for part in ("labels", "annotations"):
+        merged["metadata"][part] = {**merged["metadata"][part], **ours["metadata"][part]}
+    return merged
+
+
+def _container(spec: Spec, default_image: str) -> dict[str, Any]:
+    mounts: list[dict[str, Any]] = [
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of its own, the root is read-only
+        {"name": "control", "mountPath": names.TOKEN_MOUNT, "readOnly": True},
+    ]
+    if spec.model.claim:
+        mounts.append({"name": "models", "mountPath": names.MODELS_MOUNT, "readOnly": True})
+    return {
+        "name": names.RUNTIME_CONTAINER,
+        "image": spec.runtime.image or default_image,
+        "command": ["shift-runtime"],
+        "args": list(arguments(spec)),
+        "env": _environment(spec),
+        "ports": [
+            {"name": "grpc", "containerPort": contract.INFERENCE_PORT, "protocol": "TCP"},
+            {"name": "control", "containerPort": contract.CONTROL_PORT, "protocol": "TCP"},
+            {"name": "ops", "containerPort": contract.OPS_PORT, "protocol": "TCP"},
+        ],
+        "resources": _resources(spec),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePath": contract.TERMINATION_LOG_PATH,
+        # A crash that wrote no reason still shows its last lines.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "startupProbe": _probe("/livez", period=2, failures=_START_SECONDS // 2),
+        "readinessProbe": _probe("/readyz", period=2, failures=2),
+        # The runtime fails by itself when a rank stands still; this catches only a process that no longer answers.
+        "livenessProbe": _probe("/livez", period=10, failures=6),
+        "volumeMounts": mounts,
+    }
+
+
+def arguments(spec: Spec) -> tuple[str, ...]:
+    """The runtime's command line. Policy and threshold are missing on purpose: they are set live."""
+    arguments = ["serve", spec.model.path(names.MODELS_MOUNT)]
+    options: dict[str, Any] = {
+        "--ranks": spec.gpus,
+        "--base-gear": _gear_argument(spec.base_gear),
+        "--device": spec.runtime.device,
+        "--dtype": spec.model.dtype,
+        "--served-name": spec.model.served_name,
+        "--max-num-seqs": spec.engine.max_num_seqs,
+        "--max-batched-tokens": spec.engine.max_batched_tokens,
+        "--max-model-len": spec.engine.max_model_len,
+        "--port": contract.INFERENCE_PORT,
+        "--control-port": contract.CONTROL_PORT,
+        "--ops-port": contract.OPS_PORT,
+    }
+    for option, value in options.items():
+        if value is not None:
+            arguments += [option, str(value)]
+    return tuple(arguments)
+
+
+def _gear_argument(gear: Gear) -> str:
+    return gear.name
+
+
+def _environment(spec: Spec) -> list[dict[str, Any]]:
+    ours: list[dict[str, Any]] = [
+        {"name": contract.ENV_CONTROL_TOKEN_FILE, "value": f"{names.TOKEN_MOUNT}/{contract.CONTROL_TOKEN_KEY}"},
+        {
+            "name": contract.ENV_POD_NAME,
+            "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}},
+        },
+        {"name": contract.ENV_TERMINATION_LOG, "value": contract.TERMINATION_LOG_PATH},
+    ]
+    reserved = {variable["name"] for variable in ours}
+    return ours + [variable for variable in spec.runtime.env if variable["name"] not in reserved]
+
+
+def _resources(spec: Spec) -> dict[str, Any]:
+    if spec.runtime.device != "cuda":
+        return spec.runtime.resources
+    # Extended resources need a limit; the request follows it.
+    return overlay({"limits": {"nvidia.com/gpu": str(spec.gpus)}}, spec.runtime.resources)  # type: ignore[no-any-return]
+
+
+def _probe(path: str, period: int, failures: int) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": path, "port": "ops", "scheme": "HTTP"},
+        "periodSeconds": period,
+        "timeoutSeconds": 5,
+        "successThreshold": 1,
+        "failureThreshold": failures,
+    }

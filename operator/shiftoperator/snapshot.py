@@ -1,0 +1,204 @@
+"""What was seen of one ShiftDeployment at one moment: frozen, and free of any client library."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from shiftoperator import names
+from shiftoperator.spec import Policy
+from shiftprotos import contract
+
+# A sentence in a status or an Event; the API refuses longer notes.
+MESSAGE_LIMIT = 900
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a runtime container ended."""
+
+    pod: str
+    reason: str
+    exit_code: int
+    message: str
+    time: str
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a pod's container does not run although it never failed: no node, no image, no volume."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Pod:
+    name: str
+    uid: str
+    ip: str = ""
+    ready: bool = False
+    running: bool = False
+    deleting: bool = False
+    restarts: int = 0
+    template_hash: str = ""
+    failure: Failure | None = None
+    obstacle: Obstacle | None = None
+
+
+@dataclass(frozen=True)
+class GearState:
+    name: str
+    sequence: int
+    tensor: int
+    steps: int = 0
+    tokens: int = 0
+    capacity_tokens_per_second: float = 0.0
+
+
+@dataclass(frozen=True)
+class Load:
+    running_requests: int = 0
+    waiting_requests: int = 0
+    waiting_tokens: int = 0
+    max_running_requests: int = 0
+    kv_blocks_total: int = 0
+    kv_blocks_free: int = 0
+    oldest_wait_seconds: float = 0.0
+    tpot_p95_seconds: float = 0.0
+    prompt_tokens_per_second: float = 0.0
+    output_tokens_per_second: float = 0.0
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    passed: bool
+    message: str
+
+
+@dataclass(frozen=True)
+class RuntimeState:
+    """What a pod said of itself on its control port."""
+
+    read_at: float
+    ready: bool = False
+    policy: Policy = field(default_factory=Policy)
+    generation_accepted: int = 0
+    generation_applied: int = 0
+    gears: tuple[GearState, ...] = ()
+    base_gear: str = ""
+    threshold_tokens: int = 0
+    threshold_source: str = ""
+    crossover_tokens: int = 0
+    crossover_reason: str = ""
+    self_check: SelfCheck | None = None
+    load: Load = field(default_factory=Load)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The resource, its children by (kind, name), its pods, and what they said, by pod uid."""
+
+    resource: Object
+    children: Mapping[tuple[str, str], Object]
+    pods: tuple[Pod, ...]
+    states: Mapping[str, RuntimeState] = field(default_factory=dict)
+    external_scaler: str | None = None
+
+    @property
+    def key(self) -> names.Key:
+        return names.Key(self.resource["metadata"]["namespace"], self.resource["metadata"]["name"])
+
+    @property
+    def generation(self) -> int:
+        return int(self.resource["metadata"].get("generation", 0))
+
+    @property
+    def status(self) -> Object:
+        status: Object = self.resource.get("status") or {}
+        return status
+
+    @property
+    def live_pods(self) -> tuple[Pod, ...]:
+        """Pods that are not on their way out."""
+        return tuple(pod for pod in self.pods if not pod.deleting)
+
+    @property
+    def ready_pods(self) -> tuple[Pod, ...]:
+        return tuple(pod for pod in self.live_pods if pod.ready)
+
+    def revisions(self) -> tuple[Object, ...]:
+        return tuple(child for (kind, _), child in self.children.items() if kind == "ControllerRevision")
+
+
+def pod_from(obj: Object) -> Pod:
+    """Reads what matters of a Pod object."""
+    metadata, status = obj["metadata"], obj.get("status", {})
+    container = _container(status)
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", ()))
+    failure = None if ready else _failure(metadata["name"], container)
+    return Pod(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        ip=status.get("podIP", ""),
+        ready=ready,
+        running="running" in container.get("state", {}),
+        deleting="deletionTimestamp" in metadata or status.get("phase") in ("Failed", "Succeeded"),
+        restarts=container.get("restartCount", 0),
+        template_hash=metadata.get("annotations", {}).get(contract.ANNOTATION_TEMPLATE_HASH, ""),
+        failure=failure,
+        obstacle=None if ready else _obstacle(status, container),
+    )
+
+
+def _container(status: Object) -> Object:
+    statuses: list[Object] = status.get("containerStatuses", [])
+    return next((c for c in statuses if c["name"] == names.RUNTIME_CONTAINER), {})
+
+
+def _failure(pod: str, container: Object) -> Failure | None:
+    """The end of the container's present run, else of the run before."""
+    ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated")
+    if not ended:
+        return None
+    code = int(ended.get("exitCode", 0))
+    reason, message = _told(ended.get("message", ""))
+    if not reason and ended.get("reason") == "OOMKilled":
+        reason = contract.REASON_OUT_OF_MEMORY
+        message = "the kernel killed the container at its memory limit; raise spec.runtime.resources.limits.memory"
+    if not reason:
+        tail = " ".join(message.split())[-400:]
+        reason, message = "ContainerExited", f"exit code {code}" + (f": {tail}" if tail else "; see the pod's log")
+    return Failure(pod, reason, code, message[:MESSAGE_LIMIT], ended.get("finishedAt") or "")
+
+
+def _told(text: str) -> tuple[str, str]:
+    """`{"reason", "message"}` as the runtime writes it to the termination log; ("", text) for anything else."""
+    try:
+        told = json.loads(text)
+    except ValueError:
+        return "", text
+    if not isinstance(told, dict) or not isinstance(told.get("reason"), str):
+        return "", text
+    reason = "".join(c for c in told["reason"] if c.isalnum())[:64]
+    return reason, str(told.get("message", ""))
+
+
+# Reasons under which a container waits that pass by themselves.
+_PASSING = {"", "ContainerCreating", "PodInitializing", "CrashLoopBackOff"}
+
+
+def _obstacle(status: Object, container: Object) -> Obstacle | None:
+    waiting = container.get("state", {}).get("waiting", {})
+    reason = waiting.get("reason", "")
+    if reason not in _PASSING:
+        return Obstacle(reason, (waiting.get("message") or reason)[:MESSAGE_LIMIT])
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            message = condition.get("message") or "no node was found"
+            return Obstacle(condition.get("reason", "Unschedulable"), message[:MESSAGE_LIMIT])
+    return None

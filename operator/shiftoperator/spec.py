@@ -1,0 +1,169 @@
+"""A ShiftDeployment's spec, parsed and checked once.
+
+The CRD refuses bad specs at `kubectl apply`. What it refuses is refused here again, because a resource may have been
+stored under an older CRD.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from shiftcore.layout import Gear
+from shiftcore.scaling import Limits, Mode
+from shiftoperator.errors import InvalidSpecError
+from shiftprotos import contract
+
+_CLAIM_URI = re.compile(r"pvc://([a-z0-9](?:[-a-z0-9.]*[a-z0-9])?)/(\S*)")
+POLICIES = ("Auto", "Latency", "Throughput")
+
+
+@dataclass(frozen=True)
+class Model:
+    uri: str
+    served_name: str | None = None
+    dtype: str = "auto"
+
+    @property
+    def claim(self) -> str | None:
+        """The PersistentVolumeClaim that holds the model, if the URI names one."""
+        match = _CLAIM_URI.fullmatch(self.uri)
+        return match[1] if match else None
+
+    def path(self, claim_mount: str) -> str:
+        """Where the runtime finds the model inside its container."""
+        match = _CLAIM_URI.fullmatch(self.uri)
+        if match:
+            return f"{claim_mount}/{match[2]}".rstrip("/")
+        return self.uri.removeprefix("file://")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The shift policy as a user sets it; the generation is the operator's business."""
+
+    mode: str = "Auto"
+    threshold_tokens: int | None = None
+
+    def as_status(self) -> dict[str, Any]:
+        status: dict[str, Any] = {"mode": self.mode}
+        if self.threshold_tokens is not None:
+            status["thresholdTokens"] = self.threshold_tokens
+        return status
+
+
+@dataclass(frozen=True)
+class Engine:
+    max_num_seqs: int | None = None
+    max_batched_tokens: int | None = None
+    max_model_len: int | None = None
+
+
+@dataclass(frozen=True)
+class Runtime:
+    image: str | None = None
+    device: str = "cuda"
+    resources: dict[str, Any] = field(default_factory=dict)
+    env: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Autoscaling:
+    mode: Mode
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Spec:
+    model: Model
+    base_gear: Gear
+    policy: Policy
+    engine: Engine
+    runtime: Runtime
+    pod_template: dict[str, Any]
+    replicas: int
+    autoscaling: Autoscaling
+
+    @property
+    def gpus(self) -> int:
+        return self.base_gear.ranks
+
+
+def parse(spec: dict[str, Any]) -> Spec:
+    """Raises InvalidSpecError with the offending value and the fix."""
+    shift, engine, runtime = spec.get("shift", {}), spec.get("engine", {}), spec.get("runtime", {})
+    return Spec(
+        model=_model(spec.get("model", {})),
+        base_gear=_base_gear(spec.get("parallelism", {})),
+        policy=_policy(shift),
+        engine=Engine(engine.get("maxNumSeqs"), engine.get("maxBatchedTokens"), engine.get("maxModelLen")),
+        runtime=Runtime(
+            runtime.get("image"),
+            runtime.get("device", "cuda"),
+            runtime.get("resources", {}),
+            tuple(runtime.get("env", ())),
+        ),
+        pod_template=spec.get("podTemplate", {}),
+        replicas=spec.get("replicas", 1),
+        autoscaling=_autoscaling(spec.get("autoscaling", {}), spec.get("slo", {}), shift),
+    )
+
+
+def _model(model: dict[str, Any]) -> Model:
+    uri = model.get("uri", "")
+    if not _CLAIM_URI.fullmatch(uri) and not re.fullmatch(r"file:///\S+", uri):
+        raise InvalidSpecError(f"model.uri {uri!r} cannot be read; write pvc://CLAIM/PATH or file:///PATH")
+    if ".." in uri.split("/"):
+        raise InvalidSpecError(f"model.uri {uri!r} leaves its volume; remove the '..'")
+    return Model(uri, model.get("servedName"), model.get("dtype", "auto"))
+
+
+def _base_gear(parallelism: dict[str, Any]) -> Gear:
+    gpus = parallelism.get("gpus", 0)
+    if not 1 <= gpus <= contract.MAX_GPUS:
+        raise InvalidSpecError(f"parallelism.gpus {gpus} must lie in 1..{contract.MAX_GPUS}")
+    sequence, tensor = parallelism.get("sequence"), parallelism.get("tensor")
+    if sequence is None:
+        sequence = gpus // (tensor or 1)
+    if tensor is None:
+        tensor = gpus // sequence
+    if sequence * tensor != gpus:
+        raise InvalidSpecError(
+            f"sequence {sequence} × tensor {tensor} = {sequence * tensor}, but gpus is {gpus}; "
+            "the product must equal gpus, or leave one of them out"
+        )
+    return Gear(sequence, tensor)
+
+
+def _policy(shift: dict[str, Any]) -> Policy:
+    mode, threshold = shift.get("policy", "Auto"), shift.get("thresholdTokens")
+    if mode not in POLICIES:
+        raise InvalidSpecError(f"shift.policy {mode!r} is unknown; use {', '.join(POLICIES)}")
+    lowest, highest = contract.MIN_THRESHOLD_TOKENS, contract.MAX_THRESHOLD_TOKENS
+    if threshold is not None and not lowest <= threshold <= highest:
+        raise InvalidSpecError(f"shift.thresholdTokens {threshold} must lie in {lowest}..{highest}")
+    return Policy(mode, threshold)
+
+
+def _autoscaling(autoscaling: dict[str, Any], slo: dict[str, Any], shift: dict[str, Any]) -> Autoscaling:
+    mode = Mode(autoscaling.get("mode", "Disabled"))
+    minimum = autoscaling.get("min", 1)
+    maximum = autoscaling.get("max", minimum)
+    if minimum > maximum:
+        raise InvalidSpecError(f"autoscaling.min {minimum} is above max {maximum}; lower min or raise max")
+    if mode is not Mode.DISABLED and "max" not in autoscaling:
+        raise InvalidSpecError(f"autoscaling.mode {mode} needs autoscaling.max; set the most pods you can pay for")
+    windows = autoscaling.get("windows", {})
+    return Autoscaling(
+        mode,
+        Limits(
+            minimum=minimum,
+            maximum=maximum,
+            out_seconds=windows.get("scaleOutSeconds", 30),
+            in_seconds=windows.get("scaleInSeconds", 300),
+            ttft_seconds=slo["ttftMs"] / 1000 if "ttftMs" in slo else None,
+            tpot_seconds=slo["tpotMs"] / 1000 if "tpotMs" in slo else None,
+            may_shift=shift.get("policy", "Auto") == "Auto",
+        ),
+    )
