@@ -50,27 +50,31 @@ def phase(name: str) -> Iterator[None]:
 
 def recover_from_reboot(settings: Settings) -> None:
     """Records of an earlier boot describe processes and sysctls that are gone; start from nothing instead."""
-    path = settings.state / "boot-id"
-    if path.exists() and path.read_text() != boot_id():
+    if settings.marker.exists() and settings.marker.read_text() != boot_id():
         print("  the machine was restarted since the last `up`: clearing what it left", flush=True)
         (settings.state / "sysctls.json").unlink(missing_ok=True)
         cleanup.down(settings)
 
 
 def prepare(settings: Settings, binaries: Binaries) -> Network:
-    marker = settings.state / "boot-id"
-    if not marker.exists():
-        machine.check_unused()
-        settings.state.mkdir(parents=True, exist_ok=True, mode=0o755)
-        created = [folder for folder in FIXED_FOLDERS if not Path(folder).exists()]
-        (settings.state / "created-folders.json").write_text(json.dumps(created))
-        # Last: from here on `down` knows that what it finds is ours.
-        marker.write_text(boot_id())
+    if not settings.marker.exists():
+        claim(settings)
     plan = network.load_or_choose(settings.state / "network.json")
     network.setup(settings, plan)
     pki.ensure(settings, plan)
     node.write_configs(settings, plan, pause_image.reference(binaries.pause))
     return plan
+
+
+def claim(settings: Settings) -> None:
+    """Takes the machine for this cluster, after a look that nobody else has it. From then on `down` may clean up."""
+    machine.check_unused()
+    if settings.state.exists() and any(settings.state.iterdir()):
+        raise ClusterError("StateTaken", f"{settings.state} holds other files; empty it or set SHIFT_STATE elsewhere")
+    settings.state.mkdir(parents=True, exist_ok=True, mode=0o755)
+    settings.marker.write_text(boot_id())
+    created = [folder for folder in FIXED_FOLDERS if not Path(folder).exists()]
+    (settings.state / "created-folders.json").write_text(json.dumps(created))
 
 
 def start_base(settings: Settings, plan: Network, binaries: Binaries, table: ProcessTable) -> None:

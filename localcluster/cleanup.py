@@ -26,21 +26,20 @@ def down(settings: Settings) -> None:
     table = ProcessTable(settings.records, settings.logs)
     # Their data goes with them: waiting longer for a polite end would save nothing.
     table.stop(*(name for name in table.names() if name != "containerd"), grace_seconds=POLITE_SECONDS)
-    if (settings.state / "boot-id").exists():
-        # Only then is what carries these names ours.
+    if settings.marker.exists():
         kill_pods()
         remove_containers(settings, table)
     table.stop("containerd")
     end_stragglers(settings)
     unmount_all(settings)
-    if (settings.state / "boot-id").exists():
+    if settings.marker.exists():
         remove_pod_cgroups()
         network.teardown()
         network.restore_sysctls(settings.state / "sysctls.json")
         remove_fixed_folders(settings.state / "created-folders.json")
-    for folder in (settings.run, settings.state):
-        if folder.exists():
-            shutil.rmtree(folder)
+        remove_state(settings)
+    if settings.run.exists():
+        shutil.rmtree(settings.run)
 
 
 def kill_pods() -> None:
@@ -130,10 +129,20 @@ def remove_fixed_folders(record: Path) -> None:
             shutil.rmtree(folder)
 
 
+def remove_state(settings: Settings) -> None:
+    """The marker goes last: if this is interrupted, the next `down` still knows that the rest is ours."""
+    for entry in settings.state.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry != settings.marker:
+            entry.unlink()
+    shutil.rmtree(settings.state)
+
+
 def leftovers(settings: Settings) -> list[str]:
     """What `down` should have removed and is still there."""
     found = [f"process {pid}: {command[:120]}" for pid, _, command in stragglers(settings)]
     found += [f"mount {point}" for point in mounts_below(settings)]
     found += [f"cgroup {group}" for group in pod_cgroups()]
-    found += [f"folder {path}" for path in (settings.state, settings.run) if path.exists()]
+    found += [f"folder {path}" for path in (settings.marker, settings.run) if path.exists()]
     return found + network.leftovers()

@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     ):
         commands.add_parser(name, help=text).set_defaults(function=function)
     build = commands.add_parser("images", help="build the project's images and load them into the cluster")
-    build.add_argument("names", nargs="*", metavar="name", choices=[*images.PROJECT_IMAGES, []])
+    build.add_argument("names", nargs="*", metavar="name", help=f"of {sorted(images.PROJECT_IMAGES)}; default all")
     build.set_defaults(function=command_images)
     volume = commands.add_parser("volume", help="offer a folder of this machine to pods, read-only")
     volume.add_argument("name", help="name of the PersistentVolumeClaim")

@@ -40,6 +40,8 @@ PROJECT_IMAGES = {
 
 
 def build_project_image(name: str, settings: Settings | None = None) -> str:
+    if name not in PROJECT_IMAGES:
+        raise ClusterError("NoSuchImage", f"{name} is none of this project's images: {', '.join(PROJECT_IMAGES)}")
     image = PROJECT_IMAGES[name]
     inputs = [REPOSITORY / path for path in image.inputs if (REPOSITORY / path).exists()]
     return build_and_load(name, REPOSITORY / image.dockerfile, None, REPOSITORY, inputs, settings)

@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from localcluster.errors import ClusterError
+
 KUBERNETES_VERSION = "v1.36.3"
 NODE_NAME = "shift-local"
 CLUSTER_DOMAIN = "cluster.local"
@@ -62,7 +64,14 @@ class Settings:
         for path in (self.state, self.run, self.cache):
             if not path.is_absolute() or len(path.parts) < 3:
                 # `down` deletes these folders: a relative or top-level path would delete something else.
-                raise ValueError(f"{path} must be an absolute path at least two folders deep")
+                raise ClusterError(
+                    "BadFolder", f"{path} must be an absolute path at least two folders deep; change SHIFT_STATE"
+                )
+
+    @property
+    def marker(self) -> Path:
+        """Says that `state` and what carries our names on this machine is ours; holds the boot it belongs to."""
+        return self.state / "boot-id"
 
     @property
     def kubeconfig(self) -> Path:

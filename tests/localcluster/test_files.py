@@ -15,7 +15,7 @@ from localcluster.settings import Settings
 
 
 def test_settings_refuse_a_state_folder_that_down_must_not_delete(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="/var must be"):
+    with pytest.raises(ClusterError, match="/var must be"):
         Settings(Path("/var"), tmp_path / "run", tmp_path / "cache", "http://mirror", tmp_path, tmp_path)
 
 
