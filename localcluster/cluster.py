@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -90,6 +91,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
     except subprocess.TimeoutExpired as error:
         print(f"error: CommandTimeout: `{error.cmd}` did not end in {error.timeout:.0f} s", file=sys.stderr)
+    except BrokenPipeError:
+        # The reader (`… | head`) has seen enough; without this Python complains once more when it flushes at exit.
+        sys.stdout = Path(os.devnull).open("w")
     return 1
 
 
