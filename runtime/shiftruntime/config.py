@@ -1,0 +1,99 @@
+"""What the runtime knows about a model before it touches a weight. No torch here: the frontend reads it too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from shiftcore.layout import HeadLayout, LayoutError, padded_vocabulary, shard
+
+from shiftruntime.errors import invalid_layout, model_unsupported
+
+Activation = Literal["silu", "gelu_tanh"]
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How the inverse frequencies are stretched for long contexts."""
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low_freq_factor: float = 1.0  # llama3 only, as the next two
+    high_freq_factor: float = 4.0
+    original_max_position: int = 8192
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One decoder-only model; families differ only in these values. Refuses at birth what no family can mean."""
+
+    architecture: str
+    hidden_size: int
+    num_layers: int
+    num_query_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float  # of layers with full attention
+    rope_scaling: RopeScaling | None = None  # of layers with full attention
+    rope_theta_local: float | None = None  # of sliding layers; None: as the others
+    sliding_window: int | None = None  # tokens a sliding layer sees, its own included
+    sliding_layers: tuple[bool, ...] = ()  # per layer; empty: none slides
+    attention_scale: float | None = None  # factor on q·k; None: head_dim ** -0.5
+    qk_norm: bool = False
+    post_norms: bool = False  # Gemma: norms after attention and after the FFN, before the residual
+    norm_offset: float = 0.0  # what to add to stored norm weights: 1 for Gemma safetensors, 0 for its GGUF
+    activation: Activation = "silu"
+    embedding_multiplier: float = 1.0
+    tie_embeddings: bool = False
+    attention_bias: bool = False
+    bos_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
+    add_bos: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_layers", "num_query_heads", "num_kv_heads", "head_dim", "intermediate_size",
+                     "vocab_size", "max_position_embeddings"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise model_unsupported(f"{self.architecture}: {name} is {getattr(self, name)}, it must be positive")
+        if self.head_dim % 2:
+            raise model_unsupported(f"{self.architecture}: head_dim {self.head_dim} is odd, RoPE needs pairs")
+        if self.sliding_layers and len(self.sliding_layers) != self.num_layers:
+            raise model_unsupported(
+                f"{self.architecture}: {len(self.sliding_layers)} layer types for {self.num_layers} layers"
+            )
+        if any(self.sliding_layers) and not self.sliding_window:
+            raise model_unsupported(f"{self.architecture}: sliding layers without a sliding_window")
+
+    @property
+    def scale(self) -> float:
+        """Factor on q·k."""
+        return self.head_dim**-0.5 if self.attention_scale is None else self.attention_scale
+
+    def slides(self, layer: int) -> bool:
+        return bool(self.sliding_layers) and self.sliding_layers[layer]
+
+    def window(self, layer: int) -> int | None:
+        """Tokens that a query of this layer sees, its own included; None: all."""
+        return self.sliding_window if self.slides(layer) else None
+
+    def heads(self, ranks: int) -> HeadLayout:
+        """Raises StartupError(InvalidLayout)."""
+        try:
+            return HeadLayout(self.num_query_heads, self.num_kv_heads, ranks)
+        except LayoutError as error:
+            raise invalid_layout(f"{self.architecture} over {ranks} ranks: {error}") from error
+
+    def padded_vocab(self, ranks: int) -> int:
+        return padded_vocabulary(self.vocab_size, ranks)
+
+    def check_layout(self, ranks: int) -> None:
+        """Raises StartupError(InvalidLayout) with the numbers if the model does not divide over the ranks."""
+        self.heads(ranks)
+        try:
+            shard(self.intermediate_size, ranks, 0, "intermediate_size (FFN)")
+        except LayoutError as error:
+            raise invalid_layout(f"{self.architecture} over {ranks} ranks: {error}") from error

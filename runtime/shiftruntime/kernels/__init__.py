@@ -1,0 +1,1 @@
+"""Arithmetic: one seam (`ops`), a fast implementation and a bit-stable one."""

@@ -1,0 +1,102 @@
+"""The arithmetic seam: layers call these and nothing else, so that one decoder serves the fast and the exact mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from shiftruntime.config import Activation
+
+
+class Reducer(Protocol):
+    """The part of parallel.comm.Comm that arithmetic needs (kernels do not import parallel)."""
+
+    def all_reduce(self, x: Tensor, group: tuple[int, ...]) -> Tensor: ...
+
+    def all_gather(self, x: Tensor, group: tuple[int, ...]) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens of one sequence in this step: rows [first_row, first_row + num_rows) of the step."""
+
+    first_row: int
+    num_rows: int
+    context_len: int  # tokens of the sequence in the KV cache before this step
+    block_table: tuple[int, ...]
+
+    @property
+    def total_len(self) -> int:
+        return self.context_len + self.num_rows
+
+
+class AttentionPlan(Protocol):
+    """What attention precomputes once per step and uses in every layer; each Ops has its own."""
+
+    @property
+    def write_slots(self) -> Tensor: ...  # [tokens] int64, the flat KV slot of every token of the step
+
+
+class Ops(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    def linear_columns(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x [rows, K] · w [N, K] → [rows, N]; w is a slice of output columns."""
+        ...
+
+    def linear_rows(self, x: Tensor, w: Tensor, reducer: Reducer, group: tuple[int, ...]) -> Tensor:
+        """x [rows, K/T] · w [N, K/T] (strided) summed over the group → [rows, N], bitwise equal on its members."""
+        ...
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Over the last dimension; ``weight`` is the whole factor (a family's offset is already in it)."""
+        ...
+
+    def rope_tables(self, positions: Tensor, inv_freq: Tensor) -> tuple[Tensor, Tensor]:
+        """positions [rows], inv_freq [head_dim/2] → cos, sin [rows, 1, head_dim/2]."""
+        ...
+
+    def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x [rows, heads, head_dim]; pairs are (i, i + head_dim/2)."""
+        ...
+
+    def gated(self, gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
+        """activation(gate) * up, elementwise."""
+        ...
+
+    def plan_attention(
+        self, chunks: tuple[Chunk, ...], block_size: int, windows: tuple[int | None, ...], dtype: torch.dtype
+    ) -> AttentionPlan: ...
+
+    def attention(
+        self, q: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, window: int | None, scale: float
+    ) -> Tensor:
+        """q [tokens, query heads of rank, head_dim]; keys, values [slots, kv heads of rank, head_dim] → like q."""
+        ...
+
+    def exp(self, x: Tensor) -> Tensor: ...
+
+    def log(self, x: Tensor) -> Tensor: ...
+
+
+def token_slots(chunk: Chunk, block_size: int, first: int = 0) -> Tensor:
+    """Flat KV slots of positions [first, total_len) of the chunk's sequence, int64."""
+    positions = torch.arange(first, chunk.total_len)
+    blocks = torch.tensor(chunk.block_table, dtype=torch.int64)
+    assert chunk.total_len <= len(chunk.block_table) * block_size, (
+        f"{chunk.total_len} tokens need more than {len(chunk.block_table)} blocks of {block_size}"
+    )
+    return blocks[positions // block_size] * block_size + positions % block_size
+
+
+def write_slots(chunks: tuple[Chunk, ...], block_size: int) -> Tensor:
+    """Flat KV slots of the step's tokens in row order, [tokens] int64."""
+    num_rows = 0
+    for chunk in chunks:
+        assert chunk.first_row == num_rows, f"chunk starts at row {chunk.first_row}, expected {num_rows}"
+        num_rows += chunk.num_rows
+    return torch.cat([token_slots(chunk, block_size, chunk.context_len) for chunk in chunks])

@@ -1,0 +1,146 @@
+"""Fast torch arithmetic. Not bit-stable: results may differ in the last bits with the number of rows or columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from shiftruntime.config import Activation
+from shiftruntime.kernels.ops import AttentionPlan, Chunk, Reducer, token_slots, write_slots
+
+
+@dataclass(frozen=True)
+class _Prefill:
+    rows: slice
+    slots: Tensor  # [context] int64
+    mask: Tensor  # [rows, context], 0 or -inf
+
+
+@dataclass(frozen=True)
+class _Decode:
+    rows: Tensor  # [sequences] int64
+    slots: Tensor  # [sequences, context] int64, padded with slot 0
+    mask: Tensor  # [sequences, 1, 1, context], 0 or -inf
+
+
+@dataclass(frozen=True)
+class PlainPlan:
+    """Slots and masks per window of the model."""
+
+    write_slots: Tensor
+    prefills: dict[int | None, tuple[_Prefill, ...]]
+    decodes: dict[int | None, _Decode | None]
+
+
+class PlainOps:
+    """float32, bfloat16 or float64; norms and rope in float32 at least."""
+
+    name = "plain"
+
+    def linear_columns(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+        return functional.linear(x, w, bias)
+
+    def linear_rows(self, x: Tensor, w: Tensor, reducer: Reducer, group: tuple[int, ...]) -> Tensor:
+        partial = functional.linear(x, w)  # [rows, N]
+        return partial if len(group) == 1 else reducer.all_reduce(partial, group)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.to(weight.dtype)
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
+
+    def rope_tables(self, positions: Tensor, inv_freq: Tensor) -> tuple[Tensor, Tensor]:
+        angles = (positions.to(inv_freq.dtype)[:, None] * inv_freq)[:, None, :]
+        return angles.cos(), angles.sin()
+
+    def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        low, high = x.to(cos.dtype).chunk(2, dim=-1)
+        return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1).to(x.dtype)
+
+    def gated(self, gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
+        return (functional.silu(gate) if activation == "silu" else functional.gelu(gate, approximate="tanh")) * up
+
+    def plan_attention(
+        self, chunks: tuple[Chunk, ...], block_size: int, windows: tuple[int | None, ...], dtype: torch.dtype
+    ) -> PlainPlan:
+        singles = tuple(chunk for chunk in chunks if chunk.num_rows == 1)
+        longer = tuple(chunk for chunk in chunks if chunk.num_rows > 1)
+        return PlainPlan(
+            write_slots(chunks, block_size),
+            {window: tuple(_plan_prefill(chunk, block_size, window, dtype) for chunk in longer) for window in windows},
+            {window: _plan_decode(singles, block_size, window, dtype) for window in windows},
+        )
+
+    def attention(
+        self, q: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, window: int | None, scale: float
+    ) -> Tensor:
+        assert isinstance(plan, PlainPlan)
+        out = torch.empty_like(q)
+        for prefill in plan.prefills[window]:
+            out[prefill.rows] = _attend_prefill(q[prefill.rows], keys, values, prefill, scale)
+        decode = plan.decodes[window]
+        if decode is not None:
+            out[decode.rows] = _attend_decode(q[decode.rows], keys, values, decode, scale)
+        return out
+
+    def exp(self, x: Tensor) -> Tensor:
+        return x.exp()
+
+    def log(self, x: Tensor) -> Tensor:
+        return x.log()
+
+
+def _first_seen(chunk: Chunk, window: int | None) -> int:
+    """Position of the oldest key that any row of the chunk sees."""
+    return 0 if window is None else max(0, chunk.context_len + 1 - window)
+
+
+def _plan_prefill(chunk: Chunk, block_size: int, window: int | None, dtype: torch.dtype) -> _Prefill:
+    first = _first_seen(chunk, window)
+    distance = torch.arange(chunk.context_len, chunk.total_len)[:, None] - torch.arange(first, chunk.total_len)
+    seen = distance >= 0
+    if window is not None:
+        seen &= distance < window
+    return _Prefill(
+        slice(chunk.first_row, chunk.first_row + chunk.num_rows),
+        token_slots(chunk, block_size, first),
+        _additive(seen, dtype),
+    )
+
+
+def _plan_decode(chunks: tuple[Chunk, ...], block_size: int, window: int | None, dtype: torch.dtype) -> _Decode | None:
+    if not chunks:
+        return None
+    slots = [token_slots(chunk, block_size, _first_seen(chunk, window)) for chunk in chunks]
+    lengths = torch.tensor([len(s) for s in slots])
+    padded = torch.nn.utils.rnn.pad_sequence(slots, batch_first=True)
+    seen = torch.arange(padded.shape[1]) < lengths[:, None]
+    rows = torch.tensor([chunk.first_row for chunk in chunks])
+    return _Decode(rows, padded, _additive(seen, dtype)[:, None, None, :])
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
+
+
+def _attend_prefill(q: Tensor, keys: Tensor, values: Tensor, plan: _Prefill, scale: float) -> Tensor:
+    """q [rows, query heads, head_dim] of one sequence; query heads of a kv head are a batch dimension."""
+    rows, heads, dim = q.shape
+    kv_heads = keys.shape[1]
+    k, v = (cache[plan.slots].transpose(0, 1)[:, None] for cache in (keys, values))  # [kv, 1, context, head_dim]
+    grouped = q.view(rows, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3)  # [kv, group, rows, head_dim]
+    share = (kv_heads, heads // kv_heads, -1, -1)
+    out = functional.scaled_dot_product_attention(grouped, k.expand(share), v.expand(share), plan.mask, scale=scale)
+    return out.permute(2, 0, 1, 3).reshape(rows, heads, dim)
+
+
+def _attend_decode(q: Tensor, keys: Tensor, values: Tensor, plan: _Decode, scale: float) -> Tensor:
+    """q [sequences, query heads, head_dim], one token each; query heads of a kv head act as its rows."""
+    sequences, heads, dim = q.shape
+    kv_heads = keys.shape[1]
+    k, v = (cache[plan.slots].transpose(1, 2) for cache in (keys, values))  # [sequences, kv, context, head_dim]
+    grouped = q.view(sequences, kv_heads, heads // kv_heads, dim)
+    mask = plan.mask.expand(-1, 1, heads // kv_heads, -1)
+    return functional.scaled_dot_product_attention(grouped, k, v, mask, scale=scale).reshape(sequences, heads, dim)

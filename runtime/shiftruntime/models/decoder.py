@@ -1,0 +1,130 @@
+"""One decoder-only transformer on one rank; every step may run in another gear on the same weights and KV cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from shiftcore.layout import Gear
+from torch import Tensor
+from torch.nn import functional
+
+from shiftruntime.config import ModelConfig
+from shiftruntime.kernels.ops import Chunk as Chunk
+from shiftruntime.kernels.ops import Ops
+from shiftruntime.layers.attention import StepState, attend
+from shiftruntime.layers.exchange import HeadPlan
+from shiftruntime.layers.mlp import feed_forward
+from shiftruntime.layers.rope import inverse_frequencies
+from shiftruntime.models.kv_cache import KvCache as KvCache
+from shiftruntime.models.weights import LayerWeights, layer_views, lm_head_shard
+from shiftruntime.parallel.comm import Comm
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One step, the same on every rank."""
+
+    gear: Gear
+    token_ids: Tensor  # [tokens] int64, without padding
+    positions: Tensor  # [tokens] int64
+    chunks: tuple[Chunk, ...]  # in row order, together all rows
+    logit_rows: Tensor  # [m] int64, rows whose logits are needed
+
+
+class Decoder:
+    """One rank. ``weights`` are the views of the shared arena (models.weights.view)."""
+
+    def __init__(self, config: ModelConfig, weights: dict[str, Tensor], comm: Comm, ops: Ops, kv: KvCache) -> None:
+        config.check_layout(comm.size)
+        self.config, self.comm, self.ops, self.kv = config, comm, ops, kv
+        self._weights = weights
+        self._heads = config.heads(comm.size)
+        self._lm_head = lm_head_shard(weights, comm.size, comm.rank)
+        self._final_norm = weights["final_norm"]
+        self._gears: dict[Gear, tuple[HeadPlan, tuple[LayerWeights, ...]]] = {}
+        self.dtype = weights["embed"].dtype
+        self._multiplier = torch.tensor(config.embedding_multiplier, dtype=self.dtype).item()  # rounded as trained
+        wide = torch.promote_types(self.dtype, torch.float32)
+        theta_local = config.rope_theta if config.rope_theta_local is None else config.rope_theta_local
+        self._frequencies = inverse_frequencies(config.rope_theta, config.head_dim, config.rope_scaling, wide)
+        self._frequencies_sliding = inverse_frequencies(theta_local, config.head_dim, None, wide)
+
+    @torch.inference_mode()
+    def forward(self, batch: StepBatch) -> Tensor:
+        """Logits of this rank's vocabulary shard, [m, padded vocabulary / P], rows in the order of ``logit_rows``."""
+        gear = batch.gear
+        assert gear.ranks == self.comm.size, f"gear {gear} needs {gear.ranks} ranks, there are {self.comm.size}"
+        heads, layers = self._views(gear)
+        num_tokens = batch.token_ids.shape[0]
+        padding = gear.padded(num_tokens) - num_tokens
+        rows = _rows_of(gear, num_tokens, self.comm.rank)
+        x = self._embed(functional.pad(batch.token_ids, (0, padding))[rows])  # [rows, hidden]
+        state = self._state(batch, heads, functional.pad(batch.positions, (0, padding))[rows])
+        for i, layer in enumerate(layers):
+            x = self._layer(x, i, layer, state)
+        return self._logits(self._needed_rows(x, batch, rows))
+
+    def _views(self, gear: Gear) -> tuple[HeadPlan, tuple[LayerWeights, ...]]:
+        if gear not in self._gears:
+            heads = HeadPlan.of(self._heads, gear, self.comm.rank)
+            self._gears[gear] = heads, layer_views(self._weights, self.config, gear, self.comm.rank, heads)
+        return self._gears[gear]
+
+    def _state(self, batch: StepBatch, heads: HeadPlan, positions: Tensor) -> StepState:
+        config = self.config
+        windows = tuple(sorted({config.window(i) for i in range(config.num_layers)}, key=lambda w: w or 0))
+        return StepState(
+            batch.token_ids.shape[0],
+            heads,
+            batch.gear.tensor_group(self.comm.rank),
+            self.ops.plan_attention(batch.chunks, self.kv.block_size, windows, self.dtype),
+            self.ops.rope_tables(positions, self._frequencies),
+            self.ops.rope_tables(positions, self._frequencies_sliding),
+        )
+
+    def _embed(self, token_ids: Tensor) -> Tensor:
+        x = self._weights["embed"][token_ids]
+        return x if self._multiplier == 1.0 else x * self._multiplier
+
+    def _layer(self, x: Tensor, i: int, w: LayerWeights, state: StepState) -> Tensor:
+        config, ops, comm, eps = self.config, self.ops, self.comm, self.config.rms_norm_eps
+        normed = ops.rms_norm(x, w.attn_norm, eps)
+        mixed = attend(normed, w.attention, i, state, self.kv.layer(i), config, ops, comm)
+        x = x + (mixed if w.post_attn_norm is None else ops.rms_norm(mixed, w.post_attn_norm, eps))
+        normed = ops.rms_norm(x, w.mlp_norm, eps)
+        fed = feed_forward(normed, w.mlp, config.activation, state.tensor_group, ops, comm)
+        return x + (fed if w.post_mlp_norm is None else ops.rms_norm(fed, w.post_mlp_norm, eps))
+
+    def _needed_rows(self, x: Tensor, batch: StepBatch, rows: slice) -> Tensor:
+        """Final norm of the rows that need logits, [m, hidden] on every rank; only these leave the shards."""
+        eps = self.config.rms_norm_eps
+        group = batch.gear.sequence_group(self.comm.rank)
+        if len(group) == 1:
+            return self.ops.rms_norm(x[batch.logit_rows], self._final_norm, eps)
+        per_rank = x.shape[0]
+        owner = batch.logit_rows // per_rank  # [m] sequence index
+        counts = torch.bincount(owner, minlength=len(group))
+        order = torch.argsort(owner, stable=True)  # [m], grouped by owner
+        starts = counts.cumsum(0) - counts
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order)) - starts[owner[order]]  # place in the owner's buffer
+        mine = batch.logit_rows[owner == batch.gear.sequence_index(self.comm.rank)] - rows.start
+        buffer = x.new_zeros((int(counts.max()), x.shape[1]))
+        buffer[: len(mine)] = self.ops.rms_norm(x[mine], self._final_norm, eps)
+        return self.comm.all_gather(buffer, group)[owner, place]
+
+    def _logits(self, x: Tensor) -> Tensor:
+        logits = self.ops.linear_columns(x, self._lm_head)
+        width = self._lm_head.shape[0]
+        unused = self.comm.rank * width + width - self.config.vocab_size
+        if unused > 0:  # padding rows of the vocabulary
+            logits[:, max(0, width - unused) :] = float("-inf")
+        return logits
+
+
+def _rows_of(gear: Gear, num_tokens: int, rank: int) -> slice:
+    """Rows of the padded step that lie on this rank."""
+    per_rank = gear.padded(num_tokens) // gear.sequence
+    first = gear.sequence_index(rank) * per_rank
+    return slice(first, first + per_rank)

@@ -1,0 +1,71 @@
+"""What a model family gives: how to read its configuration and what it calls its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from shiftruntime.config import ModelConfig, RopeScaling
+from shiftruntime.errors import model_damaged, model_unsupported
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows of one tensor on their way from a file into the arena."""
+
+    name: str  # canonical
+    first_row: int
+    rows: Tensor  # [some rows, ...]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture in one file format."""
+
+    config: Callable[[Mapping[str, Any]], ModelConfig]  # from config.json or from GGUF metadata
+    names: Mapping[str, str]  # canonical name → name in the file; "{i}" stands for the layer
+
+    def file_name(self, canonical: str) -> str:
+        """``layers.3.q`` → what the file calls it."""
+        if not canonical.startswith("layers."):
+            return self.names[canonical]
+        _, layer, name = canonical.split(".")
+        return self.names[name].format(i=layer)
+
+
+def required(raw: Mapping[str, Any], key: str, kind: type[int] | type[float], where: str) -> Any:
+    """A number that must be there; raises StartupError(ModelDamaged) naming key and value."""
+    value = raw.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
+        raise model_damaged(f"{where}: {key} must be a number, found {value!r}")
+    return kind(value)
+
+
+def token_ids(value: object) -> tuple[int, ...]:
+    """``eos_token_id`` is a number, a list or absent."""
+    if isinstance(value, int):
+        return (value,)
+    return tuple(item for item in value if isinstance(item, int)) if isinstance(value, list) else ()
+
+
+def rope_scaling(parameters: Mapping[str, Any], architecture: str) -> RopeScaling | None:
+    """From ``rope_parameters`` or the older ``rope_scaling``; raises StartupError(ModelUnsupported)."""
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return RopeScaling("linear", float(parameters["factor"]))
+    if kind == "llama3":
+        return RopeScaling(
+            "llama3",
+            float(parameters["factor"]),
+            float(parameters["low_freq_factor"]),
+            float(parameters["high_freq_factor"]),
+            int(parameters["original_max_position_embeddings"]),
+        )
+    raise model_unsupported(
+        f"{architecture}: RoPE scaling {kind!r} is not supported; supported: default, linear, llama3"
+    )

@@ -1,0 +1,81 @@
+"""A GGUF file as a model: tensors dequantised to float32 piece by piece."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import gguf
+import numpy
+import torch
+
+from shiftruntime.errors import model_damaged, model_unsupported
+from shiftruntime.models import gemma3
+from shiftruntime.models.family import Family, Piece
+from shiftruntime.models.gguf_file import TensorEntry, read_header
+from shiftruntime.models.shapes import tensor_shapes
+from shiftruntime.models.tokenizer import Tokenizer
+
+FAMILIES: dict[str, Family] = {gemma3.GGUF_ARCHITECTURE: gemma3.GGUF_FAMILY}
+_PIECE_ELEMENTS = 4 * 1024 * 1024  # dequantised at once, 16 MiB
+
+
+class GgufSource:
+    """Reads the header at once, weights only when asked; raises StartupError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._header = read_header(path)
+        architecture = self._header.metadata.get("general.architecture")
+        family = FAMILIES.get(str(architecture))
+        if family is None:
+            raise model_unsupported(f"{path}: GGUF architecture {architecture!r}; supported: {', '.join(FAMILIES)}")
+        self.config = family.config(self._header.metadata)
+        self._entries = {
+            canonical: self._entry(family.file_name(canonical), shape)
+            for canonical, shape in tensor_shapes(self.config).items()
+        }
+
+    def _entry(self, name: str, shape: tuple[int, ...]) -> TensorEntry:
+        """The table line of a tensor, checked for presence, shape, type and that all its bytes are there."""
+        entry = self._header.tensors.get(name)
+        if entry is None:
+            raise model_damaged(f"{self.path}: tensor {name} with shape {shape} is missing")
+        if entry.shape != shape:
+            raise model_damaged(f"{self.path}: tensor {name} has shape {entry.shape}, expected {shape}")
+        if entry.kind not in list(gguf.GGMLQuantizationType):
+            raise model_unsupported(f"{self.path}: tensor {name} has the unknown ggml type {entry.kind}")
+        end = entry.offset + math.prod(shape[:-1]) * _row_bytes(entry)
+        if end > self._header.file_bytes:
+            raise model_damaged(
+                f"{self.path}: tensor {name} ends at byte {end} of {self._header.file_bytes}; the file is truncated"
+            )
+        return entry
+
+    def pieces(self) -> Iterator[Piece]:
+        """All tensors as float32 pieces of rows, in canonical order."""
+        data = numpy.memmap(self.path, dtype=numpy.uint8, mode="r")
+        for canonical, entry in self._entries.items():
+            rows = math.prod(entry.shape[:-1])
+            step = max(1, _PIECE_ELEMENTS // entry.shape[-1])
+            for first in range(0, rows, step):
+                some = _dequantise(data, entry, first, min(step, rows - first))
+                yield Piece(canonical, first, some.view(-1, *entry.shape[1:]))
+
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.from_gguf(self._header)
+
+
+def _row_bytes(entry: TensorEntry) -> int:
+    block_elements, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(entry.kind)]
+    return entry.shape[-1] // block_elements * block_bytes
+
+
+def _dequantise(data: numpy.memmap, entry: TensorEntry, first: int, rows: int) -> torch.Tensor:
+    """Rows [first, first + rows) as float32 [rows * columns]."""
+    row_bytes = _row_bytes(entry)
+    start = entry.offset + first * row_bytes
+    raw = numpy.asarray(data[start : start + rows * row_bytes]).reshape(rows, row_bytes)
+    values = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(entry.kind))
+    return torch.from_numpy(numpy.array(values, dtype=numpy.float32).reshape(-1))

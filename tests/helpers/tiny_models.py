@@ -1,0 +1,160 @@
+"""Tiny random models that the tests save as Hugging Face does, and a way to run ours on P ranks in one process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from shiftcore.layout import Gear
+from shiftruntime.kernels.ops import Ops
+from shiftruntime.kernels.plain import PlainOps
+from shiftruntime.models.decoder import Chunk, Decoder, StepBatch
+from shiftruntime.models.kv_cache import KvCache, allocate_kv
+from shiftruntime.models.source import ModelSource, open_model
+from shiftruntime.models.weights import fill, plan_arena, view
+from shiftruntime.parallel.local import LocalComm, run_ranks
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+
+BLOCK_SIZE = 4
+
+
+def save_llama(folder: Path, seed: int = 0, **overrides: Any) -> transformers.PreTrainedModel:
+    """A Llama with grouped queries; returns the Hugging Face model."""
+    values: dict[str, Any] = {
+        "vocab_size": 131, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 8,
+        "num_key_value_heads": 4, "head_dim": 12, "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 1,
+    }  # fmt: skip
+    config = transformers.LlamaConfig(**(values | overrides), attn_implementation="eager")
+    return _save(transformers.LlamaForCausalLM, config, folder, seed)
+
+
+def save_gemma3(folder: Path, seed: int = 0, **overrides: Any) -> transformers.PreTrainedModel:
+    """A Gemma 3 with one kv head, a window shorter than the tests' sequences and two full layers among six."""
+    values: dict[str, Any] = {
+        "vocab_size": 131, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 6, "num_attention_heads": 4,
+        "num_key_value_heads": 1, "head_dim": 12, "max_position_embeddings": 128, "sliding_window": 8,
+        "sliding_window_pattern": 3, "query_pre_attn_scalar": 20, "bos_token_id": 0, "eos_token_id": 1,
+        "pad_token_id": 2,
+    }  # fmt: skip
+    config = transformers.Gemma3TextConfig(**(values | overrides), attn_implementation="eager")
+    return _save(transformers.Gemma3ForCausalLM, config, folder, seed)
+
+
+def _save(
+    model_class: type[transformers.PreTrainedModel], config: transformers.PreTrainedConfig, folder: Path, seed: int
+) -> transformers.PreTrainedModel:
+    torch.manual_seed(seed)
+    model = model_class(config).float().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            scale = 0.3 if name.endswith("norm.weight") else 1.5 * parameter.shape[-1] ** -0.5
+            parameter.add_(torch.randn_like(parameter) * scale)
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return model
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A byte-level tokenizer of at most 131 tokens: two special ones and single characters."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate(["<s>", "</s>", *[c for c in alphabet if c.isascii() or c == "Ġ"]])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": True}))
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """One arena that all ranks of a test share."""
+
+    source: ModelSource
+    ranks: int
+    dtype: torch.dtype
+    weights: dict[str, Tensor]
+
+    @staticmethod
+    def load(path: Path, ranks: int, dtype: torch.dtype = torch.float32) -> LoadedModel:
+        source = open_model(path)
+        layout = plan_arena(source.config, dtype, ranks)
+        arena = bytearray(layout.total_bytes)
+        fill(source, layout, arena)
+        return LoadedModel(source, ranks, dtype, view(layout, arena))
+
+    def decoder(self, comm: LocalComm, ops: Ops | None = None, num_blocks: int = 64) -> Decoder:
+        config = self.source.config
+        kv = allocate_kv(config, self.ranks, num_blocks, BLOCK_SIZE, self.dtype)
+        return Decoder(config, self.weights, comm, ops or PlainOps(), kv)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Tokens that one sequence computes in one step."""
+
+    sequence: int
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    gear: Gear
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Logits of every token and the final KV caches by rank."""
+
+    logits: list[Tensor]  # per sequence [tokens, vocabulary]
+    caches: list[KvCache]
+
+
+def block_table(sequence: int, blocks_per_sequence: int = 16) -> tuple[int, ...]:
+    """Blocks of the sequences are interleaved, so that a wrong table shows."""
+    return tuple(i * 4 + sequence for i in range(blocks_per_sequence))
+
+
+def batch_of(step: PlannedStep, sequences: Sequence[Sequence[int]]) -> StepBatch:
+    """All rows need logits."""
+    chunks, ids, positions = [], [], []
+    for piece in step.pieces:
+        width = piece.stop - piece.first
+        chunks.append(Chunk(len(ids), width, piece.first, block_table(piece.sequence)))
+        ids += sequences[piece.sequence][piece.first : piece.stop]
+        positions += range(piece.first, piece.stop)
+    return StepBatch(step.gear, torch.tensor(ids), torch.tensor(positions), tuple(chunks), torch.arange(len(ids)))
+
+
+def run_steps(
+    model: LoadedModel,
+    steps: Sequence[PlannedStep],
+    sequences: Sequence[Sequence[int]],
+    make_ops: Callable[[], Ops] = PlainOps,
+) -> Run:
+    """Run the steps on all ranks as threads; logits are gathered over the vocabulary shards."""
+
+    def work(comm: LocalComm) -> tuple[list[Tensor], KvCache]:
+        torch.set_num_threads(1)
+        decoder = model.decoder(comm, make_ops())
+        return [decoder.forward(batch_of(step, sequences)) for step in steps], decoder.kv
+
+    by_rank = run_ranks(model.ranks, work)
+    vocab = model.source.config.vocab_size
+    logits = [torch.full((len(s), vocab), float("nan"), dtype=model.dtype) for s in sequences]
+    for i, step in enumerate(steps):
+        whole = torch.cat([shards[i] for shards, _ in by_rank], dim=1)[:, :vocab]
+        row = 0
+        for piece in step.pieces:
+            width = piece.stop - piece.first
+            logits[piece.sequence][piece.first : piece.stop] = whole[row : row + width]
+            row += width
+    return Run(logits, [kv for _, kv in by_rank])
