@@ -93,7 +93,7 @@ def main() -> int:
         print(f"error: CommandTimeout: `{error.cmd}` did not end in {error.timeout:.0f} s", file=sys.stderr)
     except BrokenPipeError:
         # The reader (`… | head`) has seen enough; without this Python complains once more when it flushes at exit.
-        sys.stdout = Path(os.devnull).open("w")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 
 
