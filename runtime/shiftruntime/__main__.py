@@ -1,0 +1,35 @@
+"""`shift-runtime`, also `python -m shiftruntime`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+
+from shiftprotos import contract
+
+from shiftruntime import log
+from shiftruntime.engine.client import EngineClient
+from shiftruntime.server import termination, text_source
+from shiftruntime.server.app import serve
+from shiftruntime.server.options import Environment, UsageError, parse
+
+EXIT_USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 after a drain, 1 for a failure, 2 for a wrong command line."""
+    try:
+        options = parse(sys.argv[1:] if arguments is None else arguments)
+    except UsageError as error:
+        print(f"shift-runtime: error: {error}\nTry 'shift-runtime serve --help'.", file=sys.stderr)
+        path = Environment.of(os.environ).termination_log
+        termination.write(path, contract.REASON_INVALID_ARGUMENT, str(error))
+        return EXIT_USAGE
+    log.setup(options.log_format, options.environment.pod_name)
+    return asyncio.run(serve(options, EngineClient, text_source.load))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

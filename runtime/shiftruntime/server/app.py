@@ -1,0 +1,219 @@
+"""One pod from its first port to its exit code: start, serve, drain or fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from time import monotonic
+
+import grpc
+
+from shiftruntime.engine.client import EngineClient, EngineFailed
+from shiftruntime.engine.options import EngineOptions
+from shiftruntime.errors import StartupError
+from shiftruntime.server import termination
+from shiftruntime.server.engine_metrics import EngineCollector
+from shiftruntime.server.frontend import FrontEnd, TextLoader
+from shiftruntime.server.listeners import Listeners, Ports
+from shiftruntime.server.options import ServeOptions
+from shiftruntime.server.readiness import Readiness
+from shiftruntime.server.refusal import DRAINING, Refusal
+from shiftruntime.server.report import failure_line, ready_lines
+
+log = logging.getLogger(__name__)
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+
+STATE_POLL_SECONDS = 1.0
+# After its end was decided, a stream has this long to write its status.
+LAST_WORDS_SECONDS = 2.0
+ENGINE_DRAIN_SECONDS = 5.0
+ENGINE_STOP_SECONDS = 5.0
+
+EngineFactory = Callable[[EngineOptions], EngineClient]
+
+
+async def serve(
+    options: ServeOptions,
+    make_engine: EngineFactory,
+    load_text: TextLoader,
+    on_ports: Callable[[Ports], None] = lambda ports: None,
+) -> int:
+    """Runs until SIGTERM, SIGINT or a failure; returns the exit code. A second signal ends the drain.
+
+    ``on_ports`` learns what was bound, for ports given as 0.
+    """
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    with _signals(stop, hurry):
+        try:
+            frontend = FrontEnd(options, make_engine(options.engine))
+            return await _Pod(frontend, load_text, stop, hurry).run(on_ports)
+        except (StartupError, EngineFailed) as failure:
+            log.error("%s", failure_line(failure), extra={"fields": {"reason": failure.reason}})
+            termination.write(options.environment.termination_log, failure.reason, failure.message)
+            return EXIT_FAILED
+
+
+class _Pod:
+    """The stages of one run, in order."""
+
+    def __init__(self, frontend: FrontEnd, load_text: TextLoader, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+        self._frontend = frontend
+        self._load_text = load_text
+        self._stop = stop
+        self._hurry = hurry
+        self._readiness = Readiness(frontend.lifecycle)
+        self._listeners = Listeners(frontend, self._readiness)
+
+    async def run(self, on_ports: Callable[[Ports], None]) -> int:
+        """Raises StartupError or EngineFailed when the pod cannot start or its engine ended."""
+        await self._readiness.publish()
+        poll: asyncio.Task[None] | None = None
+        try:
+            ports = await self._listeners.start()
+            log.info("listening: inference %d, control %d, ops %d", ports.inference, ports.control, ports.ops)
+            on_ports(ports)
+            if not await self._start():
+                return EXIT_OK
+            await self._announce(ports)
+            poll = asyncio.create_task(self._poll_state())
+            await self._until_stopped()
+            await self._drain()
+            return EXIT_OK
+        except EngineFailed as failure:
+            await self._fail(failure)
+            raise
+        finally:
+            if poll is not None:
+                poll.cancel()
+            await self._close()
+
+    async def _start(self) -> bool:
+        """Start the engine and read the tokenizer side by side; False when a signal came first."""
+        frontend = self._frontend
+        text = asyncio.create_task(asyncio.to_thread(self._load_text, frontend.options.engine.model))
+        engine = asyncio.create_task(frontend.engine.start(frontend.lifecycle.phase))
+        stopped = asyncio.create_task(self._stop.wait())
+        pending: set[asyncio.Task[object]] = {text, engine, stopped}  # type: ignore[arg-type]
+        try:
+            while not (text.done() and engine.done()):
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                if stopped in done:
+                    log.info("stopped during start-up")
+                    return False
+                for task in done:
+                    task.result()  # a failure of one ends the start-up at once
+        finally:
+            await _cancel(text, engine, stopped)
+        frontend.started(engine.result(), text.result())
+        return True
+
+    async def _announce(self, ports: Ports) -> None:
+        frontend = self._frontend
+        state = await frontend.engine.state()
+        frontend.last_state = state
+        frontend.registry.register(EngineCollector(lambda: frontend.last_state))
+        await self._readiness.become_ready()
+        for line, fields in ready_lines(frontend.options, frontend.model.ready, state, ports):
+            log.info("%s", line, extra={"fields": fields})
+
+    async def _until_stopped(self) -> None:
+        """Until a signal; raises EngineFailed when the engine ends by itself."""
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({stopped, self._frontend.engine.failed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await _cancel(stopped)
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        failed = self._frontend.engine.failed
+        if failed.done() and not failed.cancelled():
+            raise failed.result()
+
+    async def _drain(self) -> None:
+        """No new requests; running ones have drain_seconds, then they end UNAVAILABLE."""
+        frontend, seconds = self._frontend, self._frontend.options.drain_seconds
+        deadline = monotonic() + seconds
+        await self._readiness.drain()
+        log.info("draining: %d requests in flight have %g s to end", len(frontend.flights), seconds)
+        with suppress(TimeoutError):  # the front end refuses new requests by itself as well
+            await asyncio.wait_for(frontend.engine.drain(), min(ENGINE_DRAIN_SECONDS, max(seconds, 0.1)))
+        if not await self._all_ended(deadline - monotonic()):
+            await self._interrupt(seconds)
+        self._raise_failure()
+        log.info("drained")
+
+    async def _all_ended(self, seconds: float) -> bool:
+        """Whether every request ended by itself in time, before a second signal."""
+        ended = asyncio.create_task(self._frontend.flights.wait_empty(seconds))
+        hurried = asyncio.create_task(self._hurry.wait())
+        try:
+            await asyncio.wait({ended, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            return ended.done() and ended.result()
+        finally:
+            await _cancel(ended, hurried)
+
+    async def _interrupt(self, seconds: float) -> None:
+        """End what still runs: the engine answers each abort with a last output, on which the stream ends."""
+        frontend = self._frontend
+        why = Refusal(
+            grpc.StatusCode.UNAVAILABLE, DRAINING, f"this pod ended before the request did (drained for {seconds:g} s)"
+        )
+        flights = frontend.flights.interrupt(why)
+        log.warning("drain is over: ending %d requests", len(flights))
+        for flight in flights:
+            if flight.submitted:
+                frontend.engine.abort(flight.request_id)
+        await frontend.flights.wait_empty(LAST_WORDS_SECONDS)
+
+    async def _fail(self, failure: EngineFailed) -> None:
+        """Out of readiness at once; the streams end by themselves, because their engine's outputs raise."""
+        await self._readiness.fail(failure)
+        if not await self._frontend.flights.wait_empty(LAST_WORDS_SECONDS):
+            log.warning("%d requests did not end in time", len(self._frontend.flights))
+
+    async def _close(self) -> None:
+        await self._listeners.stop(grace_seconds=0.2)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(
+                self._frontend.engine.stop(ENGINE_STOP_SECONDS), ENGINE_STOP_SECONDS + LAST_WORDS_SECONDS
+            )
+
+    async def _poll_state(self) -> None:
+        """Keep the state that /metrics shows fresh; a silent engine leaves the last one."""
+        while True:
+            await asyncio.sleep(STATE_POLL_SECONDS)
+            try:
+                await self._frontend.state()
+            except Refusal as refusal:
+                log.warning("engine state: %s", refusal.message)
+
+
+async def _cancel(*tasks: asyncio.Task[object]) -> None:
+    """Cancel what still runs and take its end, so that no result is lost unseen."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=LAST_WORDS_SECONDS)
+
+
+@contextmanager
+def _signals(stop: asyncio.Event, hurry: asyncio.Event) -> Iterator[None]:
+    """SIGTERM and SIGINT set ``stop``; the next one sets ``hurry``."""
+    loop = asyncio.get_running_loop()
+
+    def handle() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, handle)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,53 @@
+"""The engine's counters as Prometheus metrics, from its last state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.registry import Collector
+from shiftprotos import contract
+
+from shiftruntime.engine.messages import EngineState
+
+
+class EngineCollector(Collector):
+    """Asks for the state at every scrape; before the engine is ready there is none, and nothing is exposed."""
+
+    def __init__(self, state: Callable[[], EngineState | None]) -> None:
+        self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        state = self._state()
+        if state is None:
+            return
+        yield from _gears(state)
+        yield CounterMetricFamily(contract.METRIC_SHIFTS, "Steps in another gear than the step before.", state.shifts)
+        yield from _load(state)
+        generation = GaugeMetricFamily(
+            contract.METRIC_POLICY_GENERATION,
+            "Generation of the policy: accepted, and applied by every rank.",
+            labels=["state"],
+        )
+        generation.add_metric(["accepted"], state.policy.generation)
+        generation.add_metric(["applied"], state.generation_applied)
+        yield generation
+
+
+def _gears(state: EngineState) -> Iterator[Metric]:
+    steps = CounterMetricFamily(contract.METRIC_STEPS, "Forward steps.", labels=["gear"])
+    tokens = CounterMetricFamily(contract.METRIC_STEP_TOKENS, "Tokens of forward steps.", labels=["gear"])
+    seconds = SummaryMetricFamily(contract.METRIC_STEP_SECONDS, "Seconds of forward steps.", labels=["gear"])
+    for gear in state.gears:
+        steps.add_metric([gear.name], gear.steps)
+        tokens.add_metric([gear.name], gear.tokens)
+        seconds.add_metric([gear.name], gear.steps, gear.busy_seconds)
+    yield from (steps, tokens, seconds)
+
+
+def _load(state: EngineState) -> Iterator[Metric]:
+    load = state.load
+    yield GaugeMetricFamily(contract.METRIC_RUNNING, "Requests that run.", load.running_requests)
+    yield GaugeMetricFamily(contract.METRIC_WAITING, "Requests that wait.", load.waiting_requests)
+    yield GaugeMetricFamily(contract.METRIC_KV_FREE, "Free blocks of the KV cache.", load.kv_blocks_free)
+    yield GaugeMetricFamily(contract.METRIC_KV_TOTAL, "Blocks of the KV cache.", load.kv_blocks_total)

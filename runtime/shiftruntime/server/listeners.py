@@ -1,0 +1,127 @@
+"""The ports of a pod: inference gRPC, control gRPC, ops HTTP. All are bound before the model is touched."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from shiftprotos import contract
+from shiftprotos.v1 import control_pb2_grpc, inference_pb2_grpc
+
+from shiftruntime.errors import StartupError
+from shiftruntime.server.auth import BearerInterceptor, TokenFile
+from shiftruntime.server.control import ControlService
+from shiftruntime.server.frontend import FrontEnd
+from shiftruntime.server.inference import InferenceService
+from shiftruntime.server.ops import OpsServer, routes
+from shiftruntime.server.readiness import INFERENCE_SERVICE, Readiness
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+INFERENCE_MESSAGE_BYTES = 8 * 2**20  # a prompt of a million token ids
+CONTROL_MESSAGE_BYTES = 2**20
+MAX_METADATA_BYTES = 16 * 2**10
+# Per connection. Far above what runs and waits, so that a full queue is refused with a reason and does not stall.
+MAX_CONCURRENT_STREAMS = 4096
+
+
+@dataclass(frozen=True)
+class Ports:
+    inference: int
+    control: int
+    ops: int
+
+
+class Listeners:
+    """The three servers of one pod."""
+
+    def __init__(self, frontend: FrontEnd, readiness: Readiness) -> None:
+        """Raises StartupError when the control token cannot be read."""
+        self._options = frontend.options
+        token_file = self._options.environment.control_token_file
+        token = None if token_file is None else TokenFile(token_file)
+        self._authenticated = token is not None
+        self._inference = _inference_server(frontend, readiness)
+        self._control = _control_server(frontend, readiness, token)
+        self._ops = OpsServer(routes(frontend.lifecycle, frontend.registry))
+
+    async def start(self) -> Ports:
+        """Bind and listen; raises StartupError that names the port and the option."""
+        options = self._options
+        control_host = options.host if self._authenticated else LOOPBACK
+        if not self._authenticated:
+            log.warning(
+                "no %s: the control port asks for no token and listens on %s only",
+                contract.ENV_CONTROL_TOKEN_FILE,
+                LOOPBACK,
+            )
+        inference = _bind(self._inference, options.host, options.port, "--port")
+        control = _bind(self._control, control_host, options.control_port, "--control-port")
+        try:
+            ops = await self._ops.start(options.host, options.ops_port)
+        except OSError as error:
+            raise _cannot_listen(options.host, options.ops_port, "--ops-port", str(error)) from error
+        await self._inference.start()
+        await self._control.start()
+        return Ports(inference, control, ops)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """End every call still open after ``grace_seconds``, ops last: probes are answered to the end."""
+        await self._inference.stop(grace_seconds)
+        await self._control.stop(grace_seconds)
+        await self._ops.stop()
+
+
+def _inference_server(frontend: FrontEnd, readiness: Readiness) -> grpc.aio.Server:
+    server = grpc.aio.server(options=_channel_options(INFERENCE_MESSAGE_BYTES))
+    inference_pb2_grpc.add_InferenceServicer_to_server(InferenceService(frontend), server)  # type: ignore[no-untyped-call]
+    health_pb2_grpc.add_HealthServicer_to_server(readiness.health, server)
+    if frontend.options.reflection:
+        health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        reflection.enable_server_reflection((INFERENCE_SERVICE, health, reflection.SERVICE_NAME), server)
+    return server
+
+
+def _control_server(frontend: FrontEnd, readiness: Readiness, token: TokenFile | None) -> grpc.aio.Server:
+    interceptors = () if token is None else (BearerInterceptor(token),)
+    server = grpc.aio.server(interceptors=interceptors, options=_channel_options(CONTROL_MESSAGE_BYTES))
+    control_pb2_grpc.add_ControlServicer_to_server(ControlService(frontend, readiness), server)  # type: ignore[no-untyped-call]
+    return server
+
+
+def _channel_options(message_bytes: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),  # else two servers share a taken port without a word
+        ("grpc.max_receive_message_length", message_bytes),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
+        ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
+        # A client that vanished without a word is noticed within 40 s, and its requests are aborted.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Clients may ping as often as every 10 s, also between calls.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int, option: str) -> int:
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        bound = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise _cannot_listen(host, port, option, str(error)) from error
+    if bound == 0:
+        raise _cannot_listen(host, port, option, "the address cannot be bound")
+    return bound
+
+
+def _cannot_listen(host: str, port: int, option: str, why: str) -> StartupError:
+    return StartupError(
+        contract.REASON_INVALID_ARGUMENT,
+        f"cannot listen on {host} port {port}: {why}; free the port or choose another with {option}",
+    )

@@ -1,0 +1,187 @@
+"""`shift-runtime serve`: command line and environment into one checked, frozen value."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from shiftcore.layout import Gear, LayoutError, allowed_gears
+from shiftcore.policy import Mode, Policy, PolicyError
+from shiftprotos import contract
+
+from shiftruntime.engine.options import EngineOptions
+from shiftruntime.log import LogFormat
+from shiftruntime.server.cli import build_parser
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)(|[KMGT]i?)B?")
+_SIZE_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_SIZE_UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate("KMGT", start=1)}
+MIN_KV_MEMORY_BYTES = 2**20
+MAX_DRAIN_SECONDS = 3600.0
+
+
+class UsageError(Exception):
+    """A command line that cannot be run; the message names the value and the fix."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Every environment variable this process reads."""
+
+    control_token_file: Path | None = None
+    termination_log: Path | None = None
+    pod_name: str = ""
+
+    @staticmethod
+    def of(variables: Mapping[str, str]) -> Environment:
+        """An empty variable counts as unset."""
+        token_file = variables.get(contract.ENV_CONTROL_TOKEN_FILE)
+        termination_log = variables.get(contract.ENV_TERMINATION_LOG)
+        return Environment(
+            control_token_file=Path(token_file) if token_file else None,
+            termination_log=Path(termination_log) if termination_log else None,
+            pod_name=variables.get(contract.ENV_POD_NAME, ""),
+        )
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    engine: EngineOptions
+    served_name: str
+    host: str = "127.0.0.1"
+    port: int = contract.INFERENCE_PORT
+    control_port: int = contract.CONTROL_PORT
+    ops_port: int = contract.OPS_PORT
+    drain_seconds: float = 30.0
+    reflection: bool = True
+    log_format: LogFormat = LogFormat.TEXT
+    environment: Environment = Environment()
+
+
+def parse(arguments: Sequence[str], variables: Mapping[str, str] | None = None) -> ServeOptions:
+    """Raises UsageError; ends the process only for --help and --version."""
+    environment = Environment.of(os.environ if variables is None else variables)
+    values = build_parser(_Parser).parse_args(arguments)
+    base_gear = _base_gear(values.base_gear, values.ranks)
+    engine = EngineOptions(
+        model=values.model,
+        ranks=values.ranks,
+        base_gear=base_gear,
+        device=_device(values.device),
+        dtype=_dtype(values.dtype, values.exact),
+        exact=values.exact,
+        policy=_policy(values.policy, values.threshold, base_gear),
+        max_num_seqs=values.max_num_seqs,
+        max_batched_tokens=values.max_batched_tokens,
+        max_model_len=values.max_model_len,
+        kv_memory_bytes=_kv_memory(values.kv_memory),
+    )
+    if not 0 <= values.drain_seconds <= MAX_DRAIN_SECONDS:  # NaN compares false
+        raise UsageError(f"--drain-seconds {values.drain_seconds:g} is outside 0..{MAX_DRAIN_SECONDS:g}")
+    _check_ports({"--port": values.port, "--control-port": values.control_port, "--ops-port": values.ops_port})
+    return ServeOptions(
+        engine=engine,
+        served_name=_served_name(values.served_name, values.model),
+        host=values.host,
+        port=values.port,
+        control_port=values.control_port,
+        ops_port=values.ops_port,
+        drain_seconds=values.drain_seconds,
+        reflection=values.reflection,
+        log_format=LogFormat(values.log_format),
+        environment=environment,
+    )
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``512Mi``, ``1.5G`` or ``1048576``; raises UsageError."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{text!r} is no size; write bytes or a number with K, Ki, M, Mi, G or Gi, for example 512Mi")
+    return int(float(match[1]) * _SIZE_UNITS[match[2]])
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def _base_gear(name: str | None, ranks: int) -> Gear:
+    if name is None:
+        return Gear(ranks, 1)
+    try:
+        gear = Gear.parse(name)
+    except LayoutError as error:
+        raise UsageError(f"--base-gear: {error}") from error
+    if gear.ranks != ranks:
+        raise UsageError(
+            f"--base-gear {name} takes {gear.ranks} ranks, but --ranks is {ranks}; "
+            f"set --ranks {gear.ranks}, or --base-gear {Gear(ranks, 1)}"
+        )
+    return gear
+
+
+def _policy(name: str, threshold: int | None, base_gear: Gear) -> Policy:
+    mode, gear = Mode.AUTO, None
+    if name.lower() in ("auto", "latency", "throughput"):
+        mode = Mode(name.capitalize())
+    else:
+        gear = name
+        allowed = [allowed.name for allowed in allowed_gears(base_gear)]
+        if gear not in allowed:
+            raise UsageError(
+                f"--policy {name} is neither auto, latency, throughput nor a gear of base gear {base_gear}: "
+                f"{', '.join(allowed)}"
+            )
+    if threshold is not None and (gear is not None or mode is not Mode.AUTO):
+        raise UsageError(f"--threshold {threshold} has no effect with --policy {name}; use --policy auto")
+    try:
+        return Policy(mode, threshold, gear)
+    except PolicyError as error:
+        raise UsageError(f"--threshold: {error}") from error
+
+
+def _device(device: str) -> str:
+    if device == "cuda":
+        raise UsageError("--device cuda is not supported by this version; use --device cpu")
+    return device
+
+
+def _dtype(dtype: str, exact: bool) -> str:
+    if not exact:
+        return dtype
+    if dtype == "bfloat16":
+        raise UsageError("--exact needs --dtype float32 or float64; bfloat16 cannot be bit-stable over gears")
+    return "float32" if dtype == "auto" else dtype
+
+
+def _kv_memory(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        size = parse_size(text)
+    except UsageError as error:
+        raise UsageError(f"--kv-memory: {error}") from error
+    if size < MIN_KV_MEMORY_BYTES:
+        raise UsageError(f"--kv-memory {text} is {size} bytes; at least 1Mi per rank is needed")
+    return size
+
+
+def _served_name(name: str | None, model: str) -> str:
+    if name is not None and not name.strip():
+        raise UsageError("--served-name is empty; leave it out to use the model's file or folder name")
+    return name or Path(model).stem or model
+
+
+def _check_ports(ports: Mapping[str, int]) -> None:
+    """Port 0 means any free one and may be given more than once."""
+    taken: dict[int, str] = {}
+    for option, port in ports.items():
+        if port and port in taken:
+            raise UsageError(f"{option} {port} is also {taken[port]}; give each its own port")
+        taken[port] = option

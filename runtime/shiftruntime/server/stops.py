@@ -1,0 +1,48 @@
+"""Stop strings across token borders: text is shown only when no stop string can still begin in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class StopMatcher:
+    """Cuts a growing text at the first stop string. However the text is split into pushes, the result is the same."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.met = False
+
+    def push(self, text: str) -> str:
+        """Text that may be shown now. After a stop string was met (see ``met``) nothing more comes out."""
+        if self.met:
+            return ""
+        self._held += text
+        match = self._first_match()
+        if match is not None:
+            self.met = True
+            shown, self._held = self._held[:match], ""
+            return shown
+        border = len(self._held) - self._pending()
+        shown, self._held = self._held[:border], self._held[border:]
+        return shown
+
+    def flush(self) -> str:
+        """What was held back, once no more text can come."""
+        shown, self._held = self._held, ""
+        return shown
+
+    def _first_match(self) -> int | None:
+        """Where the stop string begins that is complete first (the longest of those that end together)."""
+        found = ((self._held.find(stop), stop) for stop in self._stops)
+        ends = [(start + len(stop), start) for start, stop in found if start >= 0]
+        return min(ends)[1] if ends else None
+
+    def _pending(self) -> int:
+        """Length of the longest end of the held text that is the beginning of a stop string."""
+        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        for length in range(min(longest, len(self._held)), 0, -1):
+            tail = self._held[-length:]
+            if any(stop.startswith(tail) for stop in self._stops):
+                return length
+        return 0

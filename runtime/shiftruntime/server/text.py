@@ -1,0 +1,48 @@
+"""From token ids to the text of one completion: detokenise, cut at stop strings, hide the stop token."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from shiftruntime.server.stops import StopMatcher
+
+
+class Decoder(Protocol):
+    """What is needed of shiftruntime.models.tokenizer.StreamDecoder."""
+
+    def push(self, token: int) -> str: ...
+    def flush(self) -> str: ...
+
+
+class Completion:
+    """The text of one request, fed with its tokens in order."""
+
+    def __init__(self, decoder: Decoder, stops: Sequence[str], stop_token_ids: Collection[int]) -> None:
+        self._decoder = decoder
+        self._matcher = StopMatcher(stops)
+        self._stop_token_ids = frozenset(stop_token_ids)
+        self.tokens = 0
+
+    @property
+    def stopped(self) -> bool:
+        """A stop string was met; nothing more will be shown."""
+        return self._matcher.met
+
+    def push(self, token_ids: Sequence[int]) -> tuple[str, int]:
+        """(new text, how many of the tokens belong to the completion: all, or those up to the stop string)."""
+        shown = ""
+        for used, token_id in enumerate(token_ids, start=1):
+            self.tokens += 1
+            if token_id not in self._stop_token_ids:  # it ends the request and has no text
+                shown += self._matcher.push(self._decoder.push(token_id))
+            if self._matcher.met:
+                return shown, used
+        return shown, len(token_ids)
+
+    def finish(self) -> str:
+        """The rest of the text; a stop string may still be completed by it."""
+        if self._matcher.met:
+            return ""
+        shown = self._matcher.push(self._decoder.flush())
+        return shown if self._matcher.met else shown + self._matcher.flush()

@@ -1,0 +1,28 @@
+"""The tokenizer of the model that is served. The weights stay in the engine process, and torch with them."""
+
+from __future__ import annotations
+
+from shiftruntime.models.token_bytes import StreamDecoder
+from shiftruntime.models.tokenizer import Tokenizer, load_tokenizer
+
+
+class TokenizerText:
+    """shiftruntime.server.frontend.Text over a model's tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        return self._tokenizer.eos_ids
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)
+
+    def decoder(self) -> StreamDecoder:
+        return self._tokenizer.stream_decoder()
+
+
+def load(model: str) -> TokenizerText:
+    """Raises StartupError. Reads the whole vocabulary: seconds for a large one, so call it in a thread."""
+    return TokenizerText(load_tokenizer(model))
