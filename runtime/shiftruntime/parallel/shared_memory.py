@@ -1,6 +1,6 @@
 """Collectives of processes on one host through shared memory.
 
-The arena holds one line of flags per rank and two slots per rank. Collective number k uses slot k mod 2: a rank
+The arena holds flags and two slots per rank. Collective number k uses slot k mod 2: a rank
 waits until everyone has begun collective k-1 (then nobody still reads slot k mod 2 from collective k-2), writes its
 part, publishes k, waits for the members of its group, and reads. Each rank sums in group order, so the result has the
 same bits everywhere. Larger tensors travel in several rounds.
@@ -12,9 +12,7 @@ only delay the one it waits for.
 
 from __future__ import annotations
 
-import mmap
 import os
-import platform
 import time
 from collections.abc import Callable
 
@@ -22,24 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shiftruntime.parallel.arena import SLOT_BYTES, Arena, Flags
 from shiftruntime.parallel.comm import CommError, Group
 
-_LINE = 64  # bytes; one cache line per flag, so that ranks do not write to each other's line
-_SLOT_BYTES = 8 << 20
 _SPINS = 50
 _YIELDS = 2000
 _SLEEP_SECONDS = 50e-6
 _CHECK_SECONDS = 0.2
-
-
-def supported() -> bool:
-    """Whether plain stores publish data in order on this machine."""
-    return platform.machine() in ("x86_64", "AMD64")
-
-
-def arena_bytes(ranks: int) -> int:
-    """Size of the arena for ``ranks`` ranks."""
-    return ranks * (2 * _LINE + 2 * _SLOT_BYTES)
 
 
 class SharedMemoryComm:
@@ -61,17 +48,15 @@ class SharedMemoryComm:
         self.size = size
         self._timeout_seconds = timeout_seconds
         self._is_stopped = is_stopped
-        self._map = mmap.mmap(fd, arena_bytes(size))
-        flags = np.frombuffer(self._map, dtype=np.int64, count=size * 2 * _LINE // 8)
-        per_line = _LINE // 8
-        self._begun = flags[0 : size * per_line : per_line]  # number of the collective that a rank has begun
-        self._done = flags[size * per_line :: per_line]  # number of the collective whose part it has published
-        data = np.frombuffer(self._map, dtype=np.uint8, offset=size * 2 * _LINE)
-        self._slots = torch.from_numpy(data).view(size, 2, _SLOT_BYTES)
+        self._arena = Arena(fd, size)
+        self._begun, self._done, self._ticks = self._arena.begun, self._arena.done, self._arena.ticks
+        data = np.frombuffer(self._arena.map, dtype=np.uint8, offset=self._arena.data_offset)
+        self._slots = torch.from_numpy(data).view(size, 2, SLOT_BYTES)
         self._count = 0
         self._everyone = tuple(range(size))
 
     def all_reduce(self, x: Tensor, group: Group) -> Tensor:
+        self._ticks[self.rank] += 1
         if len(group) == 1:
             return x
         flat = x.reshape(-1)
@@ -84,6 +69,7 @@ class SharedMemoryComm:
         return out.view(x.shape)
 
     def all_gather(self, x: Tensor, group: Group) -> Tensor:
+        self._ticks[self.rank] += 1
         if len(group) == 1:
             return x.unsqueeze(0)
         flat = x.reshape(-1)
@@ -94,6 +80,7 @@ class SharedMemoryComm:
         return out.view(len(group), *x.shape)
 
     def all_to_all(self, x: Tensor, group: Group) -> Tensor:
+        self._ticks[self.rank] += 1
         if len(group) == 1:
             return x
         me = group.index(self.rank)
@@ -111,7 +98,7 @@ class SharedMemoryComm:
     @staticmethod
     def _rounds(source: Tensor, target: Tensor, width: int) -> list[tuple[Tensor, Tensor]]:
         """Cut both along dimension 0 so that a round of ``width`` columns fits in a slot."""
-        rows = max(1, _SLOT_BYTES // (source.element_size() * width))
+        rows = max(1, SLOT_BYTES // (source.element_size() * width))
         return list(zip(source.split(rows), target.split(rows), strict=True))
 
     def _exchange(self, part: Tensor, group: Group) -> list[Tensor]:
@@ -128,12 +115,12 @@ class SharedMemoryComm:
         self._wait(self._done, group, count)
         return [self._slots[rank, slot, :size].view(part.dtype) for rank in group]
 
-    def _wait(self, flags: np.ndarray, ranks: Group, count: int) -> None:
+    def _wait(self, flags: Flags, ranks: Group, count: int) -> None:
         for rank in ranks:
             if flags[rank] < count:
                 self._wait_for(flags, rank, count)
 
-    def _wait_for(self, flags: np.ndarray, rank: int, count: int) -> None:
+    def _wait_for(self, flags: Flags, rank: int, count: int) -> None:
         for _ in range(_SPINS):
             if flags[rank] >= count:
                 return

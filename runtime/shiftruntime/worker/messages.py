@@ -1,0 +1,123 @@
+"""What the engine and a rank say to each other."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shiftruntime.config import ModelConfig
+
+# --- engine -> rank ------------------------------------------------------------------------------------------------
+
+
+class Open(msgspec.Struct, frozen=True, tag=True):
+    """Rank 0 only: read the model's header and choose the dtype. Answer: Opened."""
+
+    model: str
+    dtype: str  # "auto" or a torch dtype
+    exact: bool
+
+
+class Load(msgspec.Struct, frozen=True, tag=True):
+    """Rank 0 only, after Open: fill the weight memory. Answers: LoadProgress …, Loaded."""
+
+    weights_bytes: int
+
+
+class Attach(msgspec.Struct, frozen=True, tag=True):
+    """Map the weights and build the decoder's parts. Answer: Attached."""
+
+    config: ModelConfig
+    dtype: str
+    exact: bool
+    weights_bytes: int
+    block_size: int
+
+
+class AllocateKv(msgspec.Struct, frozen=True, tag=True):
+    """(Re)allocate the KV cache. Answer: Allocated."""
+
+    num_blocks: int
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """How the next token of a chunk is drawn. ``position`` is the new token's index in its sequence."""
+
+    temperature: float
+    top_p: float
+    seed: int
+    position: int
+
+
+class ChunkPlan(msgspec.Struct, frozen=True):
+    """Tokens of one sequence in this step; ``start`` tokens of it are in the cache already."""
+
+    tokens: tuple[int, ...]
+    start: int
+    blocks: tuple[int, ...]
+    sample: Sample | None = None
+    targets: tuple[int, ...] = ()  # one per token: report the log probability of this continuation
+
+
+class StepPlan(msgspec.Struct, frozen=True, tag=True):
+    """One step, the same on every rank. No chunks: nothing to compute, a new policy generation applies. Answer: Done."""
+
+    step: int
+    gear: str
+    generation: int
+    chunks: tuple[ChunkPlan, ...] = ()
+
+
+class Exit(msgspec.Struct, frozen=True, tag=True):
+    """End the process."""
+
+
+ToRank = Open | Load | Attach | AllocateKv | StepPlan | Exit
+
+# --- rank -> engine ------------------------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True):
+    rank: int
+
+
+class Opened(msgspec.Struct, frozen=True, tag=True):
+    config: ModelConfig
+    dtype: str
+    weights_bytes: int
+
+
+class LoadProgress(msgspec.Struct, frozen=True, tag=True):
+    done_bytes: int
+    total_bytes: int
+
+
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    pass
+
+
+class Attached(msgspec.Struct, frozen=True, tag=True):
+    kv_block_bytes: int
+
+
+class Allocated(msgspec.Struct, frozen=True, tag=True):
+    pass
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    """Every rank reports the sampled tokens: they must be equal, and the engine checks it."""
+
+    step: int
+    generation: int
+    tokens: tuple[int, ...] = ()  # of the chunks that sample, in plan order
+    logprobs: tuple[float, ...] = ()
+    target_logprobs: tuple[float, ...] = ()  # of all targets, in plan order
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The rank gives up; its process ends after this."""
+
+    reason: str
+    message: str
+
+
+FromRank = Hello | Opened | LoadProgress | Loaded | Attached | Allocated | Done | Failed

@@ -1,0 +1,175 @@
+"""What one rank does with each message of the engine."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from itertools import accumulate
+
+import msgspec
+import torch
+from shiftcore.layout import Gear
+from shiftprotos import contract
+
+from shiftruntime.errors import RankError, StartupError
+from shiftruntime.kernels.exact import ExactOps
+from shiftruntime.kernels.ops import Ops
+from shiftruntime.kernels.plain import PlainOps
+from shiftruntime.kernels.probe import choose_dtype
+from shiftruntime.models.decoder import Chunk, Decoder, StepBatch
+from shiftruntime.models.kv_cache import allocate_kv, kv_block_bytes
+from shiftruntime.models.sampling import SamplingRow, sample, score
+from shiftruntime.models.source import ModelSource, open_model
+from shiftruntime.models.weights import fill, plan_arena, view
+from shiftruntime.parallel.comm import Comm
+from shiftruntime.worker.messages import (
+    Allocated,
+    AllocateKv,
+    Attach,
+    Attached,
+    ChunkPlan,
+    Done,
+    Load,
+    Loaded,
+    LoadProgress,
+    Open,
+    Opened,
+    StepPlan,
+)
+
+_PROGRESS_EVERY_BYTES = 64 << 20
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+Send = Callable[[msgspec.Struct], None]
+
+
+class Rank:
+    """One rank's state: the opened model, then the decoder, then the KV cache."""
+
+    def __init__(self, rank: int, size: int, weights_fd: int, comm: Comm, send: Send) -> None:
+        self.rank, self.size = rank, size
+        self._weights_fd = weights_fd
+        self._comm = comm
+        self._send = send
+        self._source: ModelSource | None = None
+        self._decoder: Decoder | None = None
+        self._attach: Attach | None = None
+        self._weights: dict[str, torch.Tensor] = {}
+        self._next_step = 1
+
+    def open(self, message: Open) -> None:
+        self._source = open_model(message.model)
+        config = self._source.config
+        config.check_layout(self.size)
+        dtype = _choose(message.dtype, message.exact)
+        layout = plan_arena(config, dtype, self.size)
+        self._send(Opened(config, str(dtype).removeprefix("torch."), layout.total_bytes))
+        self._dtype = dtype
+
+    def load(self, message: Load) -> None:
+        assert self._source is not None, "Load before Open"
+        layout = plan_arena(self._source.config, self._dtype, self.size)
+        reported = 0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal reported
+            if done - reported >= _PROGRESS_EVERY_BYTES or done == total:
+                reported = done
+                self._send(LoadProgress(done, total))
+
+        fill(self._source, layout, self._map_weights(message.weights_bytes), progress)
+        self._source = None  # its buffers are not needed any more
+        self._send(Loaded())
+
+    def attach(self, message: Attach) -> None:
+        layout = plan_arena(message.config, DTYPES[message.dtype], self.size)
+        self._weights = view(layout, self._map_weights(message.weights_bytes))
+        self._attach = message
+        self._send(Attached(kv_block_bytes(message.config, self.size, message.block_size, DTYPES[message.dtype])))
+
+    def allocate(self, message: AllocateKv) -> None:
+        attach = self._attach
+        assert attach is not None, "AllocateKv before Attach"
+        self._decoder = None  # give the old cache back first
+        dtype = DTYPES[attach.dtype]
+        kv = allocate_kv(attach.config, self.size, message.num_blocks, attach.block_size, dtype)
+        ops: Ops = ExactOps() if attach.exact else PlainOps()
+        self._decoder = Decoder(attach.config, self._weights, self._comm, ops, kv)
+        self._send(Allocated())
+
+    def step(self, plan: StepPlan) -> None:
+        if plan.step != self._next_step:
+            raise RankError(
+                contract.REASON_RANK_FAILED, f"rank {self.rank} expected step {self._next_step}, got {plan.step}"
+            )
+        self._next_step += 1
+        if not plan.chunks:
+            self._send(Done(plan.step, plan.generation))
+            return
+        assert self._decoder is not None, "a step before AllocateKv"
+        decoder = self._decoder
+        logits = decoder.forward(step_batch(plan))  # [m, padded vocabulary / P]
+        place = 0
+        sampled: list[int] = []  # rows of ``logits`` from which a token is drawn
+        samplings: list[SamplingRow] = []
+        scored: list[int] = []
+        targets: list[int] = []
+        for chunk in plan.chunks:
+            rows = range(place, place + _num_logit_rows(chunk))
+            place = rows.stop
+            if chunk.targets:
+                scored += rows
+                targets += chunk.targets
+            if chunk.sample is not None:
+                sampled.append(rows[-1])
+                s = chunk.sample
+                samplings.append(SamplingRow(s.temperature, s.top_p, s.seed, s.position))
+        tokens: tuple[int, ...] = ()
+        logprobs: tuple[float, ...] = ()
+        target_logprobs: tuple[float, ...] = ()
+        if samplings:
+            ids, values = sample(logits[sampled], samplings, self._comm, decoder.ops, decoder.config.vocab_size)
+            tokens, logprobs = tuple(ids.tolist()), tuple(values.tolist())
+        if targets:
+            values = score(logits[scored], torch.tensor(targets), self._comm, decoder.ops)
+            target_logprobs = tuple(values.tolist())
+        self._send(Done(plan.step, plan.generation, tokens, logprobs, target_logprobs))
+
+    def _map_weights(self, size_bytes: int) -> mmap.mmap:
+        return mmap.mmap(self._weights_fd, size_bytes)
+
+
+def step_batch(plan: StepPlan) -> StepBatch:
+    """The tensors of a plan: its tokens in order, and the rows whose logits somebody needs."""
+    lengths = [len(chunk.tokens) for chunk in plan.chunks]
+    firsts = [0, *accumulate(lengths)]
+    logit_rows = [
+        row
+        for chunk, first, length in zip(plan.chunks, firsts, lengths, strict=False)
+        for row in range(first + length - _num_logit_rows(chunk), first + length)
+    ]
+    return StepBatch(
+        gear=Gear.parse(plan.gear),
+        token_ids=torch.tensor([token for chunk in plan.chunks for token in chunk.tokens]),
+        positions=torch.cat([torch.arange(c.start, c.start + len(c.tokens)) for c in plan.chunks]),
+        chunks=tuple(
+            Chunk(first, length, chunk.start, chunk.blocks)
+            for chunk, first, length in zip(plan.chunks, firsts, lengths, strict=False)
+        ),
+        logit_rows=torch.tensor(logit_rows, dtype=torch.int64),
+    )
+
+
+def _num_logit_rows(chunk: ChunkPlan) -> int:
+    """The last rows of a chunk that need logits: all with targets, one to sample, else none."""
+    if chunk.targets:
+        return len(chunk.tokens)
+    return 1 if chunk.sample is not None else 0
+
+
+def _choose(name: str, exact: bool) -> torch.dtype:
+    if name == "auto":
+        return torch.float64 if exact else choose_dtype("cpu")
+    if exact and name == "bfloat16":
+        raise StartupError(contract.REASON_INVALID_ARGUMENT, "exact mode needs float32 or float64, got bfloat16")
+    return DTYPES[name]
