@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from shiftruntime.config import Activation
+from shiftruntime.config import Activation, ModelConfig
 
 
 class Reducer(Protocol):
@@ -43,6 +43,10 @@ class AttentionPlan(Protocol):
 class Ops(Protocol):
     @property
     def name(self) -> str: ...
+
+    def check_model(self, config: ModelConfig, ranks: int) -> None:
+        """Raises StartupError(InvalidLayout) for a model that this arithmetic cannot run on so many ranks."""
+        ...
 
     def linear_columns(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
         """x [rows, K] · w [N, K] → [rows, N]; w is a slice of output columns."""

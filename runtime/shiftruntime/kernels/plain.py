@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from shiftruntime.config import Activation
+from shiftruntime.config import Activation, ModelConfig
 from shiftruntime.kernels.ops import AttentionPlan, Chunk, Reducer, token_slots, write_slots
 
 
@@ -39,6 +39,9 @@ class PlainOps:
     """float32, bfloat16 or float64; norms and rope in float32 at least."""
 
     name = "plain"
+
+    def check_model(self, config: ModelConfig, ranks: int) -> None:
+        """Takes every model."""
 
     def linear_columns(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
         return functional.linear(x, w, bias)

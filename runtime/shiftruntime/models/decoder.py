@@ -37,6 +37,7 @@ class Decoder:
 
     def __init__(self, config: ModelConfig, weights: dict[str, Tensor], comm: Comm, ops: Ops, kv: KvCache) -> None:
         config.check_layout(comm.size)
+        ops.check_model(config, comm.size)
         self.config, self.comm, self.ops, self.kv = config, comm, ops, kv
         self._weights = weights
         self._heads = config.heads(comm.size)
