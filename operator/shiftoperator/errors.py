@@ -29,10 +29,6 @@ class NameConflictError(UserError):
         )
 
 
-class SettingsError(Exception):
-    """An environment variable of the operator has a bad value; the message names both."""
-
-
 class TransientError(Exception):
     """Worth trying again after `delay_seconds`."""
 

@@ -7,8 +7,6 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shiftoperator.errors import SettingsError
-
 # Name -> what it means; `shift-operator --help` prints this table.
 VARIABLES = {
     "SHIFT_WATCH_NAMESPACES": "namespaces to watch, comma-separated; empty: all namespaces (needs a ClusterRole)",
@@ -25,6 +23,10 @@ VARIABLES = {
 }
 
 _NUMBERS = {"SHIFT_LEASE_SECONDS": 5.0, "SHIFT_OPS_PORT": 0.0, "SHIFT_RESYNC_SECONDS": 1.0, "SHIFT_POLL_SECONDS": 0.5}
+
+
+class SettingsError(Exception):
+    """An environment variable of the operator has a bad value; the message names both."""
 
 
 @dataclass(frozen=True)

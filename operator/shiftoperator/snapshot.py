@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from shiftprotos import contract
+
 from shiftoperator import names
 from shiftoperator.spec import Policy
-from shiftprotos import contract
 
 # A sentence in a status or an Event; the API refuses longer notes.
 MESSAGE_LIMIT = 900

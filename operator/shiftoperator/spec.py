@@ -12,8 +12,9 @@ from typing import Any
 
 from shiftcore.layout import Gear
 from shiftcore.scaling import Limits, Mode
-from shiftoperator.errors import InvalidSpecError
 from shiftprotos import contract
+
+from shiftoperator.errors import InvalidSpecError
 
 _CLAIM_URI = re.compile(r"pvc://([a-z0-9](?:[-a-z0-9.]*[a-z0-9])?)/(\S*)")
 POLICIES = ("Auto", "Latency", "Throughput")

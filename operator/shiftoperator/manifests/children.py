@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+from shiftprotos import contract
+
 from shiftoperator import names
 from shiftoperator.spec import Spec
-from shiftprotos import contract
 
 Object = dict[str, Any]
 

@@ -10,11 +10,11 @@ import hashlib
 import json
 from typing import Any
 
-from shiftcore.layout import Gear
+from shiftprotos import contract
+
 from shiftoperator import names
 from shiftoperator.manifests.overlay import overlay
 from shiftoperator.spec import Spec
-from shiftprotos import contract
 
 _POD_FIELDS = ("model", "parallelism", "engine", "runtime", "podTemplate")
 _NONROOT = 65532
@@ -110,13 +110,15 @@ def arguments(spec: Spec) -> tuple[str, ...]:
     arguments = ["serve", spec.model.path(names.MODELS_MOUNT)]
     options: dict[str, Any] = {
         "--ranks": spec.gpus,
-        "--base-gear": _gear_argument(spec.base_gear),
+        "--base-gear": spec.base_gear.name,
         "--device": spec.runtime.device,
         "--dtype": spec.model.dtype,
         "--served-name": spec.model.served_name,
         "--max-num-seqs": spec.engine.max_num_seqs,
         "--max-batched-tokens": spec.engine.max_batched_tokens,
         "--max-model-len": spec.engine.max_model_len,
+        # The runtime listens on loopback unless told otherwise.
+        "--host": "0.0.0.0",  # noqa: S104 - the NetworkPolicy says who may connect
         "--port": contract.INFERENCE_PORT,
         "--control-port": contract.CONTROL_PORT,
         "--ops-port": contract.OPS_PORT,
@@ -125,10 +127,6 @@ def arguments(spec: Spec) -> tuple[str, ...]:
         if value is not None:
             arguments += [option, str(value)]
     return tuple(arguments)
-
-
-def _gear_argument(gear: Gear) -> str:
-    return gear.name
 
 
 def _environment(spec: Spec) -> list[dict[str, Any]]:

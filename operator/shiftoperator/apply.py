@@ -1,0 +1,67 @@
+"""The only writer: children, status, scale and Events."""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, datetime
+
+from shiftprotos import contract
+
+from shiftoperator.cluster import Cluster
+from shiftoperator.errors import TransientError, UserError
+from shiftoperator.plan import Changes
+from shiftoperator.snapshot import MESSAGE_LIMIT, Object
+
+log = logging.getLogger(__name__)
+
+
+async def children(cluster: Cluster, changes: Changes) -> None:
+    for child in changes.apply:
+        await cluster.apply(child)
+        log.info("applied kind=%s name=%s", child["kind"], child["metadata"]["name"])
+    for child in changes.delete:
+        await cluster.delete(child)
+        log.info("deleted kind=%s name=%s", child["kind"], child["metadata"]["name"])
+
+
+async def status(cluster: Cluster, resource: Object, changed: Object) -> Object:
+    """Writes what changed, if anything; returns the resource as it is now."""
+    if not changed:
+        return resource
+    return await cluster.patch_status(resource, changed) or resource
+
+
+async def scale(cluster: Cluster, resource: Object, replicas: int) -> None:
+    await cluster.patch_scale(resource, replicas)
+
+
+async def event(
+    cluster: Cluster, resource: Object, reason: str, note: str, identity: str, action: str, warning: bool = False
+) -> None:
+    """Best effort: an Event that cannot be written must not hold up the work it tells of."""
+    metadata = resource["metadata"]
+    body = {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": f"{metadata['name']}.{time.time_ns():x}", "namespace": metadata["namespace"]},
+        "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "reportingController": f"{contract.API_GROUP}/{contract.MANAGED_BY}",
+        "reportingInstance": identity[:128],
+        "action": action,
+        "reason": reason,
+        "note": note[:MESSAGE_LIMIT],
+        "type": "Warning" if warning else "Normal",
+        "regarding": {
+            "apiVersion": resource["apiVersion"],
+            "kind": resource["kind"],
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"],
+        },
+    }
+    try:
+        await cluster.create(body)
+    except (TransientError, UserError) as error:
+        log.warning("event not written reason=%s: %s", reason, error)

@@ -1,0 +1,143 @@
+"""Reads and writes of plain objects, each with a deadline; errors come out sorted by who can cure them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import client, config
+from shiftprotos import contract
+
+from shiftoperator.cluster.paths import group_path, path
+from shiftoperator.errors import ConflictError, TransientError, UserError
+
+Object = dict[str, Any]
+
+REQUEST_SECONDS = 5.0
+_APPLY = "application/apply-patch+yaml"
+_MERGE = "application/merge-patch+json"
+_JSON = "application/json"
+
+
+class Cluster:
+    """One connection pool to the API server."""
+
+    def __init__(self, api: client.ApiClient) -> None:
+        self._api = api
+
+    @classmethod
+    async def connect(cls) -> Cluster:
+        """With the pod's service account, else with the kubeconfig that KUBECONFIG names."""
+        configuration = client.Configuration()
+        if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
+            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        else:
+            await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        return cls(client.ApiClient(configuration))
+
+    async def close(self) -> None:
+        await self._api.close()  # type: ignore[no-untyped-call]
+
+    # --- reads ---
+
+    async def get(self, kind: str, namespace: str, name: str) -> Object | None:
+        """None when there is no such object."""
+        return await self._call("GET", path(kind, namespace, name), missing_ok=True)
+
+    async def list(self, kind: str, namespace: str, label_selector: str = "") -> list[Object]:
+        query = {"labelSelector": label_selector} if label_selector else {}
+        answer = await self._call("GET", path(kind, namespace), query=query) or {}
+        # Items of a list carry neither kind nor version of their own.
+        own = {"apiVersion": answer.get("apiVersion", ""), "kind": kind}
+        return [{**item, **own} for item in answer.get("items", [])]
+
+    async def serves(self, kind: str) -> bool:
+        """Whether the API server knows this kind: its CRD is installed."""
+        answer = await self._call("GET", group_path(kind), missing_ok=True)
+        return any(resource["kind"] == kind for resource in (answer or {}).get("resources", []))
+
+    # --- writes ---
+
+    async def apply(self, obj: Object) -> Object:
+        """Server-side apply; takes over fields that others changed."""
+        where = path(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"])
+        query = {"fieldManager": contract.FIELD_MANAGER, "force": "true"}
+        return await self._call("PATCH", where, obj, query, _APPLY) or {}
+
+    async def create(self, obj: Object) -> Object:
+        query = {"fieldManager": contract.FIELD_MANAGER}
+        return await self._call("POST", path(obj["kind"], obj["metadata"]["namespace"]), obj, query) or {}
+
+    async def replace(self, obj: Object) -> Object:
+        """Raises ConflictError if the object is not at its resourceVersion any more."""
+        where = path(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"])
+        return await self._call("PUT", where, obj, {"fieldManager": contract.FIELD_MANAGER}) or {}
+
+    async def patch_status(self, obj: Object, status: Object) -> Object | None:
+        """None when the object is gone. The uid keeps a new object of the same name from another one's status."""
+        where = path(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"], "status")
+        body = {"metadata": {"uid": obj["metadata"]["uid"]}, "status": status}
+        query = {"fieldManager": contract.FIELD_MANAGER}
+        return await self._call("PATCH", where, body, query, _MERGE, missing_ok=True)
+
+    async def patch_scale(self, obj: Object, replicas: int) -> None:
+        """Through /scale, the one owner of replicas; refused if the object changed since the decision."""
+        metadata = obj["metadata"]
+        where = path(obj["kind"], metadata["namespace"], metadata["name"], "scale")
+        body = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "spec": {"replicas": replicas}}
+        await self._call("PATCH", where, body, {"fieldManager": contract.FIELD_MANAGER}, _MERGE)
+
+    async def delete(self, obj: Object) -> None:
+        """Exactly this object as it was seen; one that changed or is another by now stays."""
+        metadata = obj["metadata"]
+        preconditions = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
+        body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": preconditions}
+        where = path(obj["kind"], metadata["namespace"], metadata["name"])
+        await self._call("DELETE", where, body, missing_ok=True)
+
+    # --- transport ---
+
+    async def _call(
+        self,
+        method: str,
+        where: str,
+        body: Object | None = None,
+        query: dict[str, str] | None = None,
+        content_type: str = _JSON,
+        missing_ok: bool = False,
+    ) -> Object | None:
+        headers = {"Accept": _JSON, "Content-Type": content_type}
+        url = self._api.configuration.host + where + (f"?{urlencode(query)}" if query else "")
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                await self._api.update_params_for_auth(headers, [], ["BearerToken"], where, method, body)
+                response = await self._api.call_api(method, url, headers, body, _request_timeout=REQUEST_SECONDS)
+                text = (await response.read()).decode()  # type: ignore[no-untyped-call]
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise TransientError(f"{method} {where}: {type(error).__name__} {error}".strip()) from error
+        if response.status == 404 and missing_ok:
+            return None
+        if response.status >= 400:
+            raise _refusal(response.status, text, f"{method} {where}", response.headers.get("Retry-After"))
+        answer: Object = json.loads(text)
+        return answer
+
+
+def _refusal(status: int, text: str, call: str, retry_after: str | None) -> Exception:
+    try:
+        message = str(json.loads(text).get("message", text))
+    except (ValueError, AttributeError):
+        message = text
+    message = " ".join(message.split())[:600]
+    if status == 409:
+        return ConflictError(f"{call}: {message}", delay_seconds=0.1)
+    if status in (429, 500, 502, 503, 504) or status == 401:
+        # 401 passes when the service account's token has been renewed.
+        delay = float(retry_after) if retry_after and retry_after.isdigit() else 1.0
+        return TransientError(f"{call}: {status} {message}", delay_seconds=delay)
+    reason = "Forbidden" if status == 403 else "RefusedByApi"
+    return UserError(reason, f"the API server refused {call}: {message}")

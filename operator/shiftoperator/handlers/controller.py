@@ -1,0 +1,152 @@
+"""One worker per object, with its own two clocks; works only while this process leads.
+
+kopf's timers and daemons would need a finalizer and annotations on every object, so the clock is ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from shiftoperator.errors import ConflictError, TransientError
+from shiftoperator.metrics import Metrics
+from shiftoperator.names import Key
+
+log = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+
+LONGEST_BACKOFF_SECONDS = 30.0
+
+
+class Reconciles(Protocol):
+    async def reconcile(self, key: Key, hint: Object | None, full: bool) -> bool: ...
+
+
+class Controller:
+    """Knows every object; runs a worker for each while leading."""
+
+    def __init__(
+        self,
+        reconciler: Reconciles,
+        metrics: Metrics,
+        resync_seconds: float,
+        poll_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._reconciler, self._metrics, self._clock = reconciler, metrics, clock
+        self._resync_seconds, self._poll_seconds = resync_seconds, poll_seconds
+        self._known: set[Key] = set()
+        self._workers: dict[Key, Worker] = {}
+        self._leading = False
+
+    def wake(self, key: Key, hint: Object | None = None) -> None:
+        """Something happened to the object or its pods; events while a worker is busy are merged."""
+        self._known.add(key)
+        if self._leading:
+            self._worker(key).wake(hint)
+
+    def wake_known(self, key: Key) -> None:
+        """For events of pods, which may outlive their object."""
+        if key in self._known:
+            self.wake(key)
+
+    def notice(self, key: Key) -> None:
+        """The object exists; nothing is known to have happened to it."""
+        if key not in self._known:
+            self.wake(key)
+
+    async def start(self) -> None:
+        self._leading = True
+        self._metrics.leader.set(1)
+        for key in self._known:
+            self._worker(key).wake(None)
+
+    async def stop(self) -> None:
+        """Returns when nothing of ours writes any more."""
+        self._leading = False
+        self._metrics.leader.set(0)
+        workers, self._workers = self._workers, {}
+        for worker in workers.values():
+            worker.task.cancel()
+        await asyncio.gather(*(worker.task for worker in workers.values()), return_exceptions=True)
+
+    def _worker(self, key: Key) -> Worker:
+        worker = self._workers.get(key)
+        if worker is None:
+            worker = self._workers[key] = Worker(self, key)
+        return worker
+
+    async def work(self, worker: Worker) -> None:
+        """The life of one worker: until its object is gone."""
+        failures, full_due, pause = 0, 0.0, 0.0
+        while True:
+            hint, woken = await worker.next(pause)
+            full = woken or failures > 0 or self._clock() >= full_due
+            try:
+                exists = await self._reconcile_once(worker.key, hint, full)
+            except TransientError as error:
+                failures += 1
+                pause = self._backoff(worker.key, error, failures)
+                continue
+            if not exists:
+                self._workers.pop(worker.key, None)
+                self._known.discard(worker.key)
+                log.info("gone key=%s", worker.key)
+                return
+            if full:
+                full_due = self._clock() + self._resync_seconds
+            failures, pause = 0, self._poll_seconds
+
+    async def _reconcile_once(self, key: Key, hint: Object | None, full: bool) -> bool:
+        started, outcome = self._clock(), "error"
+        try:
+            exists = await self._reconciler.reconcile(key, hint, full)
+            outcome = "ok"
+            return exists
+        except TransientError:
+            outcome = "retried"
+            raise
+        except Exception as error:
+            # A bug on one object must not end the work on the others: it is logged whole and tried again, slower.
+            log.exception("reconcile failed key=%s", key)
+            raise TransientError(f"{type(error).__name__}: {error}", delay_seconds=5.0) from error
+        finally:
+            self._metrics.reconciles.labels(outcome).inc()
+            self._metrics.reconcile_seconds.observe(self._clock() - started)
+
+    def _backoff(self, key: Key, error: TransientError, failures: int) -> float:
+        seconds = min(LONGEST_BACKOFF_SECONDS, error.delay_seconds * 2.0 ** min(failures - 1, 8))
+        level = logging.DEBUG if isinstance(error, ConflictError) and failures < 3 else logging.WARNING
+        log.log(level, "retrying key=%s in_seconds=%.1f: %s", key, seconds, error)
+        return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads retries, guards nothing
+
+
+class Worker:
+    """One object's task and what woke it."""
+
+    def __init__(self, controller: Controller, key: Key) -> None:
+        self.key = key
+        self._event = asyncio.Event()
+        self._hint: Object | None = None
+        self.task = asyncio.create_task(controller.work(self), name=f"worker {key}")
+
+    def wake(self, hint: Object | None) -> None:
+        self._hint = hint if hint is not None else self._hint
+        self._event.set()
+
+    async def next(self, seconds: float) -> tuple[Object | None, bool]:
+        """Waits for an event or so many seconds; returns the newest hint and whether there was an event."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        except TimeoutError:
+            pass
+        woken, hint = self._event.is_set(), self._hint
+        self._event.clear()
+        self._hint = None
+        return hint, woken

@@ -1,0 +1,42 @@
+"""Gathers what is there; every read has a deadline and changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+from shiftprotos import contract
+
+from shiftoperator import manifests, names
+from shiftoperator.cluster import Cluster
+from shiftoperator.snapshot import Object, Snapshot, pod_from
+
+
+async def snapshot(cluster: Cluster, key: names.Key, look_for_scalers: bool = True) -> Snapshot | None:
+    """None when the ShiftDeployment is gone or on its way out."""
+    resource = await cluster.get(contract.KIND, key.namespace, key.name)
+    if resource is None or "deletionTimestamp" in resource["metadata"]:
+        return None
+    wanted = manifests.singletons(key.name)
+    selector = names.selector_text(key.name)
+    found, revisions, pods, scaler = await asyncio.gather(
+        asyncio.gather(*(cluster.get(kind, key.namespace, name) for kind, name in wanted)),
+        cluster.list("ControllerRevision", key.namespace, selector),
+        cluster.list("Pod", key.namespace, selector),
+        _external_scaler(cluster, key) if look_for_scalers else _nothing(),
+    )
+    children = {identity: child for identity, child in zip(wanted, found, strict=True) if child is not None}
+    children |= {("ControllerRevision", r["metadata"]["name"]): r for r in revisions}
+    return Snapshot(resource, children, tuple(pod_from(pod) for pod in pods), external_scaler=scaler)
+
+
+async def _external_scaler(cluster: Cluster, key: names.Key) -> str | None:
+    """The HorizontalPodAutoscaler (KEDA makes one too) that drives this resource's /scale."""
+    for scaler in await cluster.list("HorizontalPodAutoscaler", key.namespace):
+        target: Object = scaler.get("spec", {}).get("scaleTargetRef", {})
+        if target.get("kind") == contract.KIND and target.get("name") == key.name:
+            return str(scaler["metadata"]["name"])
+    return None
+
+
+async def _nothing() -> None:
+    return None

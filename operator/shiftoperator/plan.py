@@ -1,0 +1,197 @@
+"""What to do about what was seen: pure functions, one per question."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shiftcore import scaling
+from shiftcore.layout import tp_gear
+from shiftprotos import contract
+
+from shiftoperator import manifests, names
+from shiftoperator.errors import NameConflictError
+from shiftoperator.snapshot import Object, RuntimeState, Snapshot
+from shiftoperator.spec import Policy, Spec
+
+REVISIONS_KEPT = 5
+# Over how long the share of tokens per gear is taken.
+SHARE_SECONDS = 10.0
+
+_QUANTITY = re.compile(r"([0-9]*\.?[0-9]+)(Ki|Mi|Gi|Ti|Pi|Ei|n|u|m|k|M|G|T|P|E)?")
+_FACTORS = {
+    "": 1.0, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
+    "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50, "Ei": 2.0**60,
+}  # fmt: skip
+
+
+# --- children ---
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Objects to apply, in order, and to delete."""
+
+    apply: tuple[Object, ...]
+    delete: tuple[Object, ...]
+
+
+def revision(snapshot: Snapshot, spec: Spec, default_image: str) -> Object:
+    """The stored pod template of this spec; a newly rendered one only where there is none."""
+    template_hash = manifests.template_hash(snapshot.resource["spec"])
+    stored = next((r for r in snapshot.revisions() if _hash_of(r) == template_hash), None)
+    if stored is None:
+        template = manifests.pod_template(snapshot.key.name, spec, template_hash, default_image)
+        number = max((r.get("revision", 0) for r in snapshot.revisions()), default=0) + 1
+    else:
+        template, number = stored["data"]["template"], stored["revision"]
+    return manifests.controller_revision(snapshot.resource, template_hash, template, number)
+
+
+def changes(snapshot: Snapshot, desired: Iterable[Object]) -> Changes:
+    """Raises NameConflictError before anything that is not ours would be overwritten."""
+    wanted = tuple(desired)
+    uid = snapshot.resource["metadata"]["uid"]
+    for child in wanted:
+        observed = snapshot.children.get(_identity(child))
+        if observed is not None and not _owned(observed, uid):
+            raise NameConflictError(*_identity(child))
+    to_apply = tuple(c for c in wanted if not contains(snapshot.children.get(_identity(c)), c))
+    return Changes(to_apply, _old_revisions(snapshot, wanted))
+
+
+def contains(observed: Any, desired: Any) -> bool:
+    """Whether everything desired is observed; what the API server added does not matter."""
+    if isinstance(desired, dict):
+        return isinstance(observed, dict) and all(contains(observed.get(k), v) for k, v in desired.items())
+    if isinstance(desired, list):
+        same_length = isinstance(observed, list) and len(observed) == len(desired)
+        return same_length and all(contains(o, d) for o, d in zip(observed, desired, strict=True))
+    if observed is None:
+        # The API server leaves out what is empty.
+        return not desired
+    return bool(observed == desired) or _same_quantity(observed, desired)
+
+
+def _same_quantity(one: Any, other: Any) -> bool:
+    """The API server writes quantities its own way: 1000m becomes 1."""
+    matches = [_QUANTITY.fullmatch(str(value)) for value in (one, other) if isinstance(value, (str, int))]
+    if len(matches) != 2 or matches[0] is None or matches[1] is None:
+        return False
+    first, second = (float(match[1]) * _FACTORS[match[2] or ""] for match in matches if match is not None)
+    return first == second
+
+
+def _old_revisions(snapshot: Snapshot, wanted: tuple[Object, ...]) -> tuple[Object, ...]:
+    present = {child["metadata"]["name"] for child in wanted if child["kind"] == "ControllerRevision"}
+    in_use = {pod.template_hash for pod in snapshot.pods}
+    idle = [r for r in snapshot.revisions() if r["metadata"]["name"] not in present and _hash_of(r) not in in_use]
+    uid = snapshot.resource["metadata"]["uid"]
+    newest_first = sorted((r for r in idle if _owned(r, uid)), key=lambda r: -int(r.get("revision", 0)))
+    return tuple(newest_first[REVISIONS_KEPT - 1 :])
+
+
+def _identity(obj: Object) -> tuple[str, str]:
+    return obj["kind"], obj["metadata"]["name"]
+
+
+def _owned(obj: Object, uid: str) -> bool:
+    return any(owner.get("uid") == uid for owner in obj["metadata"].get("ownerReferences", ()))
+
+
+def _hash_of(stored: Object) -> str:
+    return str(stored["metadata"].get("annotations", {}).get(contract.ANNOTATION_TEMPLATE_HASH, ""))
+
+
+def control_token(snapshot: Snapshot) -> str | None:
+    """The token in the control Secret; None when there is none that can be used."""
+    secret = snapshot.children.get(("Secret", names.control_secret(snapshot.key.name)), {})
+    encoded = secret.get("data", {}).get(contract.CONTROL_TOKEN_KEY, "")
+    try:
+        token = base64.b64decode(encoded, validate=True).decode("ascii")
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return token if len(token) >= 32 and token.isprintable() else None
+
+
+# --- policy ---
+
+
+@dataclass(frozen=True)
+class PolicyPlan:
+    """The policy with its generation, and whether it must be stored before it is pushed."""
+
+    policy: Policy
+    generation: int
+    store: bool
+
+
+def policy(status: Object, wanted: Policy, states: Iterable[RuntimeState] = ()) -> PolicyPlan:
+    """A generation is raised for a new policy, and when pods know a higher one: then ours was lost."""
+    stored = int(status.get("policyGeneration", 0))
+    generation = stored
+    if stored == 0 or (status.get("policy") or {}) != wanted.as_status():
+        generation += 1
+    for state in states:
+        if state.generation_accepted > generation:
+            generation = state.generation_accepted + 1
+        elif state.generation_accepted == generation and state.policy != wanted:
+            generation += 1
+    return PolicyPlan(wanted, generation, store=generation != stored)
+
+
+def behind(snapshot: Snapshot, generation: int) -> tuple[str, ...]:
+    """uids of pods that answer and have not accepted this generation: they started after it was pushed."""
+    return tuple(uid for uid, state in snapshot.states.items() if state.generation_accepted < generation)
+
+
+# --- scaling ---
+
+
+@dataclass(frozen=True)
+class TokenSample:
+    """Tokens per gear of one pod at one moment, to take shares over a window."""
+
+    at: float
+    tokens: Mapping[str, int]
+
+
+def sample(state: RuntimeState) -> TokenSample:
+    return TokenSample(state.read_at, {gear.name: gear.tokens for gear in state.gears})
+
+
+def throughput_share(state: RuntimeState, since: TokenSample | None) -> float:
+    """Share of the tokens since then that did not run in the tp gear; 1 when there is no other gear, or no token."""
+    before = since.tokens if since is not None else {}
+    if len(state.gears) < 2:
+        return 1.0
+    made = {gear.name: max(0, gear.tokens - before.get(gear.name, 0)) for gear in state.gears}
+    total = sum(made.values())
+    slow = sum(made[gear.name] for gear in state.gears if gear.sequence == 1)
+    return 1.0 - slow / total if total else 1.0
+
+
+def pod_load(name: str, spec: Spec, state: RuntimeState, since: TokenSample | None) -> scaling.PodLoad:
+    load = state.load
+    gear = tp_gear(spec.gpus).name if spec.policy.mode == "Latency" else state.base_gear
+    capacity = next((g.capacity_tokens_per_second for g in state.gears if g.name == gear), 0.0)
+    used = load.kv_blocks_total - load.kv_blocks_free
+    return scaling.PodLoad(
+        name=name,
+        measured_at=state.read_at,
+        prompt_tokens_per_second=load.prompt_tokens_per_second,
+        output_tokens_per_second=load.output_tokens_per_second,
+        waiting_tokens=load.waiting_tokens,
+        running_requests=load.running_requests,
+        waiting_requests=load.waiting_requests,
+        max_running_requests=load.max_running_requests,
+        oldest_wait_seconds=load.oldest_wait_seconds,
+        kv_used_fraction=used / load.kv_blocks_total if load.kv_blocks_total else 0.0,
+        tpot_p95_seconds=load.tpot_p95_seconds,
+        capacity_tokens_per_second=capacity,
+        throughput_share=throughput_share(state, since),
+    )

@@ -1,0 +1,314 @@
+"""One pass over one ShiftDeployment: observe, decide, plan, apply.
+
+A new policy does not wait for that: it is stored and pushed as soon as the change is seen, with the pods known from
+the pass before.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from shiftcore import scaling
+from shiftprotos import contract
+
+from shiftoperator import apply, manifests, observe, plan, status
+from shiftoperator import spec as specs
+from shiftoperator.cluster import Cluster
+from shiftoperator.errors import RuntimeCallError, UserError
+from shiftoperator.metrics import Metrics
+from shiftoperator.names import Key
+from shiftoperator.runtime_client import Endpoint, RuntimeClient
+from shiftoperator.settings import Settings
+from shiftoperator.snapshot import Object, Pod, RuntimeState, Snapshot
+from shiftoperator.spec import Spec
+
+log = logging.getLogger(__name__)
+
+# A pod that is busy may miss a reading; what it said last is shown for so long.
+KEEP_STATE_SECONDS = 20.0
+
+
+@dataclass
+class Memory:
+    """What is kept of one object between two passes. All of it can be lost: it is gathered again."""
+
+    snapshot: Snapshot | None = None
+    scaling: scaling.Memory = field(default_factory=scaling.Memory)
+    samples: dict[str, deque[plan.TokenSample]] = field(default_factory=dict)
+
+    @property
+    def known(self) -> Snapshot:
+        assert self.snapshot is not None, "a pass observes before it decides"
+        return self.snapshot
+
+
+class Reconciler:
+    def __init__(
+        self,
+        cluster: Cluster,
+        runtimes: RuntimeClient,
+        settings: Settings,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._cluster, self._runtimes, self._settings, self._metrics = cluster, runtimes, settings, metrics
+        self._clock = clock
+        self._memories: dict[Key, Memory] = {}
+
+    async def reconcile(self, key: Key, hint: Object | None, full: bool) -> bool:
+        """False when the object is gone. `hint` is the object as an event showed it; a pass that is not full
+        reads only the pods' states."""
+        memory = self._memories.setdefault(key, Memory())
+        if hint is not None and memory.snapshot is not None:
+            await self._push_at_once(memory, hint)
+        if full or memory.snapshot is None:
+            seen = await observe.snapshot(self._cluster, key)
+            if seen is None:
+                await self._forget(key)
+                return False
+            known = memory.snapshot
+            memory.snapshot = replace(seen, states=known.states if known is not None else {})
+        await self._settle(memory, full)
+        return True
+
+    async def _forget(self, key: Key) -> None:
+        memory = self._memories.pop(key)
+        if memory.snapshot is not None:
+            await self._runtimes.forget({pod.uid for pod in memory.snapshot.pods})
+
+    async def _settle(self, memory: Memory, full: bool) -> None:
+        before = memory.known.status
+        error: UserError | None = None
+        decision = status.Scaling(False, "NotDecided", "the spec is refused")
+        try:
+            spec = specs.parse(memory.known.resource["spec"])
+            if full:
+                await self._apply_children(memory, spec)
+            await self._sync_policy(memory, spec)
+        except UserError as refused:
+            error = refused
+            log.warning("refused key=%s reason=%s: %s", memory.known.key, refused.reason, refused)
+        decisions: list[Object] = before.get("decisions", [])
+        if error is None:
+            decision, decisions = await self._scale(memory, spec, decisions)
+        await self._report(memory, before, error, decision, decisions)
+
+    # --- children ---
+
+    async def _apply_children(self, memory: Memory, spec: Spec) -> None:
+        snapshot = memory.known
+        revision = plan.revision(snapshot, spec, self._settings.runtime_image)
+        token = plan.control_token(snapshot) or secrets.token_urlsafe(32)
+        desired = manifests.children(
+            snapshot.resource, spec, revision["data"]["template"], revision, token, self._settings.namespace
+        )
+        await apply.children(self._cluster, plan.changes(snapshot, desired))
+
+    # --- policy ---
+
+    async def _push_at_once(self, memory: Memory, hint: Object) -> None:
+        """The fast path: from the watch event straight to the pods."""
+        snapshot = memory.known
+        same = hint["metadata"]["uid"] == snapshot.resource["metadata"]["uid"]
+        if not same or hint["metadata"]["generation"] <= snapshot.generation:
+            return
+        try:
+            wanted = specs.parse(hint["spec"]).policy
+        except UserError:
+            return  # the full pass that follows says why
+        decided = plan.policy(snapshot.status, wanted)
+        if decided.store:
+            await self._set_policy(memory, decided)
+
+    async def _sync_policy(self, memory: Memory, spec: Spec) -> None:
+        if plan.policy(memory.known.status, spec.policy).store:
+            await self._set_policy(memory, plan.policy(memory.known.status, spec.policy))
+        await self._read_states(memory)
+        snapshot = memory.known
+        decided = plan.policy(snapshot.status, spec.policy, snapshot.states.values())
+        if decided.store:
+            log.warning("pods know a higher policy generation, raising ours key=%s", snapshot.key)
+            await self._set_policy(memory, decided)
+            return
+        late = set(plan.behind(snapshot, decided.generation))
+        if late:
+            await self._push(memory, decided, [pod for pod in snapshot.pods if pod.uid in late])
+
+    async def _set_policy(self, memory: Memory, decided: plan.PolicyPlan) -> None:
+        """Stored first: a generation that a pod has seen must never be given out again."""
+        started = self._clock()
+        snapshot = memory.known
+        changed = status.raised_generation(snapshot.status, decided.policy, decided.generation, _now())
+        resource = await apply.status(self._cluster, snapshot.resource, changed)
+        memory.snapshot = replace(snapshot, resource=resource)
+        accepted = await self._push(memory, decided, snapshot.live_pods)
+        seconds = self._clock() - started
+        self._metrics.policy_push_seconds.observe(seconds)
+        if accepted:
+            note = f"{decided.policy.mode}, generation {decided.generation}: accepted by {accepted} pods"
+            log.info("policy accepted key=%s %s seconds=%.3f", snapshot.key, note, seconds)
+            await self._event(memory, "PolicyAccepted", note, "PushPolicy")
+
+    async def _push(self, memory: Memory, decided: plan.PolicyPlan, pods: Iterable[Pod]) -> int:
+        """Returns how many pods accepted."""
+        snapshot, token = memory.known, plan.control_token(memory.known)
+        if token is None:
+            return 0
+        answers = await self._runtimes.push(_endpoints(pods), token, decided.policy, decided.generation)
+        states = dict(snapshot.states)
+        accepted = 0
+        for uid, answer in answers.items():
+            if isinstance(answer, RuntimeCallError):
+                log.info("policy not accepted key=%s pod=%s: %s", snapshot.key, uid, answer)
+                continue
+            accepted += 1
+            if uid in states:
+                generations = (answer.generation_accepted, answer.generation_applied)
+                states[uid] = replace(
+                    states[uid],
+                    policy=decided.policy,
+                    generation_accepted=generations[0],
+                    generation_applied=generations[1],
+                )
+        memory.snapshot = replace(snapshot, states=states)
+        return accepted
+
+    async def _read_states(self, memory: Memory) -> None:
+        snapshot, token = memory.known, plan.control_token(memory.known)
+        if token is None:
+            return
+        answers = await self._runtimes.states(_endpoints(snapshot.live_pods), token)
+        live = {pod.uid for pod in snapshot.live_pods}
+        oldest = self._clock() - KEEP_STATE_SECONDS
+        states = {u: s for u, s in snapshot.states.items() if u in live and s.read_at > oldest}
+        for uid, answer in answers.items():
+            if isinstance(answer, RuntimeState):
+                states[uid] = answer
+                _remember(memory, uid, answer)
+            else:
+                log.debug("state not read key=%s pod=%s: %s", snapshot.key, uid, answer)
+        await self._runtimes.forget({pod.uid for pod in snapshot.pods if pod.uid not in live})
+        memory.samples = {uid: samples for uid, samples in memory.samples.items() if uid in live}
+        memory.snapshot = replace(snapshot, states=states)
+
+    # --- scaling ---
+
+    async def _scale(self, memory: Memory, spec: Spec, decisions: list[Object]) -> tuple[status.Scaling, list[Object]]:
+        snapshot, mode = memory.known, spec.autoscaling.mode
+        idle = _no_scaling(snapshot, spec)
+        if idle is not None:
+            memory.scaling = scaling.Memory()
+            return idle, decisions
+        loads = tuple(
+            plan.pod_load(pod.name, spec, snapshot.states[pod.uid], _oldest(memory, pod.uid))
+            for pod in snapshot.ready_pods
+            if pod.uid in snapshot.states
+        )
+        decision, memory.scaling = scaling.decide(
+            spec.autoscaling.limits, spec.replicas, len(snapshot.ready_pods), loads, self._clock(), memory.scaling
+        )
+        said = status.Scaling(decision.reason != "MetricsStale", decision.reason, decision.message)
+        if decision.action is scaling.Action.HOLD:
+            return said, decisions
+        return said, await self._carry_out(memory, spec.replicas, decision, mode is scaling.Mode.APPLY, decisions)
+
+    async def _carry_out(
+        self, memory: Memory, replicas: int, decision: scaling.Decision, write: bool, decisions: list[Object]
+    ) -> list[Object]:
+        last = decisions[0] if decisions else {}
+        repeated = (last.get("to"), last.get("reason"), last.get("applied")) == (
+            decision.replicas,
+            decision.reason,
+            False,
+        )
+        if not write and repeated:
+            return decisions
+        if write:
+            await apply.scale(self._cluster, memory.known.resource, decision.replicas)
+        verb = "scaled" if write else "would scale"
+        note = f"{verb} from {replicas} to {decision.replicas} pods: {decision.message}"
+        log.info("scale key=%s applied=%s reason=%s %s", memory.known.key, write, decision.reason, note)
+        self._metrics.scale_decisions.labels(decision.action.value, decision.reason).inc()
+        await self._event(memory, decision.reason, note, str(decision.action))
+        entry = {
+            "time": _now(),
+            "from": replicas,
+            "to": decision.replicas,
+            "reason": decision.reason,
+            "message": decision.message,
+            "applied": write,
+        }
+        return [entry, *decisions]
+
+    # --- status ---
+
+    async def _report(
+        self,
+        memory: Memory,
+        before: Object,
+        error: UserError | None,
+        decision: status.Scaling,
+        decisions: list[Object],
+    ) -> None:
+        snapshot = memory.known
+        outcome = status.Outcome(
+            desired_replicas=snapshot.resource["spec"].get("replicas", 1),
+            template_hash=manifests.template_hash(snapshot.resource["spec"]),
+            policy_generation=int(snapshot.status.get("policyGeneration", 0)),
+            scaling=decision,
+            error=error,
+        )
+        built = status.build(snapshot, outcome, decisions, _now())
+        changed = status.patch(snapshot.status, built)
+        memory.snapshot = replace(snapshot, resource=await apply.status(self._cluster, snapshot.resource, changed))
+        for transition in status.transitions(before, built):
+            note = f"{transition.type}={transition.status}: {transition.message}"
+            log.info("condition key=%s reason=%s %s", snapshot.key, transition.reason, note)
+            await self._event(memory, transition.reason, note, "Reconcile", transition.bad)
+
+    async def _event(self, memory: Memory, reason: str, note: str, action: str, warning: bool = False) -> None:
+        identity = self._settings.identity
+        await apply.event(self._cluster, memory.known.resource, reason, note, identity, action, warning)
+
+
+def _no_scaling(snapshot: Snapshot, spec: Spec) -> status.Scaling | None:
+    """Why the autoscaler keeps out."""
+    if spec.autoscaling.mode is scaling.Mode.DISABLED:
+        return status.Scaling(False, "Disabled", "spec.autoscaling.mode is Disabled")
+    if snapshot.external_scaler is not None:
+        message = f"HorizontalPodAutoscaler {snapshot.external_scaler} drives /scale; delete it or disable autoscaling"
+        return status.Scaling(False, "ExternalScaler", message)
+    if spec.replicas == 0:
+        return status.Scaling(False, "ScaledToZero", "0 replicas were asked for; scale to 1 to let the autoscaler act")
+    return None
+
+
+def _endpoints(pods: Iterable[Pod]) -> list[Endpoint]:
+    return [_endpoint(pod) for pod in pods if pod.ip and pod.running]
+
+
+def _endpoint(pod: Pod) -> Endpoint:
+    host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
+    return Endpoint(pod.uid, pod.name, f"{host}:{contract.CONTROL_PORT}")
+
+
+def _remember(memory: Memory, uid: str, state: RuntimeState) -> None:
+    samples = memory.samples.setdefault(uid, deque())
+    samples.append(plan.sample(state))
+    while len(samples) > 2 and state.read_at - samples[1].at >= plan.SHARE_SECONDS:
+        samples.popleft()
+
+
+def _oldest(memory: Memory, uid: str) -> plan.TokenSample | None:
+    samples = memory.samples.get(uid)
+    return samples[0] if samples else None
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
