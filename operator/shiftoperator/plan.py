@@ -66,14 +66,14 @@ def changes(snapshot: Snapshot, desired: Iterable[Object]) -> Changes:
 
 def contains(observed: Any, desired: Any) -> bool:
     """Whether everything desired is observed; what the API server added does not matter."""
+    if observed is None:
+        # The API server leaves out what is empty.
+        return not desired
     if isinstance(desired, dict):
         return isinstance(observed, dict) and all(contains(observed.get(k), v) for k, v in desired.items())
     if isinstance(desired, list):
         same_length = isinstance(observed, list) and len(observed) == len(desired)
         return same_length and all(contains(o, d) for o, d in zip(observed, desired, strict=True))
-    if observed is None:
-        # The API server leaves out what is empty.
-        return not desired
     return bool(observed == desired) or _same_quantity(observed, desired)
 
 
