@@ -45,7 +45,7 @@ class Limits:
     kv_pressure: float = 0.9
     # Share of recent tokens in the throughput gear from which pods count as shifted.
     shifted_share: float = 0.5
-    stale_seconds: float = 10.0
+    stale_seconds: float = 15.0
     # A queue is to be worked off within this where the user set no TTFT target.
     default_ttft_seconds: float = 5.0
 
@@ -180,8 +180,9 @@ def _bypass(limits: Limits, pods: tuple[PodLoad, ...]) -> tuple[str, str] | None
     full = next((p for p in pods if p.waiting_requests and 0 < p.max_running_requests <= p.running_requests), None)
     if full is not None:
         return "SlotsFull", f"pod {full.name} runs its maximum of {full.max_running_requests} requests and more wait"
-    crowded = max(pods, key=lambda pod: pod.kv_used_fraction)
-    if crowded.kv_used_fraction >= limits.kv_pressure:
+    # An idle pod's cache is full of prefixes that give way at need.
+    crowded = max(pods, key=lambda pod: 0.0 if pod.idle else pod.kv_used_fraction)
+    if not crowded.idle and crowded.kv_used_fraction >= limits.kv_pressure:
         return "KvPressure", f"the KV cache of pod {crowded.name} is {_percent(crowded.kv_used_fraction)} full"
     # Percentiles look back a minute: without a running request they tell of the past.
     slow = max(pods, key=lambda pod: pod.tpot_p95_seconds if pod.running_requests else 0.0)

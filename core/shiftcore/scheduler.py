@@ -100,7 +100,7 @@ class Scheduler:
         self.running: list[Request] = []
         self.waiting: deque[Request] = deque()
         self._in_flight: Batch = ()
-        self._aborted: set[str] = set()
+        self._aborted: set[Request] = set()
 
     def add(self, request: Request) -> None:
         """Queue a request; raises QueueFullError, NeverFitsError or DuplicateRequestError."""
@@ -121,9 +121,8 @@ class Scheduler:
 
     def find(self, request_id: str) -> Request | None:
         """The request that is in flight under this id."""
-        if request_id in self._aborted:
-            return None
-        return next((r for r in (*self.running, *self.waiting) if r.id == request_id), None)
+        requests = (*self.running, *self.waiting)
+        return next((r for r in requests if r.id == request_id and r not in self._aborted), None)
 
     def abort(self, request_id: str) -> bool:
         """End a request; False if it is not in flight. Its blocks are free when the step in flight ends."""
@@ -131,7 +130,7 @@ class Scheduler:
         if request is None:
             return False
         if any(chunk.request is request for chunk in self._in_flight):
-            self._aborted.add(request_id)
+            self._aborted.add(request)
         else:
             self._remove(request)
         return True
@@ -175,8 +174,8 @@ class Scheduler:
         outputs: list[tuple[Request, int, Finish | None]] = []
         for chunk in self._in_flight:
             request = chunk.request
-            if request.id in self._aborted:
-                self._aborted.remove(request.id)
+            if request in self._aborted:
+                self._aborted.remove(request)
                 self._remove(request)
                 continue
             samples = chunk.samples

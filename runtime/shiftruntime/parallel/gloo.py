@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from itertools import product
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,7 +22,9 @@ class GlooComm:
         self.size = size
         timeout = timedelta(seconds=timeout_seconds)
         dist.init_process_group("gloo", init_method=init_method, rank=rank, world_size=size, timeout=timeout)
-        self._groups = {group: dist.new_group(list(group), timeout=timeout) for group in _all_groups(size)}
+        self._groups: dict[Group, Any] = {
+            group: dist.new_group(list(group), timeout=timeout) for group in _all_groups(size)
+        }
 
     def all_reduce(self, x: Tensor, group: Group) -> Tensor:
         if len(group) == 1:

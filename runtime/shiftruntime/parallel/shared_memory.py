@@ -99,7 +99,7 @@ class SharedMemoryComm:
     def _rounds(source: Tensor, target: Tensor, width: int) -> list[tuple[Tensor, Tensor]]:
         """Cut both along dimension 0 so that a round of ``width`` columns fits in a slot."""
         rows = max(1, SLOT_BYTES // (source.element_size() * width))
-        return list(zip(source.split(rows), target.split(rows), strict=True))
+        return [(source[i : i + rows], target[i : i + rows]) for i in range(0, len(source), rows)]
 
     def _exchange(self, part: Tensor, group: Group) -> list[Tensor]:
         """Publish ``part`` (flat) and return the parts of all members, as views that the next exchange keeps."""

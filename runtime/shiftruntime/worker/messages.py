@@ -46,6 +46,7 @@ class Sample(msgspec.Struct, frozen=True):
     top_p: float
     seed: int
     position: int
+    logprob: bool = False
 
 
 class ChunkPlan(msgspec.Struct, frozen=True):
@@ -59,7 +60,7 @@ class ChunkPlan(msgspec.Struct, frozen=True):
 
 
 class StepPlan(msgspec.Struct, frozen=True, tag=True):
-    """One step, the same on every rank. No chunks: nothing to compute, a new policy generation applies. Answer: Done."""
+    """One step, the same on every rank; without chunks only the policy generation applies. Answer: Done."""
 
     step: int
     gear: str

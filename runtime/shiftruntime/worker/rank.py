@@ -18,7 +18,7 @@ from shiftruntime.kernels.plain import PlainOps
 from shiftruntime.kernels.probe import choose_dtype
 from shiftruntime.models.decoder import Chunk, Decoder, StepBatch
 from shiftruntime.models.kv_cache import allocate_kv, kv_block_bytes
-from shiftruntime.models.sampling import SamplingRow, sample, score
+from shiftruntime.models.sampling import SamplingRow, sample, token_logprobs
 from shiftruntime.models.source import ModelSource, open_model
 from shiftruntime.models.weights import fill, plan_arena, view
 from shiftruntime.parallel.comm import Comm
@@ -123,15 +123,15 @@ class Rank:
             if chunk.sample is not None:
                 sampled.append(rows[-1])
                 s = chunk.sample
-                samplings.append(SamplingRow(s.temperature, s.top_p, s.seed, s.position))
+                samplings.append(SamplingRow(s.temperature, s.top_p, s.seed, s.position, s.logprob))
         tokens: tuple[int, ...] = ()
         logprobs: tuple[float, ...] = ()
         target_logprobs: tuple[float, ...] = ()
         if samplings:
-            ids, values = sample(logits[sampled], samplings, self._comm, decoder.ops, decoder.config.vocab_size)
+            ids, values = sample(logits[sampled], samplings, self._comm, decoder.ops)
             tokens, logprobs = tuple(ids.tolist()), tuple(values.tolist())
         if targets:
-            values = score(logits[scored], torch.tensor(targets), self._comm, decoder.ops)
+            values = token_logprobs(logits[scored], torch.tensor(targets), self._comm, decoder.ops)
             target_logprobs = tuple(values.tolist())
         self._send(Done(plan.step, plan.generation, tokens, logprobs, target_logprobs))
 

@@ -1,0 +1,94 @@
+"""Measures T(n) of every gear: interleaved, so that drift of the machine hits all gears alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from shiftcore.costs import CostCurve, CostPoint
+from shiftcore.layout import Gear
+
+from shiftruntime.worker.messages import ChunkPlan, Sample
+
+_CONTEXT_TOKENS = 64  # of the sequences in a decode step
+_MIN_ROUNDS = 3
+_MAX_ROUNDS = 9
+
+RunChunks = Callable[[Gear, tuple[ChunkPlan, ...]], object]
+
+
+def calibrate(
+    run: RunChunks,
+    gears: tuple[Gear, ...],
+    *,
+    max_num_seqs: int,
+    max_batched_tokens: int,
+    max_model_len: int,
+    num_blocks: int,
+    block_size: int,
+    budget_seconds: float,
+) -> dict[Gear, CostCurve]:
+    """A cost curve per gear over n = 1, 2, 4, … tokens.
+
+    Small steps are decodes of n sequences, larger ones prefill chunks. Sizes that the budget cannot repeat three times
+    are left out, the largest first. The KV cache must be unused: its blocks are overwritten.
+    """
+
+    def chunks_of(n: int) -> tuple[ChunkPlan, ...] | None:
+        return step_chunks(n, max_num_seqs, max_model_len, num_blocks, block_size)
+
+    sizes = [n for n in _sizes(max_batched_tokens) if chunks_of(n) is not None]
+    samples: dict[tuple[Gear, int], list[float]] = {}
+    started = time.monotonic()
+    kept: list[int] = []
+    for n in sizes:  # the first round warms each shape and is not counted
+        size_started = time.monotonic()
+        for gear in gears:
+            _timed(run, gear, chunks_of(n))
+        kept.append(n)
+        spent = time.monotonic() - started
+        # The next size costs about twice this one, in this round and in the rounds to come.
+        next_round = 2 * (time.monotonic() - size_started) + spent
+        if spent + _MIN_ROUNDS * next_round > budget_seconds:
+            break
+    for done in range(_MAX_ROUNDS):
+        if done >= _MIN_ROUNDS and time.monotonic() - started > budget_seconds:
+            break
+        for n in kept:
+            for gear in gears if done % 2 == 0 else gears[::-1]:
+                samples.setdefault((gear, n), []).append(_timed(run, gear, chunks_of(n)))
+    return {gear: CostCurve(tuple(CostPoint.of(n, samples[gear, n]) for n in kept)) for gear in gears}
+
+
+def step_chunks(
+    n: int, max_num_seqs: int, max_model_len: int, num_blocks: int, block_size: int
+) -> tuple[ChunkPlan, ...] | None:
+    """A step of n tokens: decodes if there may be n sequences, else prefills. None if the cache is too small."""
+    context = min(_CONTEXT_TOKENS, max_model_len - 1)
+    if n <= max_num_seqs:
+        lengths = [(context, 1)] * n
+    else:
+        full, rest = divmod(n, max_model_len)
+        lengths = [(0, max_model_len)] * full + [(0, rest)] * (rest > 0)
+    chunks: list[ChunkPlan] = []
+    first = 0
+    for start, length in lengths:
+        blocks = -(-(start + length) // block_size)
+        if first + blocks > num_blocks:
+            return None
+        sample = Sample(temperature=0.0, top_p=1.0, seed=0, position=start + length)
+        chunks.append(ChunkPlan((1,) * length, start, tuple(range(first, first + blocks)), sample))
+        first += blocks
+    return tuple(chunks)
+
+
+def _sizes(largest: int) -> list[int]:
+    sizes = [1 << i for i in range(largest.bit_length())]
+    return sizes if sizes[-1] == largest else [*sizes, largest]
+
+
+def _timed(run: RunChunks, gear: Gear, chunks: tuple[ChunkPlan, ...] | None) -> float:
+    assert chunks is not None, "sizes that do not fit were left out"
+    started = time.perf_counter()
+    run(gear, chunks)
+    return time.perf_counter() - started

@@ -1,0 +1,266 @@
+"""The front end's handle on the engine process, for an asyncio loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+import msgspec
+from shiftcore.policy import Policy
+from shiftprotos import contract
+
+from shiftruntime.engine.messages import (
+    Abort,
+    Admitted,
+    Answer,
+    Call,
+    EngineState,
+    Fatal,
+    FromEngine,
+    Output,
+    PhaseUpdate,
+    Ready,
+    Refused,
+    Shutdown,
+    Submit,
+)
+from shiftruntime.engine.options import EngineOptions
+from shiftruntime.engine.start_message import Start
+from shiftruntime.worker.frames import FrameBuffer, FrameError, pack
+
+_READ_BYTES = 1 << 16
+_CALL_SECONDS = 15.0
+_CALIBRATE_SECONDS = 120.0
+_STARTUP_MARGIN_SECONDS = 30.0
+
+
+T = TypeVar("T")
+
+
+class EngineFailed(Exception):
+    """The engine cannot go on, or did not start."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class RequestRefused(Exception):
+    """Not admitted; ``reason`` as in messages.Refused."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class PolicyRefused(Exception):
+    """A control call was refused; ``kind`` as in messages.Answer."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+
+
+class EngineClient:
+    """One engine process. All methods belong to one event loop."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._options = options
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._reader_task: asyncio.Task[None] | None = None
+        self._call_ids = itertools.count(1)
+        self._calls: dict[int, asyncio.Future[Answer]] = {}
+        self._admissions: dict[str, asyncio.Future[None]] = {}
+        self._outputs: dict[str, asyncio.Queue[Output | EngineFailed]] = {}
+        self._stopping = False
+
+    async def start(self, on_phase: Callable[[PhaseUpdate], None]) -> Ready:
+        """Spawn the engine and wait until it serves; raises EngineFailed."""
+        loop = asyncio.get_running_loop()
+        self.failed: asyncio.Future[EngineFailed] = loop.create_future()
+        self._ready: asyncio.Future[Ready] = loop.create_future()
+        self._on_phase = on_phase
+        ours, theirs = socket.socketpair()
+        command = ("-m", "shiftruntime.engine", "--socket-fd", str(theirs.fileno()))
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL
+        )
+        theirs.close()
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        self._send(Start(self._options))
+        self._reader_task = asyncio.create_task(self._read(reader))
+        timeout = self._options.startup_timeout_seconds + _STARTUP_MARGIN_SECONDS
+        try:
+            return await asyncio.wait_for(self._ready, timeout)
+        except TimeoutError as error:
+            raise EngineFailed(contract.REASON_START_TIMEOUT, f"the engine did not start in {timeout:g} s") from error
+
+    async def submit(self, request: Submit) -> AsyncIterator[Output]:
+        """Admit a request, then iterate over its outputs; raises RequestRefused or EngineFailed."""
+        self._check_alive()
+        if request.request_id in self._outputs:
+            raise RequestRefused("DuplicateRequest", f"request {request.request_id} is in flight")
+        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._admissions[request.request_id] = admitted
+        self._outputs[request.request_id] = asyncio.Queue()
+        self._send(request)
+        try:
+            async with asyncio.timeout(_CALL_SECONDS):
+                await admitted
+        except BaseException as error:
+            # Refused, failed, timed out or cancelled: nobody will read the outputs.
+            self._outputs.pop(request.request_id, None)
+            if not isinstance(error, RequestRefused | EngineFailed):
+                self.abort(request.request_id)
+            if isinstance(error, TimeoutError):
+                text = f"the engine did not admit a request within {_CALL_SECONDS:g} s"
+                raise EngineFailed(contract.REASON_INTERNAL, text) from error
+            raise
+        finally:
+            self._admissions.pop(request.request_id, None)
+        return self._iterate(request.request_id)
+
+    def abort(self, request_id: str) -> None:
+        """End a request if it is in flight; its last output says so."""
+        if not self._stopping and not self.failed.done():
+            self._send(Abort(request_id))
+
+    async def state(self) -> EngineState:
+        return await self._call("state")
+
+    async def set_policy(self, policy: Policy) -> EngineState:
+        """Accepted when this returns; applied at the next step boundary. Raises PolicyRefused."""
+        return await self._call("set_policy", policy)
+
+    async def calibrate(self) -> EngineState:
+        """Measure the gears again, on an idle engine. Raises PolicyRefused("Busy")."""
+        return await self._call("calibrate", timeout_seconds=_CALIBRATE_SECONDS)
+
+    async def drain(self) -> EngineState:
+        """Refuse new requests from now on."""
+        return await self._call("drain")
+
+    async def stop(self, timeout_seconds: float) -> None:
+        """End the engine and its ranks; by force after the timeout."""
+        self._stopping = True
+        process = self._process
+        if process is None:
+            return
+        with contextlib.suppress(ConnectionError):
+            self._send(Shutdown())
+        try:
+            await asyncio.wait_for(process.wait(), timeout_seconds)
+        except TimeoutError:
+            process.kill()  # the ranks follow: the kernel ends them with their parent
+            await process.wait()
+        if self._writer is not None:
+            self._writer.close()
+        if self._reader_task is not None:
+            self._reader_task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reader_task
+
+    async def _iterate(self, request_id: str) -> AsyncIterator[Output]:
+        queue = self._outputs[request_id]
+        try:
+            while True:
+                # No deadline here: the engine's watchdog bounds every step, and its end wakes this queue.
+                output = await queue.get()
+                if isinstance(output, EngineFailed):
+                    raise output
+                yield output
+                if output.finish is not None:
+                    return
+        finally:
+            self._outputs.pop(request_id, None)
+
+    async def _call(
+        self, verb: str, policy: Policy | None = None, timeout_seconds: float = _CALL_SECONDS
+    ) -> EngineState:
+        self._check_alive()
+        call_id = next(self._call_ids)
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._calls[call_id] = answered
+        try:
+            self._send(Call(call_id, verb, policy))
+            answer = await asyncio.wait_for(answered, timeout_seconds)
+        except TimeoutError as error:
+            text = f"the engine did not answer {verb} within {timeout_seconds:g} s"
+            raise EngineFailed(contract.REASON_INTERNAL, text) from error
+        finally:
+            self._calls.pop(call_id, None)
+        if answer.state is None:
+            raise PolicyRefused(answer.error_kind, answer.error)
+        return answer.state
+
+    def _send(self, message: msgspec.Struct) -> None:
+        assert self._writer is not None, "start() comes first"
+        self._writer.write(pack(message))
+
+    def _check_alive(self) -> None:
+        if self.failed.done():
+            raise self.failed.result()
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        buffer: FrameBuffer[FromEngine] = FrameBuffer(FromEngine)
+        failure = EngineFailed(contract.REASON_RANK_FAILED, "the engine process ended unexpectedly")
+        try:
+            while data := await reader.read(_READ_BYTES):
+                for message in buffer.feed(data):
+                    if isinstance(message, Fatal):
+                        failure = EngineFailed(message.reason, message.message)
+                    else:
+                        self._dispatch(message)
+        except (ConnectionError, FrameError) as error:
+            failure = EngineFailed(contract.REASON_INTERNAL, f"lost the engine: {error}")
+        self._fail(failure)
+
+    def _dispatch(self, message: FromEngine) -> None:
+        match message:
+            case Output(request_id=request_id):
+                if request_id in self._outputs:
+                    self._outputs[request_id].put_nowait(message)
+            case Admitted(request_id=request_id):
+                _resolve(self._admissions.get(request_id), None)
+            case Refused(request_id=request_id):
+                _reject(self._admissions.get(request_id), RequestRefused(message.reason, message.message))
+            case Answer(call_id=call_id):
+                _resolve(self._calls.get(call_id), message)
+            case PhaseUpdate():
+                self._on_phase(message)
+            case Ready():
+                _resolve(self._ready, message)
+
+    def _fail(self, failure: EngineFailed) -> None:
+        """Wake everyone who waits for the engine."""
+        waiting: list[asyncio.Future[None] | asyncio.Future[Answer]] = [
+            *self._admissions.values(),
+            *self._calls.values(),
+        ]
+        for future in waiting:
+            _reject(future, failure)
+        for queue in self._outputs.values():
+            queue.put_nowait(failure)
+        if not self._ready.done():
+            self._ready.set_exception(failure)
+        elif not self._stopping:
+            _resolve(self.failed, failure)
+
+
+def _resolve(future: asyncio.Future[T] | None, value: T) -> None:
+    if future is not None and not future.done():
+        future.set_result(value)
+
+
+def _reject(future: asyncio.Future[Any] | None, error: Exception) -> None:
+    if future is not None and not future.done():
+        future.set_exception(error)

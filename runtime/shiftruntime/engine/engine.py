@@ -1,0 +1,279 @@
+"""The loop: schedule → run → complete, one step after the other, each in the gear that suits it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+
+import msgspec
+from shiftcore.blocks import BlockPool
+from shiftcore.gears import GearTable, choose, threshold_in_use
+from shiftcore.layout import Gear
+from shiftcore.policy import Policy, PolicyError, StaleGenerationError, accept
+from shiftcore.scheduler import (
+    Batch,
+    DuplicateRequestError,
+    Finish,
+    Limits,
+    NeverFitsError,
+    QueueFullError,
+    Request,
+    Scheduler,
+)
+
+from shiftruntime.engine.loads import LoadWindows
+from shiftruntime.engine.messages import (
+    Abort,
+    Admitted,
+    Answer,
+    Call,
+    EngineState,
+    GearState,
+    LoadState,
+    Output,
+    Refused,
+    Sampling,
+    Shutdown,
+    Submit,
+    ToEngine,
+)
+from shiftruntime.engine.options import EngineOptions
+from shiftruntime.engine.ranks import RankGroup
+from shiftruntime.engine.startup import Started, Startup
+from shiftruntime.worker.messages import ChunkPlan, Done, Sample, StepPlan
+
+Send = Callable[[msgspec.Struct], None]
+
+
+class Engine:
+    """Serves requests from the front end; ``handle`` may be called while a step runs."""
+
+    def __init__(self, options: EngineOptions, startup: Startup, started: Started, ranks: RankGroup, send: Send):
+        self._options = options
+        self._startup = startup
+        self._started = started
+        self._ranks = ranks
+        self._send = send
+        self.table: GearTable = started.table
+        self.policy: Policy = options.policy
+        limits = Limits(
+            options.max_num_seqs, options.max_batched_tokens, started.max_model_len, options.max_waiting_requests
+        )
+        self.scheduler = Scheduler(limits, BlockPool(started.num_blocks, options.block_size))
+        self._samplings: dict[str, Sampling] = {}
+        self._first_token: dict[str, float] = {}
+        self._calibrations: list[int] = []  # call ids that wait for an idle moment
+        self._windows = LoadWindows()
+        self._steps: Counter[Gear] = Counter()
+        self._tokens: Counter[Gear] = Counter()
+        self._busy_seconds: defaultdict[Gear, float] = defaultdict(float)
+        self._shifts = 0
+        self._last_gear: Gear | None = None
+        self._generation_applied = -1
+        self._draining = False
+        self.stopping = False
+
+    def step(self) -> bool:
+        """Run one step; False if there was nothing to do."""
+        batch = self.scheduler.schedule()
+        if not batch:
+            return self._idle()
+        tokens = sum(chunk.length for chunk in batch)
+        gear = choose(tokens, self.table, self.policy)
+        started = time.monotonic()
+        done = self._ranks.run(self._plan(gear, batch))
+        self._account(gear, batch, tokens, time.monotonic() - started, done)
+        self._complete(batch, done)
+        return True
+
+    def handle(self, message: ToEngine) -> None:
+        """Answer the front end; never waits for a step."""
+        match message:
+            case Submit():
+                self._submit(message)
+            case Abort():
+                self._abort(message.request_id)
+            case Call():
+                self._call(message)
+            case Shutdown():
+                self.stopping = True
+
+    # --- one step ---------------------------------------------------------------------------------------------------
+
+    def _plan(self, gear: Gear, batch: Batch) -> StepPlan:
+        chunks = []
+        for chunk in batch:
+            request, end = chunk.request, chunk.start + chunk.length
+            s = self._samplings[request.id]
+            sample = Sample(s.temperature, s.top_p, s.seed, end, s.logprobs) if chunk.samples else None
+            blocks = tuple(request.blocks[: self.scheduler.pool.blocks_for(end)])
+            chunks.append(ChunkPlan(tuple(request.tokens[chunk.start : end]), chunk.start, blocks, sample))
+        return StepPlan(self._ranks.last_step + 1, gear.name, self.policy.generation, tuple(chunks))
+
+    def _account(self, gear: Gear, batch: Batch, tokens: int, seconds: float, done: Done) -> None:
+        now = time.monotonic()
+        self._steps[gear] += 1
+        self._tokens[gear] += tokens
+        self._busy_seconds[gear] += seconds
+        self._shifts += self._last_gear is not None and self._last_gear != gear
+        self._last_gear = gear
+        self._generation_applied = done.generation
+        self._windows.step_tokens.add(now, tokens)
+        self._windows.busy_seconds.add(now, seconds)
+        self._windows.output_tokens.add(now, sum(chunk.samples for chunk in batch))
+
+    def _complete(self, batch: Batch, done: Done) -> None:
+        sampling = [chunk.request.id for chunk in batch if chunk.samples]
+        sampled = dict(zip(sampling, done.tokens, strict=True))
+        logprobs = dict(zip(sampling, done.logprobs, strict=True))
+        for request, token, finish in self.scheduler.complete(sampled):
+            wanted = (logprobs[request.id],) if self._samplings[request.id].logprobs else ()
+            self._send(Output(request.id, (token,), wanted, finish))
+            self._observe(request, finish)
+            if finish is not None:
+                self._forget(request.id)
+
+    def _observe(self, request: Request, finish: Finish | None) -> None:
+        now = time.monotonic()
+        first = self._first_token.setdefault(request.id, now)
+        if first == now:
+            self._windows.ttft_seconds.add(now, now - request.arrival_seconds)
+        if finish is not None and request.num_output > 1:
+            self._windows.tpot_seconds.add(now, (now - first) / (request.num_output - 1))
+
+    def _idle(self) -> bool:
+        """Without requests: let a new policy reach the ranks, then check the books."""
+        if self._generation_applied != self.policy.generation:
+            done = self._ranks.run(StepPlan(self._ranks.last_step + 1, self.table.latency.name, self.policy.generation))
+            self._generation_applied = done.generation
+            return True
+        if not self.scheduler.running and not self.scheduler.waiting:
+            if self._calibrations:
+                self._calibrate()
+                return True
+            pool = self.scheduler.pool
+            pool.check()
+            assert pool.num_free == pool.num_blocks, f"idle with {pool.num_blocks - pool.num_free} blocks in use"
+        return False
+
+    # --- the front end ----------------------------------------------------------------------------------------------
+
+    def _submit(self, message: Submit) -> None:
+        s = message.sampling
+        now = time.monotonic()
+        request = Request(message.request_id, message.prompt, s.max_tokens, frozenset(s.stop_token_ids), now)
+        try:
+            if self._draining:
+                self._send(Refused(request.id, "Draining", "this pod is draining; retry on another"))
+                return
+            self.scheduler.add(request)
+        except QueueFullError as error:
+            self._send(Refused(request.id, "QueueFull", str(error)))
+        except DuplicateRequestError as error:
+            self._send(Refused(request.id, "DuplicateRequest", str(error)))
+        except NeverFitsError as error:
+            self._send(Refused(request.id, "InvalidRequest", str(error)))
+        else:
+            self._samplings[request.id] = s
+            self._windows.prompt_tokens.add(now, len(request.prompt))
+            self._send(Admitted(request.id))
+
+    def _abort(self, request_id: str) -> None:
+        if self.scheduler.abort(request_id):
+            self._send(Output(request_id, (), finish=Finish.ABORT))
+            self._first_token.pop(request_id, None)
+            # The sampling of a request in flight is looked up again only through an id that is forgotten by then.
+            self._samplings.pop(request_id, None)
+
+    def _forget(self, request_id: str) -> None:
+        del self._samplings[request_id]
+        del self._first_token[request_id]
+
+    def _call(self, call: Call) -> None:
+        match call.verb:
+            case "state":
+                self._send(Answer(call.call_id, self.state()))
+            case "set_policy":
+                self._send(self._set_policy(call))
+            case "drain":
+                self._draining = True
+                self._send(Answer(call.call_id, self.state()))
+            case "calibrate":
+                if self.scheduler.running or self.scheduler.waiting:
+                    text = f"{len(self.scheduler.running)} requests run; drain the pod or wait, then calibrate"
+                    self._send(Answer(call.call_id, error_kind="Busy", error=text))
+                else:
+                    self._calibrations.append(call.call_id)
+            case verb:
+                self._send(Answer(call.call_id, error_kind="InvalidCall", error=f"no verb {verb!r}"))
+
+    def _set_policy(self, call: Call) -> Answer:
+        assert call.policy is not None, "set_policy without a policy"
+        try:
+            self.policy = accept(self.policy, call.policy, self.table.gears)
+        except StaleGenerationError as error:
+            return Answer(call.call_id, error_kind="StaleGeneration", error=str(error))
+        except PolicyError as error:
+            return Answer(call.call_id, error_kind="InvalidPolicy", error=str(error))
+        return Answer(call.call_id, self.state())
+
+    def _calibrate(self) -> None:
+        costs = self._startup.calibrate(self._started.max_model_len, self._started.num_blocks)
+        self.table = GearTable(self.table.base, costs)
+        for call_id in self._calibrations:
+            self._send(Answer(call_id, self.state()))
+        self._calibrations.clear()
+
+    # --- what it knows ----------------------------------------------------------------------------------------------
+
+    def state(self) -> EngineState:
+        crossover = self.table.crossover
+        threshold, source = threshold_in_use(self.table, self.policy)
+        return EngineState(
+            policy=self.policy,
+            generation_applied=max(0, self._generation_applied),
+            gears=tuple(self._gear_state(gear) for gear in self.table.gears),
+            base_gear=self.table.base.name,
+            crossover_tokens=crossover.tokens,
+            crossover_reason=crossover.reason,
+            crossover_message=crossover.message,
+            threshold_tokens=threshold,
+            threshold_source=source,
+            shifts=self._shifts,
+            load=self._load(),
+            self_check=self._started.self_check,
+            draining=self._draining,
+        )
+
+    def _gear_state(self, gear: Gear) -> GearState:
+        curve = self.table.costs.get(gear)
+        return GearState(
+            name=gear.name,
+            sequence=gear.sequence,
+            tensor=gear.tensor,
+            costs=curve.points if curve else (),
+            steps=self._steps[gear],
+            tokens=self._tokens[gear],
+            busy_seconds=self._busy_seconds[gear],
+            capacity_tokens_per_second=curve.capacity_tokens_per_second() if curve else 0.0,
+        )
+
+    def _load(self) -> LoadState:
+        now, w, scheduler = time.monotonic(), self._windows, self.scheduler
+        oldest = min((request.arrival_seconds for request in scheduler.waiting), default=now)
+        return LoadState(
+            running_requests=len(scheduler.running),
+            waiting_requests=len(scheduler.waiting),
+            waiting_tokens=scheduler.waiting_tokens,
+            kv_blocks_total=scheduler.pool.num_blocks,
+            kv_blocks_free=scheduler.pool.num_free,
+            oldest_wait_seconds=now - oldest,
+            tokens_per_second=w.step_tokens.rate(now),
+            busy_fraction=min(1.0, w.busy_seconds.rate(now)),
+            max_running_requests=scheduler.limits.max_num_seqs,
+            ttft_p95_seconds=w.ttft_seconds.percentile95(now),
+            tpot_p95_seconds=w.tpot_seconds.percentile95(now),
+            prompt_tokens_per_second=w.prompt_tokens.rate(now),
+            output_tokens_per_second=w.output_tokens.rate(now),
+        )

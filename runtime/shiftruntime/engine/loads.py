@@ -1,0 +1,49 @@
+"""Sliding windows over what the engine did: the figures of shiftparallel.v1.Load."""
+
+from __future__ import annotations
+
+from collections import deque
+
+_RATE_SECONDS = 10.0
+_LATENCY_SECONDS = 60.0
+
+
+class Window:
+    """Values of the last ``span_seconds``; times come from the caller and never go back."""
+
+    def __init__(self, span_seconds: float) -> None:
+        self._span_seconds = span_seconds
+        self._values: deque[tuple[float, float]] = deque()
+
+    def add(self, now: float, value: float) -> None:
+        self._values.append((now, value))
+
+    def total(self, now: float) -> float:
+        self._expire(now)
+        return sum(value for _, value in self._values)
+
+    def rate(self, now: float) -> float:
+        """Per second of the whole span."""
+        return self.total(now) / self._span_seconds
+
+    def percentile95(self, now: float) -> float:
+        """Nearest rank; 0 without values."""
+        self._expire(now)
+        values = sorted(value for _, value in self._values)
+        return values[min(len(values) - 1, int(0.95 * len(values)))] if values else 0.0
+
+    def _expire(self, now: float) -> None:
+        while self._values and self._values[0][0] < now - self._span_seconds:
+            self._values.popleft()
+
+
+class LoadWindows:
+    """All windows of one engine."""
+
+    def __init__(self) -> None:
+        self.step_tokens = Window(_RATE_SECONDS)
+        self.busy_seconds = Window(_RATE_SECONDS)
+        self.prompt_tokens = Window(_RATE_SECONDS)
+        self.output_tokens = Window(_RATE_SECONDS)
+        self.ttft_seconds = Window(_LATENCY_SECONDS)
+        self.tpot_seconds = Window(_LATENCY_SECONDS)

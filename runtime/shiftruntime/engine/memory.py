@@ -1,0 +1,84 @@
+"""How much memory this process group may still use, and how many KV blocks fit in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shiftprotos import contract
+
+from shiftruntime.engine.options import EngineOptions
+from shiftruntime.errors import StartupError
+
+_KV_SHARE = 0.8  # of what is free after the weights; the rest is for activations
+_UNLIMITED = 1 << 60  # cgroup v1 reports "no limit" as a number near 2**63
+_MIB = 1 << 20
+
+
+def available_bytes() -> int:
+    """The smaller of the machine's available memory and what is left under the cgroup's limit."""
+    free = _meminfo("MemAvailable")
+    for limit_path, usage_path, stat_path in (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ):
+        root = Path("/sys/fs/cgroup")
+        limit = _number(root / limit_path)
+        usage = _number(root / usage_path)
+        if limit is not None and usage is not None and limit < _UNLIMITED:
+            # Page cache counts as usage but is given back under pressure.
+            free = min(free, limit - usage + _stat(root / stat_path, "inactive_file"))
+    return max(0, free)
+
+
+def check_weights_fit(weights_bytes: int) -> None:
+    """Raises StartupError(OutOfMemory) before anything is loaded."""
+    free = available_bytes()
+    if weights_bytes > free:
+        raise StartupError(
+            contract.REASON_OUT_OF_MEMORY,
+            f"the weights need {weights_bytes // _MIB} MiB and {free // _MIB} MiB are free; "
+            "raise the memory limit or choose a smaller dtype",
+        )
+
+
+def kv_blocks(options: EngineOptions, max_model_len: int, block_bytes: int, free_bytes: int) -> int:
+    """Blocks per rank: what the memory holds, at most what the limits can use.
+
+    Raises StartupError(OutOfMemory) if not even one sequence of maximal length fits.
+    """
+    per_sequence = -(-max_model_len // options.block_size)
+    budget = options.kv_memory_bytes
+    if budget is None:
+        budget = int(free_bytes * _KV_SHARE) // options.ranks
+    fitting = budget // block_bytes
+    if fitting < per_sequence:
+        raise StartupError(
+            contract.REASON_OUT_OF_MEMORY,
+            f"the KV cache gets {budget // _MIB} MiB per rank, which holds {fitting * options.block_size} tokens, less "
+            f"than one sequence of {max_model_len}; raise the memory limit or lower --max-model-len",
+        )
+    return min(fitting, per_sequence * options.max_num_seqs)
+
+
+def _meminfo(key: str) -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name == key:
+            return int(rest.split()[0]) * 1024
+    raise StartupError(contract.REASON_INTERNAL, f"/proc/meminfo has no {key}")
+
+
+def _number(path: Path) -> int | None:
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _stat(path: Path, key: str) -> int:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.split()[0] == key), 0)

@@ -1,0 +1,60 @@
+"""Start-up proof that all gears compute the same model: teacher-forced log probabilities, one prompt, every gear.
+
+A wrong head order or an unbound cache changes no shape and crashes nothing; it shows here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shiftcore.layout import Gear
+
+from shiftruntime.engine.messages import SelfCheckState
+from shiftruntime.worker.messages import ChunkPlan
+
+# Largest difference of a log probability (nats) between gears that rounding explains; sums are split differently.
+TOLERANCES = {"float64": 1e-8, "float32": 2e-3, "bfloat16": 1.0}
+_TOKENS = 40
+
+Score = Callable[[Gear, ChunkPlan], tuple[float, ...]]
+
+
+def self_check(score: Score, gears: tuple[Gear, ...], *, dtype: str, exact: bool, vocab_size: int, max_model_len: int,
+               block_size: int) -> SelfCheckState:  # fmt: skip
+    """Score one prompt whole in each gear, then with a shift after every third of it, on one cache."""
+    tokens = _prompt(min(_TOKENS, max_model_len), vocab_size)
+    blocks = tuple(range(-(-len(tokens) // block_size)))
+    reference = _run(score, [gears[0]], tokens, blocks)
+    worst = 0.0
+    for path in [[gear] for gear in gears[1:]] + [_rotation(gears, first) for first in range(len(gears))]:
+        got = _run(score, path, tokens, blocks)
+        worst = max(worst, *(abs(a - b) for a, b in zip(got, reference, strict=True)))
+    tolerance = 0.0 if exact else TOLERANCES[dtype]
+    names = tuple(gear.name for gear in gears)
+    # Written so that NaN fails.
+    passed = worst <= tolerance
+    verdict = "agree" if passed else "disagree"
+    message = f"{', '.join(names)} {verdict}: log probabilities differ by {worst:.2g}, {tolerance:.2g} is tolerated"
+    return SelfCheckState(passed, worst, tolerance, names, message)
+
+
+def _run(score: Score, path: list[Gear], tokens: tuple[int, ...], blocks: tuple[int, ...]) -> list[float]:
+    """Log probability of each next token; the prompt is cut evenly over the gears of the path."""
+    known, targets = tokens[:-1], tokens[1:]
+    step = -(-len(known) // len(path))
+    result: list[float] = []
+    for i, gear in enumerate(path):
+        part = slice(i * step, (i + 1) * step)
+        if known[part]:
+            result += score(gear, ChunkPlan(known[part], i * step, blocks, targets=targets[part]))
+    return result
+
+
+def _rotation(gears: tuple[Gear, ...], first: int) -> list[Gear]:
+    """Three parts, each in the gear after the last one's."""
+    return [gears[(first + i) % len(gears)] for i in range(3)]
+
+
+def _prompt(length: int, vocab_size: int) -> tuple[int, ...]:
+    """Token ids that are spread over the vocabulary and the same on every start."""
+    return tuple((7919 * i + 104_729) % vocab_size for i in range(length))

@@ -1,0 +1,177 @@
+"""From processes to a proven set of gears: start ranks → load → KV → warm → calibrate → self-check."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from shiftcore.costs import CostCurve
+from shiftcore.gears import GearTable
+from shiftcore.layout import Gear, allowed_gears
+from shiftprotos import contract
+
+from shiftruntime.config import ModelConfig
+from shiftruntime.engine.calibration import calibrate, step_chunks
+from shiftruntime.engine.memory import available_bytes, check_weights_fit, kv_blocks
+from shiftruntime.engine.messages import PhaseUpdate, SelfCheckState
+from shiftruntime.engine.options import EngineOptions
+from shiftruntime.engine.ranks import RankGroup
+from shiftruntime.engine.self_check import self_check
+from shiftruntime.errors import StartupError
+from shiftruntime.worker.messages import (
+    Allocated,
+    AllocateKv,
+    Attach,
+    Attached,
+    ChunkPlan,
+    Load,
+    Loaded,
+    LoadProgress,
+    Open,
+    Opened,
+    StepPlan,
+)
+
+_DEFAULT_MODEL_LEN = 8192
+_CALIBRATION_SECONDS = 20.0
+_WARM_TOKENS = 32
+
+Report = Callable[[PhaseUpdate], None]
+
+
+@dataclass(frozen=True)
+class Started:
+    """What the engine serves with."""
+
+    config: ModelConfig
+    dtype: str
+    max_model_len: int
+    num_blocks: int
+    table: GearTable
+    self_check: SelfCheckState
+
+
+class Startup:
+    """One start. Every phase is reported; every wait has the start-up deadline."""
+
+    def __init__(self, options: EngineOptions, ranks: RankGroup, report: Report) -> None:
+        self._options = options
+        self._ranks = ranks
+        self._report = report
+        self._deadline = time.monotonic() + options.startup_timeout_seconds
+        self._gears = allowed_gears(options.base_gear)
+
+    def run(self) -> Started:
+        """Raises StartupError or RankError."""
+        with self._phase("ranks"):
+            self._ranks.wait_hello(self._left())
+        opened = self._load()
+        max_model_len = self._max_model_len(opened.config)
+        num_blocks = self._kv(opened, max_model_len)
+        with self._phase("warm"):
+            self._warm(max_model_len, num_blocks)
+        table = GearTable(self._options.base_gear, self._measure(max_model_len, num_blocks))
+        with self._phase("self-check"):
+            check = self._self_check(opened, max_model_len)
+        if not check.passed:
+            raise StartupError(contract.REASON_SELF_CHECK_FAILED, check.message)
+        return Started(opened.config, opened.dtype, max_model_len, num_blocks, table, check)
+
+    def _load(self) -> Opened:
+        options, ranks = self._options, self._ranks
+        with self._phase("open"):
+            opened = ranks.ask(0, Open(options.model, options.dtype, options.exact), Opened, self._left())
+        started = time.monotonic()
+
+        def progress(update: LoadProgress) -> None:
+            self._report(
+                PhaseUpdate("load", time.monotonic() - started, update.done_bytes, update.total_bytes, done=False)
+            )
+
+        with self._phase("load", opened.weights_bytes):
+            check_weights_fit(opened.weights_bytes)
+            os.ftruncate(ranks.weights_fd, opened.weights_bytes)
+            ranks.send(0, Load(opened.weights_bytes))
+            ranks.collect(Loaded, [0], self._left(), "Load", progress)
+        return opened
+
+    def _kv(self, opened: Opened, max_model_len: int) -> int:
+        options, ranks = self._options, self._ranks
+        attach = Attach(opened.config, opened.dtype, options.exact, opened.weights_bytes, options.block_size)
+        with self._phase("kv"):
+            attached = ranks.ask_all(attach, Attached, self._left())
+            # Identical figures by construction; the largest is the safe one.
+            block_bytes = max(answer.kv_block_bytes for answer in attached)
+            num_blocks = kv_blocks(options, max_model_len, block_bytes, available_bytes())
+            ranks.ask_all(AllocateKv(num_blocks), Allocated, self._left())
+        return num_blocks
+
+    def _warm(self, max_model_len: int, num_blocks: int) -> None:
+        options = self._options
+        tokens = min(_WARM_TOKENS, options.max_batched_tokens, max_model_len)
+        for n in (1, tokens):
+            chunks = step_chunks(n, options.max_num_seqs, max_model_len, num_blocks, options.block_size)
+            assert chunks is not None, f"{num_blocks} blocks cannot hold a step of {n} tokens"
+            for gear in self._gears:
+                self.run_chunks(gear, chunks)
+
+    def _measure(self, max_model_len: int, num_blocks: int) -> dict[Gear, CostCurve]:
+        if not self._options.calibrate:
+            return {}
+        with self._phase("calibrate"):
+            return self.calibrate(max_model_len, num_blocks)
+
+    def calibrate(self, max_model_len: int, num_blocks: int) -> dict[Gear, CostCurve]:
+        options = self._options
+        return calibrate(
+            self.run_chunks,
+            self._gears,
+            max_num_seqs=options.max_num_seqs,
+            max_batched_tokens=options.max_batched_tokens,
+            max_model_len=max_model_len,
+            num_blocks=num_blocks,
+            block_size=options.block_size,
+            budget_seconds=_CALIBRATION_SECONDS,
+        )
+
+    def _self_check(self, opened: Opened, max_model_len: int) -> SelfCheckState:
+        def score(gear: Gear, chunk: ChunkPlan) -> tuple[float, ...]:
+            return self.run_chunks(gear, (chunk,))
+
+        return self_check(
+            score,
+            self._gears,
+            dtype=opened.dtype,
+            exact=self._options.exact,
+            vocab_size=opened.config.vocab_size,
+            max_model_len=max_model_len,
+            block_size=self._options.block_size,
+        )
+
+    def run_chunks(self, gear: Gear, chunks: tuple[ChunkPlan, ...]) -> tuple[float, ...]:
+        """One step outside of serving; returns the log probabilities of its targets."""
+        done = self._ranks.run(StepPlan(self._ranks.last_step + 1, gear.name, 0, chunks))
+        return done.target_logprobs
+
+    def _max_model_len(self, config: ModelConfig) -> int:
+        own, asked = config.max_position_embeddings, self._options.max_model_len
+        if asked is None:
+            return min(own, _DEFAULT_MODEL_LEN)
+        if asked > own:
+            raise StartupError(
+                contract.REASON_INVALID_ARGUMENT, f"max-model-len {asked} exceeds the {own} positions of the model"
+            )
+        return asked
+
+    def _left(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
+
+    @contextmanager
+    def _phase(self, name: str, total_bytes: int = 0) -> Iterator[None]:
+        started = time.monotonic()
+        self._report(PhaseUpdate(name, 0.0, 0, total_bytes, done=False))
+        yield
+        self._report(PhaseUpdate(name, time.monotonic() - started, total_bytes, total_bytes, done=True))
