@@ -145,8 +145,8 @@ def policy(status: Object, wanted: Policy, states: Iterable[RuntimeState] = ()) 
 
 
 def behind(snapshot: Snapshot, generation: int) -> tuple[str, ...]:
-    """uids of pods that answer and have not accepted this generation: they started after it was pushed."""
-    return tuple(uid for uid, state in snapshot.states.items() if state.generation_accepted < generation)
+    """uids of pods that serve and have not accepted this generation: they started after it was pushed."""
+    return tuple(u for u, state in snapshot.states.items() if state.ready and state.generation_accepted < generation)
 
 
 # --- scaling ---

@@ -17,8 +17,10 @@ from shiftoperator.snapshot import GearState, Load, RuntimeState, SelfCheck
 from shiftoperator.spec import Policy
 
 PUSH_SECONDS = 0.5
-# A pod answers between two steps, and a step of long prompts takes its time.
-STATE_SECONDS = 2.0
+# A pod answers between two steps, and a step of long prompts takes its time; the pod itself gives up after 5 s.
+STATE_SECONDS = 6.0
+# One pass waits so long for answers and goes on with those that came.
+WAIT_SECONDS = 0.5
 
 T = TypeVar("T")
 
@@ -66,6 +68,7 @@ class RuntimeClient:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._channels: dict[Endpoint, grpc.aio.Channel] = {}
+        self._questions: dict[Endpoint, asyncio.Task[RuntimeState | RuntimeCallError]] = {}
 
     async def get_state(self, endpoint: Endpoint, token: str) -> RuntimeState:
         """Raises RuntimeCallError."""
@@ -81,22 +84,48 @@ class RuntimeClient:
         return Accepted(response.generation_accepted, response.generation_applied)
 
     async def states(self, endpoints: Iterable[Endpoint], token: str) -> dict[str, RuntimeState | RuntimeCallError]:
-        """By pod uid, read in parallel."""
-        return await _together({e.uid: self.get_state(e, token) for e in endpoints})
+        """By pod uid: what was answered by now. A question still open is answered in a later call, so that a pod busy
+        with a long step holds nobody up."""
+        asked = {endpoint: self._ask(endpoint, token) for endpoint in endpoints}
+        if not asked:
+            return {}
+        done, _ = await asyncio.wait(asked.values(), timeout=WAIT_SECONDS)
+        answers: dict[str, RuntimeState | RuntimeCallError] = {}
+        for endpoint, task in asked.items():
+            if task in done:
+                del self._questions[endpoint]
+                answers[endpoint.uid] = task.result()
+        return answers
+
+    def _ask(self, endpoint: Endpoint, token: str) -> asyncio.Task[RuntimeState | RuntimeCallError]:
+        question = self._questions.get(endpoint)
+        if question is None:
+            question = asyncio.create_task(_or_error(self.get_state(endpoint, token)), name=f"state {endpoint.name}")
+            self._questions[endpoint] = question
+        return question
 
     async def push(
         self, endpoints: Iterable[Endpoint], token: str, policy: Policy, generation: int
     ) -> dict[str, Accepted | RuntimeCallError]:
         """By pod uid, sent in parallel."""
-        return await _together({e.uid: self.set_policy(e, token, policy, generation) for e in endpoints})
+        asked = list(endpoints)
+        # An answer given before this push would look like a pod that has lost it.
+        self._drop_questions(set(asked))
+        calls = (_or_error(self.set_policy(e, token, policy, generation)) for e in asked)
+        return dict(zip((e.uid for e in asked), await asyncio.gather(*calls), strict=True))
 
     async def forget(self, uids: set[str]) -> None:
         """Closes the channels of pods that are gone."""
+        self._drop_questions({e for e in self._questions if e.uid in uids})
         for endpoint in [e for e in self._channels if e.uid in uids]:
             await self._channels.pop(endpoint).close()
 
     async def close(self) -> None:
         await self.forget({endpoint.uid for endpoint in self._channels})
+
+    def _drop_questions(self, endpoints: set[Endpoint]) -> None:
+        for endpoint in endpoints & self._questions.keys():
+            self._questions.pop(endpoint).cancel()
 
     def _stub(self, endpoint: Endpoint) -> Any:
         channel = self._channels.get(endpoint)
@@ -114,14 +143,12 @@ async def _answer(call: Any) -> Any:
         raise RuntimeCallError(error.code().name, error.details() or "") from error
 
 
-async def _together(calls: dict[str, Coroutine[Any, Any, T]]) -> dict[str, T | RuntimeCallError]:
-    results = await asyncio.gather(*calls.values(), return_exceptions=True)
-    answers: dict[str, T | RuntimeCallError] = {}
-    for uid, result in zip(calls, results, strict=True):
-        if isinstance(result, BaseException) and not isinstance(result, RuntimeCallError):
-            raise result
-        answers[uid] = result
-    return answers
+async def _or_error(call: Coroutine[Any, Any, T]) -> T | RuntimeCallError:
+    """Errors of one pod are answers like others: they must not hide those of its neighbours."""
+    try:
+        return await call
+    except RuntimeCallError as error:
+        return error
 
 
 def _bearer(token: str) -> tuple[tuple[str, str], ...]:

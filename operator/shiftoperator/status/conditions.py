@@ -100,10 +100,7 @@ def _underway(snapshot: Snapshot, outcome: Outcome) -> tuple[str, str]:
     old = [pod for pod in snapshot.live_pods if pod.template_hash != outcome.template_hash]
     ready = _current(snapshot.ready_pods, outcome)
     if old:
-        return (
-            "RollingOut",
-            f"{len(ready)} of {wanted} pods serve the present spec; {len(old)} still run the one before",
-        )
+        return "RollingOut", f"{len(ready)} of {wanted} pods serve the present spec, {len(old)} run the one before"
     return "PodsStarting", f"{len(ready)} of {wanted} pods are ready"
 
 
@@ -142,9 +139,7 @@ def _shift_verified(snapshot: Snapshot) -> _Verdict:
     silent = [pod.name for pod in ready if checks.get(pod.name) is None]
     if silent:
         return _Verdict(UNKNOWN, "NotReported", f"pod {silent[0]} has not reported its self-check")
-    return _Verdict(
-        TRUE, "GearsAgree", "all gears gave the same log probabilities in the self-check of every ready pod"
-    )
+    return _Verdict(TRUE, "GearsAgree", f"all gears agreed in the self-check of {len(ready)} ready pods")
 
 
 def _policy_in_sync(snapshot: Snapshot, outcome: Outcome) -> _Verdict:

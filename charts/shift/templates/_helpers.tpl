@@ -1,0 +1,54 @@
+{{- define "shift.name" -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- end }}
+
+{{- define "shift.serviceAccount" -}}
+{{- default (include "shift.name" .) .Values.serviceAccount.name -}}
+{{- end }}
+
+{{- define "shift.selector" -}}
+app.kubernetes.io/name: shift-operator
+app.kubernetes.io/instance: {{ .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "shift.labels" -}}
+{{ include "shift.selector" . }}
+app.kubernetes.io/component: operator
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{/* What the operator may do in a namespace that it serves. It reads one Secret at a time, by name: never lists them. */}}
+{{- define "shift.rules" -}}
+- apiGroups: [shiftparallel.dev]
+  resources: [shiftdeployments]
+  verbs: [get, list, watch]
+- apiGroups: [shiftparallel.dev]
+  resources: [shiftdeployments/status, shiftdeployments/scale]
+  verbs: [get, patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [services, serviceaccounts, secrets]
+  verbs: [get, create, patch]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, create, patch]
+- apiGroups: [apps]
+  resources: [controllerrevisions]
+  verbs: [get, list, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, create, patch]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, create, patch]
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [list]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+{{- end }}
