@@ -8,8 +8,10 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
+from typing import Any
 
 import grpc
+from shiftprotos import contract
 
 from shiftruntime.engine.client import EngineClient, EngineFailed
 from shiftruntime.engine.options import EngineOptions
@@ -33,6 +35,8 @@ STATE_POLL_SECONDS = 1.0
 LAST_WORDS_SECONDS = 2.0
 ENGINE_DRAIN_SECONDS = 5.0
 ENGINE_STOP_SECONDS = 5.0
+# The engine keeps its start-up deadline itself and says which phase was late; this one catches a silent engine.
+START_MARGIN_SECONDS = 10.0
 
 EngineFactory = Callable[[EngineOptions], EngineClient]
 
@@ -98,15 +102,20 @@ class _Pod:
         text = asyncio.create_task(asyncio.to_thread(self._load_text, frontend.options.engine.model))
         engine = asyncio.create_task(frontend.engine.start(frontend.lifecycle.phase))
         stopped = asyncio.create_task(self._stop.wait())
-        pending: set[asyncio.Task[object]] = {text, engine, stopped}  # type: ignore[arg-type]
+        pending: set[asyncio.Future[Any]] = {text, engine, stopped}
         try:
-            while not (text.done() and engine.done()):
-                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                if stopped in done:
-                    log.info("stopped during start-up")
-                    return False
-                for task in done:
-                    task.result()  # a failure of one ends the start-up at once
+            async with asyncio.timeout(frontend.options.engine.startup_timeout_seconds + START_MARGIN_SECONDS):
+                while not (text.done() and engine.done()):
+                    done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                    if stopped in done:
+                        log.info("stopped during start-up")
+                        return False
+                    for task in done:
+                        task.result()  # a failure of one ends the start-up at once
+        except TimeoutError as error:
+            raise StartupError(
+                contract.REASON_START_TIMEOUT, f"not ready in time: {frontend.lifecycle.sentence()}"
+            ) from error
         finally:
             await _cancel(text, engine, stopped)
         frontend.started(engine.result(), text.result())
@@ -114,8 +123,10 @@ class _Pod:
 
     async def _announce(self, ports: Ports) -> None:
         frontend = self._frontend
-        state = await frontend.engine.state()
-        frontend.last_state = state
+        try:
+            state = await frontend.state()
+        except Refusal as refusal:
+            raise StartupError(contract.REASON_INTERNAL, refusal.message) from refusal
         frontend.registry.register(EngineCollector(lambda: frontend.last_state))
         await self._readiness.become_ready()
         for line, fields in ready_lines(frontend.options, frontend.model.ready, state, ports):
@@ -124,8 +135,9 @@ class _Pod:
     async def _until_stopped(self) -> None:
         """Until a signal; raises EngineFailed when the engine ends by itself."""
         stopped = asyncio.create_task(self._stop.wait())
+        either: set[asyncio.Future[Any]] = {stopped, self._frontend.engine.failed}
         try:
-            await asyncio.wait({stopped, self._frontend.engine.failed}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await _cancel(stopped)
         self._raise_failure()
@@ -142,7 +154,7 @@ class _Pod:
         await self._readiness.drain()
         log.info("draining: %d requests in flight have %g s to end", len(frontend.flights), seconds)
         with suppress(TimeoutError):  # the front end refuses new requests by itself as well
-            await asyncio.wait_for(frontend.engine.drain(), min(ENGINE_DRAIN_SECONDS, max(seconds, 0.1)))
+            await asyncio.wait_for(frontend.engine.drain(), ENGINE_DRAIN_SECONDS)
         if not await self._all_ended(deadline - monotonic()):
             await self._interrupt(seconds)
         self._raise_failure()
@@ -194,7 +206,7 @@ class _Pod:
                 log.warning("engine state: %s", refusal.message)
 
 
-async def _cancel(*tasks: asyncio.Task[object]) -> None:
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
     """Cancel what still runs and take its end, so that no result is lost unseen."""
     for task in tasks:
         task.cancel()

@@ -54,7 +54,7 @@ class TokenFile:
         return stamp, token
 
 
-class BearerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+class BearerInterceptor(grpc.aio.ServerInterceptor):
     """Lets a call through only with the token; everything else ends UNAUTHENTICATED before it is looked at."""
 
     def __init__(self, token: TokenFile) -> None:
@@ -63,9 +63,9 @@ class BearerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> _Handler:
+    ) -> _Handler | None:
         sent = dict(handler_call_details.invocation_metadata).get(contract.AUTHORIZATION_METADATA, "")
         if isinstance(sent, str) and self._token.matches(sent):
             return await continuation(handler_call_details)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import TypeVar
 
 from shiftprotos import contract
 
 from shiftruntime.engine.options import EngineOptions
-
-Parser = TypeVar("Parser", bound=argparse.ArgumentParser)
 
 _DESCRIPTION = """\
 Serve a language model over gRPC, shifting between tensor and sequence parallelism from step to step."""
@@ -37,7 +34,7 @@ environment:
 """
 
 
-def build_parser(parser_class: Callable[..., Parser]) -> Parser:
+def build_parser(parser_class: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     """The parser of `shift-runtime`; ``parser_class`` decides what a wrong command line does."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = parser_class(

@@ -35,6 +35,9 @@ class Flights:
     def __len__(self) -> int:
         return len(self._by_id)
 
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._by_id
+
     @contextmanager
     def enter(self, request_id: str) -> Iterator[Flight]:
         """Hold the id for the time of the call; raises Refusal when it is in flight."""

@@ -67,7 +67,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             self._frontend.metrics.ended(outcome)
 
     async def Abort(self, request: pb.AbortRequest, context: Context) -> pb.AbortResponse:  # noqa: N802
-        self._frontend.engine.abort(request.request_id)
+        if request.request_id in self._frontend.flights:
+            self._frontend.engine.abort(request.request_id)
         return pb.AbortResponse()
 
     async def GetModelInfo(  # noqa: N802

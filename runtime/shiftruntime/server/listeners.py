@@ -59,12 +59,12 @@ class Listeners:
                 contract.ENV_CONTROL_TOKEN_FILE,
                 LOOPBACK,
             )
-        inference = _bind(self._inference, options.host, options.port, "--port")
-        control = _bind(self._control, control_host, options.control_port, "--control-port")
         try:
             ops = await self._ops.start(options.host, options.ops_port)
         except OSError as error:
             raise _cannot_listen(options.host, options.ops_port, "--ops-port", str(error)) from error
+        inference = _bind(self._inference, options.host, options.port, "--port")
+        control = _bind(self._control, control_host, options.control_port, "--control-port")
         await self._inference.start()
         await self._control.start()
         return Ports(inference, control, ops)

@@ -30,7 +30,7 @@ _POLICY_STATUS = {
 }
 
 
-class Refusal(Exception):  # noqa: N818 - the word of the design; most are no error of anybody
+class Refusal(Exception):
     """A call that ends with an error status."""
 
     def __init__(self, code: grpc.StatusCode, reason: str, message: str) -> None:

@@ -1,0 +1,112 @@
+"""Ops HTTP, health, reflection and limits of the ports."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
+from shiftprotos import contract
+from shiftprotos.v1 import inference_pb2 as pb
+
+SECONDS = 10.0
+
+
+async def samples(pod) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    status, text = await pod.http("/metrics")
+    assert status == 200
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_metrics_have_the_names_of_the_contract(pod):
+    await asyncio.wait_for(_drain_stream(pod), SECONDS)
+    values = await samples(pod)
+    assert values[contract.METRIC_STEPS, (("gear", "sp2"),)] == 3
+    assert values[contract.METRIC_STEP_TOKENS, (("gear", "tp2"),)] == 48
+    assert values[contract.METRIC_STEP_SECONDS + "_sum", (("gear", "tp2"),)] == 0.03
+    assert values[contract.METRIC_SHIFTS, ()] == 4
+    assert values[contract.METRIC_REQUESTS, (("outcome", "stop"),)] == 1
+    assert values[contract.METRIC_REQUESTS, (("outcome", "rejected"),)] == 0
+    assert values[contract.METRIC_RUNNING, ()] == 0
+    assert values[contract.METRIC_WAITING, ()] == 0
+    assert (values[contract.METRIC_KV_FREE, ()], values[contract.METRIC_KV_TOTAL, ()]) == (90, 100)
+    assert values[contract.METRIC_TTFT + "_count", ()] == 1
+    assert values[contract.METRIC_TPOT + "_count", ()] == 1
+    assert values[contract.METRIC_POLICY_GENERATION, (("state", "applied"),)] == 0
+    assert values[contract.METRIC_STARTUP_SECONDS, (("phase", "load"),)] == 1.5
+
+
+async def _drain_stream(pod) -> None:
+    async for _ in pod.inference.Generate(pb.GenerateRequest(text="x"), timeout=SECONDS):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/", 404), ("POST", "/livez", 405), ("GET", "/livez?verbose=1", 200), ("HEAD", "/readyz", 200)],
+)
+async def test_only_three_paths_can_be_read(pod, method, path, status):
+    answer, body = await pod.http(path, method)
+    assert answer == status
+    assert bool(body) is (method != "HEAD")
+
+
+@pytest.mark.parametrize("garbage", [b"\r\n\r\n", b"\xff\xfe nonsense\r\n\r\n", b"GET " + b"x" * 70_000, b""])
+async def test_garbage_ends_its_own_connection_only(pod, garbage):
+    async with asyncio.timeout(SECONDS):
+        reader, writer = await asyncio.open_connection("127.0.0.1", pod.ports.ops)
+        writer.write(garbage)
+        writer.write_eof()
+        with suppress(ConnectionResetError):  # closed with the rest of the garbage unread
+            await reader.read()
+        writer.close()
+    assert (await pod.http("/livez"))[0] == 200
+
+
+async def test_health_watch_sees_the_drain(start_pod):
+    pod = await start_pod()
+    stub = health_pb2_grpc.HealthStub(pod.channel)
+    watch = stub.Watch(health_pb2.HealthCheckRequest(service="shiftparallel.v1.Inference"), timeout=SECONDS)
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    pod.terminate()
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert await pod.exit_code() == 0
+
+
+async def services(pod) -> list[str]:
+    stub = reflection_pb2_grpc.ServerReflectionStub(pod.channel)
+    call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=SECONDS)
+    async for answer in call:
+        return sorted(service.name for service in answer.list_services_response.service)
+    return []
+
+
+async def test_reflection_lists_the_services(pod):
+    assert await services(pod) == [
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "shiftparallel.v1.Inference",
+    ]
+
+
+async def test_reflection_can_be_turned_off(start_pod):
+    pod = await start_pod(reflection=False)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await services(pod)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_message_over_the_limit_is_refused(pod):
+    call = pod.inference.Generate(pb.GenerateRequest(text="x" * (9 * 2**20)), timeout=SECONDS)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await _drain_stream(pod)
