@@ -94,7 +94,7 @@ def find_crossover(table: CostTable, latency: Gear, throughput: Gear) -> Crossov
             shared[first], "", f"{throughput} is {_ms(gain)} cheaper than {latency} from {shared[first]} tokens on"
         )
     if any(gain > 0 for gain, _ in gains):
-        best = max(range(len(gains)), key=lambda i: gains[i][0] - gains[i][1])
+        best = max(range(len(gains)), key=lambda i: gains[i][0])
         gain, noise = gains[best]
         return Crossover(
             None,

@@ -169,7 +169,7 @@ def _num_logit_rows(chunk: ChunkPlan) -> int:
 
 def _choose(name: str, exact: bool) -> torch.dtype:
     if name == "auto":
-        return torch.float64 if exact else choose_dtype("cpu")
+        return torch.float32 if exact else choose_dtype("cpu")
     if exact and name == "bfloat16":
         raise StartupError(contract.REASON_INVALID_ARGUMENT, "exact mode needs float32 or float64, got bfloat16")
     return DTYPES[name]
