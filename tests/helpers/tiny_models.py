@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,32 @@ class Run:
 
     logits: list[Tensor]  # per sequence [tokens, vocabulary]
     caches: list[KvCache]
+
+
+def random_steps(sequences: Sequence[Sequence[int]], gears: Sequence[Gear], rng: random.Random) -> list[PlannedStep]:
+    """Every token once, in random chunks, a random gear per step; sequences overlap in the steps."""
+    done = [0] * len(sequences)
+    steps: list[PlannedStep] = []
+    while any(len(s) > first for s, first in zip(sequences, done, strict=True)):
+        pieces = []
+        for i, sequence in enumerate(sequences):
+            left = len(sequence) - done[i]
+            if left and rng.random() < 0.8:
+                width = rng.choice([1, 1, min(left, rng.randint(2, 9))])
+                pieces.append(Piece(i, done[i], done[i] + width))
+                done[i] += width
+        if pieces:
+            steps.append(PlannedStep(rng.choice(gears), tuple(pieces)))
+    return steps
+
+
+def one_step_each(sequences: Sequence[Sequence[int]], gear: Gear) -> list[PlannedStep]:
+    """Each sequence whole, in a step of its own."""
+    return [PlannedStep(gear, (Piece(i, 0, len(sequence)),)) for i, sequence in enumerate(sequences)]
+
+
+def random_sequences(lengths: Sequence[int], rng: random.Random, vocabulary: int = 131) -> list[list[int]]:
+    return [[rng.randrange(vocabulary) for _ in range(length)] for length in lengths]
 
 
 def block_table(sequence: int, blocks_per_sequence: int = 16) -> tuple[int, ...]:

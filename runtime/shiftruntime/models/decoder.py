@@ -64,6 +64,8 @@ class Decoder:
         state = self._state(batch, heads, functional.pad(batch.positions, (0, padding))[rows])
         for i, layer in enumerate(layers):
             x = self._layer(x, i, layer, state)
+        if not len(batch.logit_rows):  # only chunks in the middle of prompts
+            return x.new_zeros((0, self._lm_head.shape[0]))
         return self._logits(self._needed_rows(x, batch, rows))
 
     def _views(self, gear: Gear) -> tuple[HeadPlan, tuple[LayerWeights, ...]]:

@@ -18,6 +18,7 @@ from torch import Tensor
 _MASS_BITS = 44  # 2^18 tokens of mass 2^44 stay below 2^63
 _DIGIT_BITS = 12
 _DIGITS = 4  # 48 bits hold any mass
+_NOISE_ELEMENTS = 1 << 20  # noise made at once
 _GOLDEN = 0x9E3779B97F4A7C15  # constants of the splitmix64 hash
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 _WORD = 1 << 64
@@ -59,6 +60,8 @@ def sample(
     The log-probability is that of the model (temperature 1); NaN where a row does not want it.
     """
     assert local_logits.shape[0] == len(params), f"{local_logits.shape[0]} rows of logits, {len(params)} of parameters"
+    if not params:
+        return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
     best, first = local_logits.max(1)  # of this shard, the lowest id among equals
     best = best.to(torch.float64)
     noisy = [i for i, row in enumerate(params) if row.temperature > 0]
@@ -117,9 +120,10 @@ def _noisy_scores(
         masses = _masses(logits[nucleus], peaks[nucleus], ops)
         outside = masses < _thresholds(masses, [params[i].top_p for i in nucleus], comm)[:, None]
         logits[nucleus] = logits[nucleus].masked_fill(outside, float("-inf"))
-    first = comm.rank * logits.shape[1]
-    for i, row in enumerate(params):
-        logits[i] += _gumbel(row.seed, row.position, first, logits.shape[1], ops)
+    width = logits.shape[1]
+    step = max(1, _NOISE_ELEMENTS // width)
+    for first in range(0, len(params), step):
+        logits[first : first + step] += _gumbel(params[first : first + step], comm.rank * width, width, ops)
     return logits
 
 
@@ -145,11 +149,10 @@ def _thresholds(masses: Tensor, top_p: Sequence[float], comm: Gatherer) -> Tenso
     return prefix
 
 
-def _gumbel(seed: int, position: int, first: int, width: int, ops: Functions) -> Tensor:
-    """Gumbel noise of token ids [first, first + width), float64."""
-    base = _hash(_hash(seed % _WORD) + position)
-    ids = torch.arange(first + 1, first + width + 1)
-    words = ids * _signed(_GOLDEN) + _signed(base)
+def _gumbel(params: Sequence[SamplingRow], first: int, width: int, ops: Functions) -> Tensor:
+    """Gumbel noise of token ids [first, first + width), [m, width] float64."""
+    bases = torch.tensor([_signed(_hash(_hash(row.seed % _WORD) + row.position)) for row in params])
+    words = torch.arange(first + 1, first + width + 1) * _signed(_GOLDEN) + bases[:, None]
     for shift, factor in _MIX:
         words = (words ^ _shift_right(words, shift)) * _signed(factor)
     words = words ^ _shift_right(words, 31)
