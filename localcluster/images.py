@@ -31,11 +31,22 @@ class ProjectImage:
 
     dockerfile: str
     inputs: tuple[str, ...]
+    target: str | None  # stage of the Dockerfile; None: the last
 
 
+# The lock names every member, so their project files are needed to read it.
 PROJECT_IMAGES = {
-    "operator": ProjectImage("operator/Dockerfile", ("core", "protos", "operator", "pyproject.toml", "uv.lock")),
-    "runtime": ProjectImage("runtime/Dockerfile", ("core", "protos", "runtime", "pyproject.toml", "uv.lock")),
+    "operator": ProjectImage(
+        "operator/Dockerfile",
+        ("core", "protos", "operator", "runtime/pyproject.toml", "pyproject.toml", "uv.lock"),
+        target=None,
+    ),
+    # Without the third-party wheels: PyTorch alone is 5 GB, which pods read from the host (content.py).
+    "runtime": ProjectImage(
+        "runtime/Dockerfile",
+        ("core", "protos", "runtime", "operator/pyproject.toml", "pyproject.toml", "uv.lock"),
+        target="thin",
+    ),
 }
 
 
@@ -44,7 +55,7 @@ def build_project_image(name: str, settings: Settings | None = None) -> str:
         raise ClusterError("NoSuchImage", f"{name} is none of this project's images: {', '.join(PROJECT_IMAGES)}")
     image = PROJECT_IMAGES[name]
     inputs = [REPOSITORY / path for path in image.inputs if (REPOSITORY / path).exists()]
-    return build_and_load(name, REPOSITORY / image.dockerfile, None, REPOSITORY, inputs, settings)
+    return build_and_load(name, REPOSITORY / image.dockerfile, image.target, REPOSITORY, inputs, settings)
 
 
 def build_and_load(
