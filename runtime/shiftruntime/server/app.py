@@ -97,29 +97,31 @@ class _Pod:
             await self._close()
 
     async def _start(self) -> bool:
-        """Start the engine and read the tokenizer side by side; False when a signal came first."""
+        """Until the engine serves; False when a signal came first. Raises StartupError or EngineFailed."""
         frontend = self._frontend
-        text = asyncio.create_task(asyncio.to_thread(self._load_text, frontend.options.engine.model))
-        engine = asyncio.create_task(frontend.engine.start(frontend.lifecycle.phase))
+        seconds = frontend.options.engine.startup_timeout_seconds + START_MARGIN_SECONDS
+        loaded = asyncio.create_task(self._load())
         stopped = asyncio.create_task(self._stop.wait())
-        pending: set[asyncio.Future[Any]] = {text, engine, stopped}
+        either: set[asyncio.Future[Any]] = {loaded, stopped}
         try:
-            async with asyncio.timeout(frontend.options.engine.startup_timeout_seconds + START_MARGIN_SECONDS):
-                while not (text.done() and engine.done()):
-                    done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                    if stopped in done:
-                        log.info("stopped during start-up")
-                        return False
-                    for task in done:
-                        task.result()  # a failure of one ends the start-up at once
-        except TimeoutError as error:
-            raise StartupError(
-                contract.REASON_START_TIMEOUT, f"not ready in time: {frontend.lifecycle.sentence()}"
-            ) from error
+            await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if loaded.done():
+                loaded.result()
+                return True
+            if stopped.done():
+                log.info("stopped during start-up")
+                return False
+            late = f"not ready within {seconds:g} s; {frontend.lifecycle.sentence()}"
+            raise StartupError(contract.REASON_START_TIMEOUT, late)
         finally:
-            await _cancel(text, engine, stopped)
-        frontend.started(engine.result(), text.result())
-        return True
+            await _cancel(loaded, stopped)
+
+    async def _load(self) -> None:
+        """The tokenizer first: a model that is not there is then refused before any process starts."""
+        frontend = self._frontend
+        text = await asyncio.to_thread(self._load_text, frontend.options.engine.model)
+        ready = await frontend.engine.start(frontend.lifecycle.phase)
+        frontend.started(ready, text)
 
     async def _announce(self, ports: Ports) -> None:
         frontend = self._frontend

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from time import monotonic
 from typing import Any, TypeAlias
@@ -55,8 +55,11 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
                 submit = await self._prepare(request, flight.request_id, model)
                 completion = Completion(model.text.decoder(), request.sampling.stop, submit.sampling.stop_token_ids)
                 outputs = await self._admit(submit, flight)
-                await context.send_initial_metadata(())
-                outcome = _FINISH_OUTCOMES[await self._stream(outputs, flight, submit, completion, context)]
+                try:
+                    await context.send_initial_metadata(())
+                    outcome = _FINISH_OUTCOMES[await self._stream(outputs, flight, submit, completion, context)]
+                finally:
+                    await _close(outputs)
         except Refusal as refusal:
             outcome = _OUTCOMES.get(refusal.code, "error")
             await refusal.end(context)
@@ -169,6 +172,12 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             flight.finished = True
             raise Refusal.of(failure) from failure
         raise Refusal(grpc.StatusCode.INTERNAL, "InternalError", "the engine ended the request without a reason")
+
+
+async def _close(outputs: AsyncIterator[Output]) -> None:
+    """End the engine's generator now and not when it is collected: its id is free for the next request then."""
+    if isinstance(outputs, AsyncGenerator):
+        await outputs.aclose()
 
 
 def _delta(output: Output, completion: Completion, submit: Submit) -> tuple[pb.GenerateResponse, Finish | None]:

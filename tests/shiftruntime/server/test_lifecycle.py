@@ -165,18 +165,11 @@ async def test_a_failed_start_leaves_its_reason(start_pod):
 
 
 async def test_a_model_without_tokenizer_ends_the_start_at_once(serve_options, fake_engine_class, caplog):
-    engines = []
-
-    def make_engine(options):
-        engines.append(fake_engine_class(options))
-        engines[0].may_start.clear()  # the engine alone would load for ever
-        return engines[0]
-
     def load_text(model):
         raise StartupError("ModelNotFound", f"{model} does not exist")
 
     async with asyncio.timeout(SECONDS):
-        assert await serve(serve_options, make_engine, load_text) == 1
+        assert await serve(serve_options, fake_engine_class, load_text) == 1
     log = serve_options.environment.termination_log
     assert json.loads(log.read_text()) == {"reason": "ModelNotFound", "message": "fake.gguf does not exist"}
     assert "ModelNotFound: fake.gguf does not exist" in caplog.text
