@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from shiftoperator import manifests
+from shiftoperator import spec as specs
+from shiftoperator.manifests.overlay import overlay
+from shiftprotos import contract
+
+from .conftest import Make
+
+Object = dict[str, Any]
+
+
+def template(resource: Object) -> Object:
+    return manifests.pod_template("gemma", specs.parse(resource["spec"]), "h", "default:1")
+
+
+def container(resource: Object) -> Object:
+    found: Object = template(resource)["spec"]["containers"][0]
+    return found
+
+
+def test_command_line(make: Make) -> None:
+    assert " ".join(container(make.resource())["args"]) == (
+        "serve /models/sub/gemma.gguf --ranks 2 --base-gear sp2 --device cpu --dtype auto --served-name gemma-270m "
+        "--max-num-seqs 16 --max-batched-tokens 512 --host 0.0.0.0 --port 9000 --control-port 9001 --ops-port 8080"
+    )
+
+
+def test_policy_is_no_argument(make: Make) -> None:
+    arguments = container(make.resource())["args"]
+    assert not {"--policy", "--threshold"} & set(arguments)
+
+
+def test_restricted_security(make: Make) -> None:
+    pod = template(make.resource())["spec"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert "fsGroup" not in pod["securityContext"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["containers"][0]["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_volumes_and_environment(make: Make) -> None:
+    pod = template(make.resource())["spec"]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert volumes["control"]["secret"] == {"secretName": "gemma-control", "defaultMode": 0o444}
+    assert volumes["models"]["persistentVolumeClaim"] == {"claimName": "models", "readOnly": True}
+    environment = {variable["name"]: variable.get("value") for variable in pod["containers"][0]["env"]}
+    assert environment[contract.ENV_CONTROL_TOKEN_FILE] == "/run/shift/control/token"
+    assert environment[contract.ENV_TERMINATION_LOG] == "/dev/termination-log"
+    assert contract.ENV_POD_NAME in environment
+
+
+def test_probes(make: Make) -> None:
+    made = container(make.resource())
+    paths = {probe: made[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
+    assert paths == {"startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
+    startup = made["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= 1800
+
+
+def test_cuda_asks_for_gpus(make: Make) -> None:
+    resource = make.resource(runtime={"device": "cuda", "resources": {"requests": {"cpu": "4"}}})
+    assert container(resource)["resources"] == {"limits": {"nvidia.com/gpu": "2"}, "requests": {"cpu": "4"}}
+    assert container(resource)["image"] == "default:1"
+
+
+def test_pod_template_merges(make: Make) -> None:
+    mount = {"name": "wheels", "mountPath": "/opt/wheels", "readOnly": True}
+    claim = {"name": "wheels", "persistentVolumeClaim": {"claimName": "wheels"}}
+    over = {
+        "metadata": {"labels": {contract.LABEL_DEPLOYMENT: "stolen", "team": "a"}},
+        "spec": {
+            "nodeSelector": {"zone": "1"},
+            "containers": [{"name": "runtime", "volumeMounts": [mount]}, {"name": "helper", "image": "x"}],
+            "volumes": [claim],
+        },
+    }
+    made = template(make.resource(podTemplate=over))
+    runtime, helper = made["spec"]["containers"]
+    assert mount in runtime["volumeMounts"]
+    assert len(runtime["volumeMounts"]) == 4
+    assert helper["name"] == "helper"
+    assert claim in made["spec"]["volumes"]
+    assert made["spec"]["nodeSelector"] == {"zone": "1"}
+    assert made["metadata"]["labels"]["team"] == "a"
+    assert made["metadata"]["labels"][contract.LABEL_DEPLOYMENT] == "gemma"
+
+
+def test_overlay_rules() -> None:
+    base = {"env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}], "args": ["x"], "keep": 1}
+    over = {"env": [{"name": "B", "value": "3"}, {"name": "C", "value": "4"}], "args": ["y"]}
+    assert overlay(base, over) == {
+        "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "3"}, {"name": "C", "value": "4"}],
+        "args": ["y"],
+        "keep": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [
+        ({"shift": {"policy": "Throughput"}}, True),
+        ({"shift": {"policy": "Auto", "thresholdTokens": 9}}, True),
+        ({"replicas": 5}, True),
+        ({"autoscaling": {"mode": "Disabled"}}, True),
+        ({"slo": {}}, True),
+        ({"runtime": {"image": "runtime:2", "device": "cpu"}}, False),
+        ({"engine": {"maxNumSeqs": 32}}, False),
+        ({"parallelism": {"gpus": 4}}, False),
+        ({"model": {"uri": "pvc://models/other.gguf"}}, False),
+        ({"podTemplate": {"spec": {"nodeSelector": {"a": "b"}}}}, False),
+    ],
+)
+def test_what_replaces_pods(make: Make, changed: Object, same: bool) -> None:
+    before = manifests.template_hash(make.resource()["spec"])
+    assert (manifests.template_hash(make.resource(**changed)["spec"]) == before) is same
+
+
+def test_children(make: Make) -> None:
+    resource = make.resource()
+    revision = manifests.controller_revision(resource, "h", template(resource), 1)
+    made = manifests.children(
+        resource, specs.parse(resource["spec"]), template(resource), revision, "t" * 40, "shift-system"
+    )
+    by_kind = {(child["kind"], child["metadata"]["name"]): child for child in made}
+    assert set(manifests.singletons("gemma")) | {("ControllerRevision", "gemma-h")} == set(by_kind)
+    assert all(child["metadata"]["ownerReferences"][0]["uid"] == "u1" for child in made)
+    assert made[-1]["kind"] == "Deployment", "what pods mount must be there first"
+    deployment = by_kind["Deployment", "gemma"]["spec"]
+    assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+    headless = by_kind["Service", "gemma-headless"]["spec"]
+    assert headless["clusterIP"] == "None"
+    assert headless["publishNotReadyAddresses"] is False
+    assert "clusterIP" not in by_kind["Service", "gemma"]["spec"]
+
+
+def test_control_port_is_for_the_operator_only(make: Make) -> None:
+    resource = make.resource()
+    made = manifests.children(resource, specs.parse(resource["spec"]), {}, {}, "t" * 40, "shift-system")
+    policy = next(child for child in made if child.get("kind") == "NetworkPolicy")["spec"]
+    rules = [rule for rule in policy["ingress"] if any(p["port"] == contract.CONTROL_PORT for p in rule["ports"])]
+    [rule] = rules
+    [peer] = rule["from"]
+    assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "shift-system"}

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from shiftcore.layout import Gear
+from shiftcore.scaling import Mode
+from shiftoperator.errors import InvalidSpecError
+from shiftoperator.spec import Policy, parse
+
+MINIMAL: dict[str, Any] = {"model": {"uri": "file:///m.gguf"}, "parallelism": {"gpus": 4}}
+
+
+def test_defaults() -> None:
+    spec = parse(MINIMAL)
+    assert spec.base_gear == Gear(4, 1)
+    assert spec.policy == Policy("Auto", None)
+    assert (spec.replicas, spec.autoscaling.mode, spec.runtime.device) == (1, Mode.DISABLED, "cuda")
+    assert spec.model.path("/models") == "/m.gguf"
+    assert spec.model.claim is None
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "gear"),
+    [
+        ({"gpus": 1}, Gear(1, 1)),
+        ({"gpus": 8, "sequence": 4, "tensor": 2}, Gear(4, 2)),
+        ({"gpus": 8, "sequence": 2}, Gear(2, 4)),
+        ({"gpus": 8, "tensor": 8}, Gear(1, 8)),
+    ],
+)
+def test_base_gear(parallelism: dict[str, int], gear: Gear) -> None:
+    assert parse({**MINIMAL, "parallelism": parallelism}).base_gear == gear
+
+
+@pytest.mark.parametrize(
+    ("uri", "claim", "path"),
+    [
+        ("pvc://models/gemma.gguf", "models", "/models/gemma.gguf"),
+        ("pvc://models/a/b/", "models", "/models/a/b"),
+        ("pvc://models/", "models", "/models"),
+        ("file:///srv/llama", None, "/srv/llama"),
+    ],
+)
+def test_model_location(uri: str, claim: str | None, path: str) -> None:
+    model = parse({**MINIMAL, "model": {"uri": uri}}).model
+    assert (model.claim, model.path("/models")) == (claim, path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"parallelism": {"gpus": 4, "sequence": 3, "tensor": 2}}, "sequence 3 × tensor 2 = 6, but gpus is 4"),
+        ({"parallelism": {"gpus": 4, "tensor": 3}}, "but gpus is 4"),
+        ({"parallelism": {"gpus": 0}}, "parallelism.gpus 0 must lie in 1..64"),
+        ({"shift": {"policy": "Fast"}}, "'Fast' is unknown; use Auto, Latency, Throughput"),
+        ({"shift": {"thresholdTokens": 0}}, "thresholdTokens 0 must lie in 1..1048576"),
+        ({"shift": {"thresholdTokens": 1048577}}, "1048577"),
+        ({"autoscaling": {"mode": "Apply", "min": 3, "max": 2}}, "min 3 is above max 2"),
+        ({"autoscaling": {"mode": "Recommend"}}, "Recommend needs autoscaling.max"),
+        ({"model": {"uri": "hf://google/gemma"}}, "'hf://google/gemma' cannot be read"),
+        ({"model": {"uri": "pvc://a/../b"}}, "remove the '..'"),
+    ],
+)
+def test_refusals_name_value_and_fix(changed: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidSpecError) as caught:
+        parse({**MINIMAL, **changed})
+    assert words in caught.value.message
+    assert caught.value.reason == "InvalidSpec"
+
+
+def test_a_pinned_policy_leaves_nothing_to_shift() -> None:
+    assert parse(MINIMAL).autoscaling.limits.may_shift
+    assert not parse({**MINIMAL, "shift": {"policy": "Latency"}}).autoscaling.limits.may_shift
