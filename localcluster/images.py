@@ -58,6 +58,14 @@ def build_project_image(name: str, settings: Settings | None = None) -> str:
     return build_and_load(name, REPOSITORY / image.dockerfile, image.target, REPOSITORY, inputs, settings)
 
 
+def built_key(name: str, settings: Settings) -> str:
+    """Identifies the content of a project image that was built; changes when the image does."""
+    key = Builder(settings).built_key(f"localhost/shift/{name}:dev")
+    if key is None:
+        raise ClusterError("NotBuilt", f"image {name} was not built yet; run `cluster.py images {name}`")
+    return key[:16]
+
+
 def build_and_load(
     name: str, dockerfile: Path, target: str | None, context: Path, inputs: list[Path],
     settings: Settings | None = None,

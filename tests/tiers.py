@@ -1,0 +1,89 @@
+"""Runs the tests tier by tier, cheapest first, and says how long each took. Ends at the first tier that fails.
+
+SHIFT_REQUIRE=e2e makes it an error that a tier cannot run here; otherwise the tier is left out and named.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON = sys.executable
+CLUSTER = (PYTHON, "localcluster/cluster.py")
+
+
+@dataclass(frozen=True)
+class Tier:
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+    limit_minutes: float
+    needs_cluster: bool = False
+
+
+def pytest(*paths: str) -> tuple[str, ...]:
+    return (PYTHON, "-m", "pytest", "-q", *paths)
+
+
+TIERS = (
+    Tier("check", (("make", "--no-print-directory", "check"),), 5),
+    Tier("pure", (pytest("tests/shiftcore", "tests/shiftoperator", "tests/contract"),), 5),
+    Tier("runtime", (pytest("tests/shiftruntime"),), 15),
+    # Ends a cluster that runs: these tests prove that up and down leave the machine as it was. Also builds the binary,
+    # first and alone, since that takes both cores.
+    Tier("cluster", ((*CLUSTER, "down"), pytest("--timeout", "1200", "tests/localcluster")), 20, needs_cluster=True),
+    Tier("e2e", ((*CLUSTER, "up"), pytest("tests/e2e"), (*CLUSTER, "down")), 20, needs_cluster=True),
+)
+
+
+def main() -> int:
+    os.chdir(ROOT)
+    minutes: dict[str, float] = {}
+    missing = why_no_cluster()
+    if missing and os.environ.get("SHIFT_REQUIRE") == "e2e":
+        print(f"the cluster tiers are required and cannot run: {missing}")
+        return 1
+    failed = ""
+    for tier in TIERS:
+        if tier.needs_cluster and missing:
+            continue
+        print(f"\n=== {tier.name} ===", flush=True)
+        started = time.monotonic()
+        ok = all(run(command, tier.limit_minutes) for command in tier.commands)
+        minutes[tier.name] = (time.monotonic() - started) / 60
+        if not ok:
+            failed = tier.name
+            break
+    print("\nminutes per tier: " + ", ".join(f"{name} {value:.1f}" for name, value in minutes.items()))
+    if missing:
+        print(f"left out, for want of {missing}: " + ", ".join(tier.name for tier in TIERS if tier.needs_cluster))
+    print(f"FAILED in {failed}" if failed else "all tiers passed")
+    return 1 if failed else 0
+
+
+def run(command: tuple[str, ...], limit_minutes: float) -> bool:
+    try:
+        return subprocess.run(command, timeout=limit_minutes * 60, check=False).returncode == 0
+    except subprocess.TimeoutExpired:
+        print(f"{' '.join(command)} did not end within {limit_minutes:g} minutes")
+        return False
+
+
+def why_no_cluster() -> str:
+    """What this machine lacks for the tiers with a cluster; empty if nothing."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return f"Linux on x86-64 (this is {platform.system()} on {platform.machine()})"
+    if os.geteuid() != 0:
+        return "root"
+    if "SHIFT_KUBECONFIG" in os.environ:
+        return "a cluster of their own (SHIFT_KUBECONFIG names another one, which tests never touch)"
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
