@@ -39,7 +39,7 @@ class ModelConfig:
     rms_norm_eps: float
     rope_theta: float  # of layers with full attention
     rope_scaling: RopeScaling | None = None  # of layers with full attention
-    rope_theta_local: float | None = None  # of sliding layers; None: as the others
+    rope_theta_local: float | None = None  # of sliding layers, unscaled; None: as the others
     sliding_window: int | None = None  # tokens a sliding layer sees, its own included
     sliding_layers: tuple[bool, ...] = ()  # per layer; empty: none slides
     attention_scale: float | None = None  # factor on q·k; None: head_dim ** -0.5

@@ -35,6 +35,16 @@ def save_llama(folder: Path, seed: int = 0, **overrides: Any) -> transformers.Pr
     return _save(transformers.LlamaForCausalLM, config, folder, seed)
 
 
+def save_mistral(folder: Path, seed: int = 0, **overrides: Any) -> transformers.PreTrainedModel:
+    """A Mistral whose layers all slide, with a window shorter than the tests' sequences."""
+    values: dict[str, Any] = {
+        "vocab_size": 131, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 8,
+        "num_key_value_heads": 2, "head_dim": 12, "max_position_embeddings": 128, "sliding_window": 9,
+    }  # fmt: skip
+    config = transformers.MistralConfig(**(values | overrides), attn_implementation="eager")
+    return _save(transformers.MistralForCausalLM, config, folder, seed)
+
+
 def save_gemma3(folder: Path, seed: int = 0, **overrides: Any) -> transformers.PreTrainedModel:
     """A Gemma 3 with one kv head, a window shorter than the tests' sequences and two full layers among six."""
     values: dict[str, Any] = {

@@ -47,9 +47,10 @@ class Decoder:
         self.dtype = weights["embed"].dtype
         self._multiplier = torch.tensor(config.embedding_multiplier, dtype=self.dtype).item()  # rounded as trained
         wide = torch.promote_types(self.dtype, torch.float32)
-        theta_local = config.rope_theta if config.rope_theta_local is None else config.rope_theta_local
         self._frequencies = inverse_frequencies(config.rope_theta, config.head_dim, config.rope_scaling, wide)
-        self._frequencies_sliding = inverse_frequencies(theta_local, config.head_dim, None, wide)
+        self._frequencies_sliding = self._frequencies
+        if config.rope_theta_local is not None:
+            self._frequencies_sliding = inverse_frequencies(config.rope_theta_local, config.head_dim, None, wide)
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +28,13 @@ class Family:
 
     config: Callable[[Mapping[str, Any]], ModelConfig]  # from config.json or from GGUF metadata
     names: Mapping[str, str]  # canonical name → name in the file; "{i}" stands for the layer
+
+    def read(self, raw: Mapping[str, Any], file: Path) -> ModelConfig:
+        """The configuration; raises StartupError, also for values of a kind that nobody writes."""
+        try:
+            return self.config(raw)
+        except (KeyError, TypeError, ValueError) as error:
+            raise model_damaged(f"{file}: unusable model configuration: {error!r}") from error
 
     def file_name(self, canonical: str) -> str:
         """``layers.3.q`` → what the file calls it."""

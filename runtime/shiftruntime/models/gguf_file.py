@@ -92,7 +92,7 @@ def read_header(path: Path) -> GgufHeader:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 return _parse(path, _Cursor(data), file_bytes)
-            except (struct.error, EOFError, KeyError) as error:
+            except (struct.error, EOFError, KeyError, RecursionError) as error:
                 raise model_damaged(
                     f"{path}: header is cut or damaged in a file of {file_bytes} bytes: {error}"
                 ) from error
@@ -114,6 +114,8 @@ def _parse(path: Path, cursor: _Cursor, file_bytes: int) -> GgufHeader:
         shape = tuple(reversed([cursor.scalar("Q") for _ in range(dimensions)]))
         table[name] = TensorEntry(shape, cursor.scalar("I"), cursor.scalar("Q"))
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise model_damaged(f"{path}: general.alignment is {alignment!r}")
     start = -(-cursor.position // alignment) * alignment
     tensors = {name: TensorEntry(entry.shape, entry.kind, start + entry.offset) for name, entry in table.items()}
     return GgufHeader(path, metadata, tensors, file_bytes)

@@ -31,7 +31,7 @@ class GgufSource:
         family = FAMILIES.get(str(architecture))
         if family is None:
             raise model_unsupported(f"{path}: GGUF architecture {architecture!r}; supported: {', '.join(FAMILIES)}")
-        self.config = family.config(self._header.metadata)
+        self.config = family.read(self._header.metadata, path)
         self._entries = {
             canonical: self._entry(family.file_name(canonical), shape)
             for canonical, shape in tensor_shapes(self.config).items()
@@ -46,6 +46,8 @@ class GgufSource:
             raise model_damaged(f"{self.path}: tensor {name} has shape {entry.shape}, expected {shape}")
         if entry.kind not in list(gguf.GGMLQuantizationType):
             raise model_unsupported(f"{self.path}: tensor {name} has the unknown ggml type {entry.kind}")
+        if shape[-1] % gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(entry.kind)][0]:
+            raise model_damaged(f"{self.path}: rows of {shape[-1]} in tensor {name} do not fit its type's blocks")
         end = entry.offset + math.prod(shape[:-1]) * _row_bytes(entry)
         if end > self._header.file_bytes:
             raise model_damaged(

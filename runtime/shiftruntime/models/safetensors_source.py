@@ -38,23 +38,25 @@ class SafetensorsSource:
         self._family = family
         generation = path / "generation_config.json"
         more_eos = token_ids(_read_json(generation, "").get("eos_token_id")) if generation.exists() else ()
-        config = family.config(raw)
+        config = family.read(raw, path / "config.json")
         self.config = dataclasses.replace(config, eos_ids=tuple(dict.fromkeys(config.eos_ids + more_eos)))
         self._files = _weight_files(path)
-        self._home = {name: file for file in self._files for name in _check_header(file)}
+        self._wanted = self._plan({name: file for file in self._files for name in _check_header(file)})
+
+    def _plan(self, home: dict[str, Path]) -> dict[Path, list[tuple[str, str]]]:
+        """File → (canonical name, name in the file) of what to read from it."""
+        wanted: dict[Path, list[tuple[str, str]]] = {}
+        for canonical, shape in tensor_shapes(self.config).items():
+            name = self._family.file_name(canonical)
+            if name not in home:
+                raise model_damaged(f"{self.path}: tensor {name} with shape {shape} is in no safetensors file")
+            wanted.setdefault(home[name], []).append((canonical, name))
+        return wanted
 
     def pieces(self) -> Iterator[Piece]:
-        """All tensors, file by file; raises StartupError(ModelDamaged) for a missing one or a wrong shape."""
+        """All tensors, file by file; raises StartupError(ModelDamaged) for a wrong shape."""
         shapes = tensor_shapes(self.config)
-        wanted: dict[Path, list[tuple[str, str]]] = {}
-        for canonical, shape in shapes.items():
-            name = self._family.file_name(canonical)
-            if name not in self._home:
-                raise model_damaged(
-                    f"{self.path}: tensor {name} with shape {shape} is in none of the safetensors files"
-                )
-            wanted.setdefault(self._home[name], []).append((canonical, name))
-        for file, names in wanted.items():
+        for file, names in self._wanted.items():
             try:
                 with safe_open(file, framework="pt") as opened:
                     for canonical, name in names:

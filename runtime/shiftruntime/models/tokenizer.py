@@ -19,7 +19,7 @@ from shiftruntime.errors import model_damaged, model_not_found, model_unsupporte
 from shiftruntime.models.gguf_file import GgufHeader, read_header
 from shiftruntime.models.token_bytes import StreamDecoder, TokenBytes
 
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # token types of the GGUF specification
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # token types of the GGUF specification
 _SPACE = "\u2581"  # how SentencePiece writes a space
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from shiftcore.layout import Gear
+from shiftruntime.kernels.exact import ExactOps
 from shiftruntime.kernels.plain import PlainOps
 from shiftruntime.models.decoder import Chunk, Decoder, StepBatch
 from shiftruntime.models.kv_cache import allocate_kv, kv_block_bytes
@@ -104,6 +105,27 @@ def greedy(source: ModelSource, weights: dict[str, Tensor], prompt: list[int]) -
     first, second = run_ranks(RANKS, work)
     assert first == second
     return first
+
+
+@pytest.mark.parametrize(("ranks", "gears"), [(2, (Gear(2, 1), Gear(1, 2))), (4, (Gear(2, 2), Gear(4, 1)))])
+def test_exact_mode_changes_no_bit(
+    ranks: int, gears: tuple[Gear, ...], source: ModelSource, weights: dict[str, Tensor]
+) -> None:
+    """The vocabulary of 262,144 needs no padding for 1, 2 or 4 ranks, so that all can share one arena."""
+    ids = torch.arange(1000, 1007)
+
+    def logits(comm: LocalComm, gears: tuple[Gear, ...]) -> Tensor:
+        kv = allocate_kv(source.config, comm.size, num_blocks=2, block_size=16, dtype=torch.float32)
+        decoder = Decoder(source.config, weights, comm, ExactOps(), kv)
+        parts = zip(gears, ((0, 5), (5, 7)), strict=True)
+        return torch.cat([decoder.forward(step(gear, ids, *bounds)) for gear, bounds in parts])
+
+    def step(gear: Gear, ids: Tensor, first: int, stop: int) -> StepBatch:
+        chunk = Chunk(0, stop - first, first, (1, 0))
+        return StepBatch(gear, ids[first:stop], torch.arange(first, stop), (chunk,), torch.tensor([stop - first - 1]))
+
+    (alone,) = run_ranks(1, lambda comm: logits(comm, (Gear(1, 1), Gear(1, 1))))
+    assert torch.equal(torch.cat(run_ranks(ranks, lambda comm: logits(comm, gears)), dim=1), alone)
 
 
 def test_greedy_text_is_that_of_transformers(source: ModelSource, weights: dict[str, Tensor], gemma_gguf: Path) -> None:

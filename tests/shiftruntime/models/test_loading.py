@@ -122,6 +122,13 @@ def test_config_without_a_number(llama: Path) -> None:
     refused(llama, "ModelDamaged", "hidden_size", "big")
 
 
+def test_config_with_values_of_another_kind(llama: Path) -> None:
+    edit_config(llama, lambda raw: raw.update(num_key_value_heads="four"))
+    refused(llama, "ModelDamaged", "config.json")
+    edit_config(llama, lambda raw: raw.update(num_key_value_heads=4, rope_parameters={"rope_type": "linear"}))
+    refused(llama, "ModelDamaged", "factor")
+
+
 def test_config_that_is_no_json(llama: Path) -> None:
     (llama / "config.json").write_text("{")
     refused(llama, "ModelDamaged", "config.json")

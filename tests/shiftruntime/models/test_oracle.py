@@ -18,6 +18,7 @@ from helpers.tiny_models import (
     run_steps,
     save_gemma3,
     save_llama,
+    save_mistral,
 )
 from shiftcore.layout import Gear, allowed_gears
 
@@ -35,6 +36,7 @@ MODELS: dict[str, tuple[Saver, dict[str, Any]]] = {
     "llama-tied-biased": (save_llama, {"tie_word_embeddings": True, "attention_bias": True}),
     "llama-one-kv-head": (save_llama, {"num_key_value_heads": 1}),
     "llama3-rope": (save_llama, {"rope_parameters": LLAMA3_ROPE}),
+    "mistral-sliding": (save_mistral, {}),
     "gemma3": (save_gemma3, {}),
     "gemma3-two-kv-heads": (save_gemma3, {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 6}),
 }
