@@ -1,7 +1,6 @@
 """The two all-to-alls of a sequence-parallel step: rows of all heads ↔ all rows of this rank's heads.
 
-A kv head that several ranks cache is repeated in the send buffer. Which kv heads a rank projects follows from what its
-sequence group caches, so that both always agree, also where a group crosses the border of two replicated heads.
+A kv head that several ranks cache is repeated in the send buffer.
 """
 
 from __future__ import annotations
@@ -34,12 +33,9 @@ class HeadPlan:
     @staticmethod
     def of(heads: HeadLayout, gear: Gear, rank: int) -> HeadPlan:
         group = gear.sequence_group(rank)
-        cached = [heads.kv_range(member) for member in group]
-        kv = range(cached[0].start, cached[-1].stop)
-        sent = torch.tensor([[head - kv.start for head in heads_of_member] for heads_of_member in cached])
-        return HeadPlan(
-            group, heads.projected_query_range(gear, rank), kv, sent, len(heads.query_range(rank)), len(cached[0])
-        )
+        sent = torch.tensor([list(heads.kv_sent_to(gear, member)) for member in group])
+        query, kv = heads.projected_query_range(gear, rank), heads.projected_kv_range(gear, rank)
+        return HeadPlan(group, query, kv, sent, len(heads.query_range(rank)), len(heads.kv_range(rank)))
 
 
 def rows_to_heads(q: Tensor, k: Tensor, v: Tensor, plan: HeadPlan, comm: Exchanger) -> tuple[Tensor, Tensor, Tensor]:
