@@ -27,7 +27,7 @@ CALL_SECONDS = 180.0
 RETRY_SECONDS = 0.5
 # A new channel looks the pods up anew; an old one keeps those it found.
 CHANNEL_SECONDS = 5.0
-WORDS = "time year people way day man thing woman life child world school state family student group country".split()
+WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state")
 
 
 @dataclass
