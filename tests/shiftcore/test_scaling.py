@@ -221,7 +221,7 @@ def test_utilisation_and_share() -> None:
 
 
 def test_bad_limits_are_refused() -> None:
-    with pytest.raises(ValueError, match="minimum 3 must lie in 0..maximum 2"):
+    with pytest.raises(ValueError, match="minimum 3 must lie in"):
         Limits(minimum=3, maximum=2)
     with pytest.raises(ValueError, match="low_utilisation"):
         Limits(low_utilisation=0.9)

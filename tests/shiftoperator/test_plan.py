@@ -138,7 +138,9 @@ def test_contains(seen: object, wanted: object, same: bool) -> None:
     assert plan.contains(seen, wanted) is same
 
 
-@pytest.mark.parametrize(("token", "valid"), [("t" * 40, True), ("short", False), ("", False), ("t" * 39 + "\n", False)])
+@pytest.mark.parametrize(
+    ("token", "valid"), [("t" * 40, True), ("short", False), ("", False), ("t" * 39 + "\n", False)]
+)
 def test_a_good_token_is_kept(make: Make, token: str, valid: bool) -> None:
     secret = {"data": {contract.CONTROL_TOKEN_KEY: base64.b64encode(token.encode()).decode()}}
     snapshot = make.snapshot(children={("Secret", "gemma-control"): secret})

@@ -1,0 +1,218 @@
+"""The chart and the CRD say what protos/shiftprotos/contract.py says, and refuse what cannot work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from shiftoperator import settings as operator_settings
+from shiftoperator import spec as specs
+from shiftprotos import contract
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "charts" / "shift"
+CRD_FILE = CHART / "crds" / "shiftdeployments.yaml"
+EXAMPLE = ROOT / "examples" / "gemma-270m.yaml"
+
+Object = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def helm_path() -> str:
+    sys.path.append(str(ROOT))
+    from localcluster import settings, tools
+
+    return str(tools.helm_path(settings.from_environment()))
+
+
+@pytest.fixture(scope="module")
+def crd() -> Object:
+    loaded: Object = yaml.safe_load(CRD_FILE.read_text())
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def schema(crd: Object) -> Object:
+    found: Object = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    return found
+
+
+def helm(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([path, *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+def rendered(path: str, *arguments: str) -> list[Object]:
+    done = helm(path, "template", "shift", str(CHART), "--namespace", "shift-system", *arguments)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def of_kind(documents: list[Object], kind: str) -> list[Object]:
+    return [document for document in documents if document["kind"] == kind]
+
+
+# --- CRD ---
+
+
+def test_names(crd: Object) -> None:
+    spec = crd["spec"]
+    assert crd["metadata"]["name"] == f"{contract.PLURAL}.{contract.API_GROUP}"
+    assert (spec["group"], spec["names"]["kind"]) == (contract.API_GROUP, contract.KIND)
+    assert (spec["names"]["plural"], spec["names"]["singular"]) == (contract.PLURAL, contract.SINGULAR)
+    assert spec["names"]["shortNames"] == [contract.SHORT_NAME]
+    [version] = spec["versions"]
+    assert version["name"] == contract.API_VERSION
+
+
+def test_size() -> None:
+    assert CRD_FILE.stat().st_size < 64 * 1024
+
+
+def test_subresources(crd: Object) -> None:
+    scale = crd["spec"]["versions"][0]["subresources"]["scale"]
+    assert scale == {
+        "specReplicasPath": ".spec.replicas",
+        "statusReplicasPath": ".status.replicas",
+        "labelSelectorPath": ".status.selector",
+    }
+
+
+def test_bounds(schema: Object) -> None:
+    spec = schema["spec"]["properties"]
+    threshold = spec["shift"]["properties"]["thresholdTokens"]
+    assert (threshold["minimum"], threshold["maximum"]) == (
+        contract.MIN_THRESHOLD_TOKENS,
+        contract.MAX_THRESHOLD_TOKENS,
+    )
+    assert spec["parallelism"]["properties"]["gpus"]["maximum"] == contract.MAX_GPUS
+    assert tuple(spec["shift"]["properties"]["policy"]["enum"]) == specs.POLICIES
+    assert spec["replicas"]["default"] == 1, "GET /scale fails without one"
+
+
+def test_fields(schema: Object) -> None:
+    fields = {name: set(value.get("properties", ())) for name, value in schema["spec"]["properties"].items()}
+    assert fields == {
+        "model": {"uri", "servedName", "dtype"},
+        "parallelism": {"gpus", "sequence", "tensor"},
+        "shift": {"policy", "thresholdTokens"},
+        "engine": {"maxNumSeqs", "maxBatchedTokens", "maxModelLen"},
+        "runtime": {"image", "device", "resources", "env"},
+        "podTemplate": {"metadata", "spec"},
+        "replicas": set(),
+        "autoscaling": {"mode", "min", "max", "windows"},
+        "slo": {"ttftMs", "tpotMs"},
+    }
+
+
+def test_names_that_the_operator_sets_are_reserved(schema: Object) -> None:
+    name = schema["spec"]["properties"]["runtime"]["properties"]["env"]["items"]["properties"]["name"]
+    rule = name["x-kubernetes-validations"][0]["rule"]
+    for variable in (contract.ENV_CONTROL_TOKEN_FILE, contract.ENV_POD_NAME, contract.ENV_TERMINATION_LOG):
+        assert f"'{variable}'" in rule
+
+
+def test_every_status_field_of_the_operator_is_declared(schema: Object) -> None:
+    declared = set(schema["status"]["properties"])
+    written = {
+        "observedGeneration", "replicas", "readyReplicas", "readyOfDesired", "selector", "templateHash", "gear",
+        "policyGeneration", "policy", "conditions", "pods", "decisions", "lastFailure",
+    }  # fmt: skip
+    assert written == declared
+
+
+def test_lists_and_strings_under_rules_are_bounded(schema: Object) -> None:
+    """The API server refuses rules over what it cannot bound."""
+
+    def unbounded(node: Object, where: str) -> list[str]:
+        found = []
+        if node.get("type") == "array" and "maxItems" not in node:
+            found.append(where)
+        for name, child in node.get("properties", {}).items():
+            found += unbounded(child, f"{where}.{name}")
+        if isinstance(node.get("items"), dict):
+            found += unbounded(node["items"], f"{where}[]")
+        return found
+
+    assert unbounded(schema["spec"], "spec") == []
+
+
+def test_example_is_a_valid_spec() -> None:
+    example = yaml.safe_load(EXAMPLE.read_text())
+    spec = specs.parse(example["spec"])
+    assert (example["kind"], spec.gpus, spec.policy.threshold_tokens) == (contract.KIND, 2, 64)
+    assert "replicas" not in example["spec"], "applying it again must not undo a scale-out"
+
+
+# --- chart ---
+
+
+def test_lint(helm_path: str) -> None:
+    done = helm(helm_path, "lint", "--strict", str(CHART))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_cluster_mode(helm_path: str) -> None:
+    documents = rendered(helm_path)
+    rules = next(d for d in of_kind(documents, "ClusterRole") if not d["metadata"]["name"].endswith("-edit"))["rules"]
+    assert_least_rights(rules)
+
+
+def test_namespaced_mode_has_no_cluster_role(helm_path: str) -> None:
+    documents = rendered(helm_path, "--set", "watchNamespaces={team-a,team-b}")
+    assert not of_kind(documents, "ClusterRole")
+    assert not of_kind(documents, "ClusterRoleBinding")
+    roles = {role["metadata"]["namespace"]: role["rules"] for role in of_kind(documents, "Role")}
+    assert set(roles) == {"shift-system", "team-a", "team-b"}
+    assert_least_rights(roles["team-a"])
+
+
+def assert_least_rights(rules: list[Object]) -> None:
+    verbs = {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
+    assert ("secrets", "list") not in verbs
+    assert ("secrets", "watch") not in verbs
+    assert ("pods", "delete") not in verbs
+    assert (contract.PLURAL, "patch") not in verbs, "replicas go through /scale, the rest is the user's"
+    assert {("shiftdeployments/scale", "patch"), ("shiftdeployments/status", "patch")} <= verbs
+    assert not any("*" in pair for pair in verbs)
+
+
+def test_pod_meets_the_restricted_level(helm_path: str) -> None:
+    [deployment] = of_kind(rendered(helm_path), "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+    assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def test_environment_is_what_the_operator_reads(helm_path: str) -> None:
+    [deployment] = of_kind(rendered(helm_path, "--set", "watchNamespaces={a,b}"), "Deployment")
+    environment = {v["name"]: v.get("value") for v in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert set(environment) <= set(operator_settings.VARIABLES)
+    read = operator_settings.from_environment({k: v for k, v in environment.items() if v is not None})
+    assert (read.watch_namespaces, read.lease_name, read.log_format) == (("a", "b"), "shift", "json")
+
+
+def test_leader_role_names_the_lease(helm_path: str) -> None:
+    documents = rendered(helm_path)
+    role = next(r for r in of_kind(documents, "Role") if r["metadata"]["name"].endswith("-leader"))
+    named = next(rule for rule in role["rules"] if "resourceNames" in rule)
+    [deployment] = of_kind(documents, "Deployment")
+    environment = {v["name"]: v.get("value") for v in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert named["resourceNames"] == [environment["SHIFT_LEASE_NAME"]]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["unknown=1", "replicas=-1", "log.level=loud", "leaseSeconds=1", "image.repository=", "watchNamespaces={Upper}"],
+)
+def test_bad_values_are_refused(helm_path: str, bad: str) -> None:
+    done = helm(helm_path, "template", "shift", str(CHART), "--set", bad)
+    assert done.returncode != 0
+    assert "values don't meet the specifications" in done.stderr

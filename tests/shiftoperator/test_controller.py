@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from shiftoperator.errors import TransientError
+from shiftoperator.handlers import Controller
+from shiftoperator.metrics import Metrics
+from shiftoperator.names import Key
+
+KEY, OTHER = Key("team", "gemma"), Key("team", "other")
+
+
+class Recorder:
+    """Stands in for the reconciler."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Key, Any, bool]] = []
+        self.answers: list[bool | Exception] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.running = self.most_running = 0
+
+    async def reconcile(self, key: Key, hint: Any, full: bool) -> bool:
+        self.calls.append((key, hint, full))
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            await self.gate.wait()
+        finally:
+            self.running -= 1
+        answer = self.answers.pop(0) if self.answers else True
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+async def controller(recorder: Recorder) -> AsyncIterator[Controller]:
+    controller = Controller(recorder, Metrics(), resync_seconds=60, poll_seconds=60)
+    yield controller
+    await controller.stop()
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_standby_only_listens(controller: Controller, recorder: Recorder) -> None:
+    controller.wake(KEY, {"a": 1})
+    await settle()
+    assert recorder.calls == []
+    await controller.start()
+    await settle()
+    assert [call[0] for call in recorder.calls] == [KEY]
+
+
+async def test_events_while_busy_are_merged(controller: Controller, recorder: Recorder) -> None:
+    await controller.start()
+    recorder.gate.clear()
+    controller.wake(KEY, {"n": 1})
+    await settle()
+    for n in range(2, 6):
+        controller.wake(KEY, {"n": n})
+    controller.wake(KEY)
+    recorder.gate.set()
+    await settle()
+    assert [(hint, full) for _, hint, full in recorder.calls] == [({"n": 1}, True), ({"n": 5}, True)]
+    assert recorder.most_running == 1, "one worker per object"
+
+
+async def test_objects_do_not_wait_for_each_other(controller: Controller, recorder: Recorder) -> None:
+    await controller.start()
+    recorder.gate.clear()
+    controller.wake(KEY)
+    controller.wake(OTHER)
+    await settle()
+    assert recorder.most_running == 2
+
+
+async def test_polls_between_full_passes(recorder: Recorder) -> None:
+    controller = Controller(recorder, Metrics(), resync_seconds=60, poll_seconds=0.01)
+    await controller.start()
+    controller.wake(KEY)
+    await asyncio.sleep(0.1)
+    await controller.stop()
+    kinds = [full for _, _, full in recorder.calls]
+    assert kinds[0] is True
+    assert len(kinds) > 2
+    assert not any(kinds[1:])
+
+
+async def test_a_gone_object_ends_its_worker(controller: Controller, recorder: Recorder) -> None:
+    await controller.start()
+    recorder.answers = [False]
+    controller.wake(KEY)
+    await settle()
+    controller.wake_known(KEY)
+    await settle()
+    assert len(recorder.calls) == 1, "a pod that outlives its object wakes nobody"
+    controller.wake(KEY)
+    await settle()
+    assert len(recorder.calls) == 2
+
+
+@pytest.mark.parametrize("error", [TransientError("no API", 0.01), RuntimeError("a bug")])
+async def test_errors_are_tried_again(controller: Controller, recorder: Recorder, error: Exception) -> None:
+    await controller.start()
+    recorder.answers = [error]
+    controller.wake(KEY)
+    await settle()
+    # An event does not wait for the pause after an error.
+    controller.wake(KEY)
+    await asyncio.sleep(0.05)
+    assert [full for _, _, full in recorder.calls][:2] == [True, True]
+
+
+async def test_losing_the_lease_stops_work_in_flight(controller: Controller, recorder: Recorder) -> None:
+    await controller.start()
+    recorder.gate.clear()
+    controller.wake(KEY)
+    await settle()
+    await controller.stop()
+    assert recorder.running == 0
+    controller.wake(KEY)
+    await settle()
+    assert len(recorder.calls) == 1
+    recorder.gate.set()
+    await controller.start()
+    await settle()
+    assert len(recorder.calls) == 2, "back from standby without a restart"

@@ -1,0 +1,292 @@
+"""Whole passes against an API server and pods held in memory."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from shiftoperator.errors import RuntimeCallError
+from shiftoperator.metrics import Metrics
+from shiftoperator.names import Key
+from shiftoperator.reconcile import Reconciler
+from shiftoperator.runtime_client import Accepted, Endpoint
+from shiftoperator.settings import Settings
+from shiftoperator.snapshot import Load, RuntimeState
+from shiftoperator.spec import Policy
+
+from .conftest import Make
+
+Object = dict[str, Any]
+KEY = Key("team", "gemma")
+
+
+class FakeCluster:
+    """Stores objects by (kind, name) and records every write in order."""
+
+    def __init__(self, resource: Object) -> None:
+        self.objects: dict[tuple[str, str], Object] = {(resource["kind"], resource["metadata"]["name"]): resource}
+        self.writes: list[str] = []
+        self.events: list[str] = []
+        self.statuses: list[Object] = []
+
+    @property
+    def resource(self) -> Object:
+        return self.objects["ShiftDeployment", "gemma"]
+
+    async def get(self, kind: str, namespace: str, name: str) -> Object | None:
+        return copy.deepcopy(self.objects.get((kind, name)))
+
+    async def list(self, kind: str, namespace: str, label_selector: str = "") -> list[Object]:
+        return [copy.deepcopy(obj) for (k, _), obj in self.objects.items() if k == kind]
+
+    async def apply(self, obj: Object) -> Object:
+        self.writes.append(f"apply {obj['kind']}/{obj['metadata']['name']}")
+        self.objects[obj["kind"], obj["metadata"]["name"]] = copy.deepcopy(obj)
+        return obj
+
+    async def create(self, obj: Object) -> Object:
+        assert obj["kind"] == "Event"
+        self.events.append(obj["reason"])
+        return obj
+
+    async def patch_status(self, obj: Object, status: Object) -> Object:
+        self.writes.append("status")
+        self.statuses.append(copy.deepcopy(status))
+        self.resource.setdefault("status", {}).update(copy.deepcopy(status))
+        policy = self.resource["status"].get("policy", {})
+        if policy.get("thresholdTokens", 0) is None:
+            del policy["thresholdTokens"]
+        return copy.deepcopy(self.resource)
+
+    async def patch_scale(self, obj: Object, replicas: int) -> None:
+        self.writes.append(f"scale {replicas}")
+        self.resource["spec"]["replicas"] = replicas
+        self.resource["metadata"]["generation"] += 1
+
+    async def delete(self, obj: Object) -> None:
+        self.writes.append(f"delete {obj['kind']}/{obj['metadata']['name']}")
+        del self.objects[obj["kind"], obj["metadata"]["name"]]
+
+    def add_pod(self, name: str, template_hash: str) -> None:
+        self.objects["Pod", name] = {
+            "kind": "Pod",
+            "metadata": {
+                "name": name,
+                "uid": f"uid-{name}",
+                "annotations": {"shiftparallel.dev/template-hash": template_hash},
+            },
+            "status": {
+                "podIP": "10.0.0.1",
+                "conditions": [{"type": "Ready", "status": "True"}],
+                "containerStatuses": [{"name": "runtime", "state": {"running": {}}}],
+            },
+        }
+
+
+class FakeRuntimes:
+    """Pods that keep the rule of generations."""
+
+    def __init__(self, template: RuntimeState) -> None:
+        self.template = template
+        self.pods: dict[str, RuntimeState] = {}
+        self.pushed: list[tuple[str, str, int]] = []
+        self.journal: list[str] | None = None
+
+    def _state(self, uid: str) -> RuntimeState:
+        return self.pods.setdefault(uid, self.template)
+
+    async def states(self, endpoints: list[Endpoint], token: str) -> dict[str, RuntimeState | RuntimeCallError]:
+        return {e.uid: self._state(e.uid) for e in endpoints}
+
+    async def push(
+        self, endpoints: list[Endpoint], token: str, policy: Policy, generation: int
+    ) -> dict[str, Accepted | RuntimeCallError]:
+        answers: dict[str, Accepted | RuntimeCallError] = {}
+        for endpoint in endpoints:
+            self.pushed.append((endpoint.uid, policy.mode, generation))
+            if self.journal is not None:
+                self.journal.append(f"push {generation}")
+            state = self._state(endpoint.uid)
+            if generation < state.generation_accepted:
+                answers[endpoint.uid] = RuntimeCallError("FAILED_PRECONDITION", "older")
+                continue
+            self.pods[endpoint.uid] = replace(
+                state, policy=policy, generation_accepted=generation, generation_applied=generation
+            )
+            answers[endpoint.uid] = Accepted(generation, generation)
+        return answers
+
+    async def forget(self, uids: set[str]) -> None:
+        for uid in uids:
+            self.pods.pop(uid, None)
+
+
+class World:
+    def __init__(self, make: Make, **spec: Any) -> None:
+        self.now = 100.0
+        self.cluster = FakeCluster(make.resource(**spec))
+        self.runtimes = FakeRuntimes(make.state(generation_accepted=0, generation_applied=0, policy=Policy()))
+        self.metrics = Metrics()
+        self.reconciler = Reconciler(
+            self.cluster,  # type: ignore[arg-type]
+            self.runtimes,  # type: ignore[arg-type]
+            Settings(namespace="shift-system"),
+            self.metrics,
+            lambda: self.now,
+        )
+
+    async def full(self, hint: Object | None = None) -> bool:
+        return await self.reconciler.reconcile(KEY, hint, True)
+
+    async def poll(self) -> bool:
+        return await self.reconciler.reconcile(KEY, None, False)
+
+    async def healthy(self) -> World:
+        await self.full()
+        self.cluster.add_pod("p1", self.cluster.resource["status"]["templateHash"])
+        await self.full()
+        self.cluster.writes.clear()
+        self.cluster.events.clear()
+        return self
+
+    def condition(self, type_: str) -> tuple[str, str]:
+        found = next(c for c in self.cluster.resource["status"]["conditions"] if c["type"] == type_)
+        return found["status"], found["reason"]
+
+
+async def test_from_resource_to_ready(make: Make) -> None:
+    world = await World(make).healthy()
+    assert world.condition("Ready") == ("True", "AllPodsReady")
+    assert world.condition("PolicyInSync") == ("True", "Applied")
+    assert world.cluster.resource["status"]["policyGeneration"] == 1
+    assert world.runtimes.pods["uid-p1"].policy == Policy("Auto", 64)
+
+
+async def test_at_rest_nothing_is_written(make: Make) -> None:
+    world = await World(make).healthy()
+    for _ in range(3):
+        await world.full()
+        await world.poll()
+    assert (world.cluster.writes, world.cluster.events) == ([], [])
+
+
+async def test_a_new_policy_goes_from_the_event_to_the_pods(make: Make) -> None:
+    world = await World(make).healthy()
+    world.runtimes.journal = world.cluster.writes
+    world.cluster.resource["spec"]["shift"] = {"policy": "Throughput"}
+    world.cluster.resource["metadata"]["generation"] += 1
+    await world.full(hint=copy.deepcopy(world.cluster.resource))
+    assert world.cluster.writes[:2] == ["status", "push 2"], "stored before it is pushed, and nothing before that"
+    assert not any(write.startswith("apply") for write in world.cluster.writes), "no pod is touched"
+    assert world.cluster.statuses[-2]["policyGeneration"] == 2
+    assert world.runtimes.pods["uid-p1"].policy == Policy("Throughput")
+    assert "PolicyAccepted" in world.cluster.events
+    assert world.condition("PolicyInSync") == ("True", "Applied")
+
+
+async def test_a_restarted_pod_gets_the_policy_again(make: Make) -> None:
+    world = await World(make).healthy()
+    world.runtimes.pods["uid-p1"] = world.runtimes.template
+    await world.poll()
+    assert world.runtimes.pods["uid-p1"].generation_accepted == 1
+    assert world.cluster.resource["status"]["policyGeneration"] == 1
+
+
+async def test_lost_status_outdoes_what_pods_know(make: Make) -> None:
+    world = await World(make).healthy()
+    world.runtimes.pods["uid-p1"] = replace(world.runtimes.pods["uid-p1"], generation_accepted=9, policy=Policy())
+    await world.full()
+    assert world.cluster.resource["status"]["policyGeneration"] == 10
+    assert world.runtimes.pods["uid-p1"].generation_applied == 10
+    assert world.runtimes.pods["uid-p1"].policy == Policy("Auto", 64)
+
+
+async def test_the_token_is_made_once(make: Make) -> None:
+    world = await World(make).healthy()
+    token = world.cluster.objects["Secret", "gemma-control"]["data"]["token"]
+    await world.full()
+    assert world.cluster.objects["Secret", "gemma-control"]["data"]["token"] == token
+    del world.cluster.objects["Secret", "gemma-control"]
+    await world.full()
+    assert world.cluster.writes == ["apply Secret/gemma-control"]
+
+
+async def scale_path(world: World, load: Load, polls: int) -> list[int]:
+    path = []
+    for _ in range(polls):
+        world.now += 2.0
+        for uid in list(world.runtimes.pods):
+            world.runtimes.pods[uid] = replace(world.runtimes.pods[uid], load=load, read_at=world.now)
+        await world.full()
+        path.append(world.cluster.resource["spec"]["replicas"])
+        if path[-1] > 1 and ("Pod", "p2") not in world.cluster.objects:
+            world.cluster.add_pod("p2", world.cluster.resource["status"]["templateHash"])
+        if path[-1] == 1:
+            world.cluster.objects.pop(("Pod", "p2"), None)
+    return path
+
+
+async def test_scales_out_and_in(make: Make) -> None:
+    world = await World(make).healthy()
+    burst = Load(running_requests=16, waiting_requests=4, max_running_requests=16, oldest_wait_seconds=5.0)
+    assert (await scale_path(world, burst, 5))[-1] == 2
+    assert "scale 2" in world.cluster.writes
+    assert (await scale_path(world, Load(max_running_requests=16), 15))[-1] == 1
+    decisions = world.cluster.resource["status"]["decisions"]
+    assert [(d["from"], d["to"], d["reason"], d["applied"]) for d in decisions] == [
+        (2, 1, "Idle", True),
+        (1, 2, "QueueTooOld", True),
+    ]
+    assert world.condition("ScalingActive")[0] == "True"
+
+
+async def test_recommend_only_says_it_and_once(make: Make) -> None:
+    world = await World(make, autoscaling={"mode": "Recommend", "max": 2, "windows": {"scaleOutSeconds": 2}}).healthy()
+    burst = Load(running_requests=16, waiting_requests=4, max_running_requests=16, oldest_wait_seconds=60.0)
+    assert set(await scale_path(world, burst, 10)) == {1}
+    assert not any(write.startswith("scale") for write in world.cluster.writes)
+    [decision] = world.cluster.resource["status"]["decisions"]
+    assert (decision["to"], decision["applied"]) == (2, False)
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [({"autoscaling": {"mode": "Disabled"}}, "Disabled"), ({"replicas": 0}, "ScaledToZero")],
+)
+async def test_the_autoscaler_keeps_out(make: Make, spec: Object, reason: str) -> None:
+    world = World(make, **spec)
+    await world.full()
+    assert world.condition("ScalingActive") == ("False", reason)
+
+
+async def test_another_scaler_has_precedence(make: Make) -> None:
+    world = World(make)
+    world.cluster.objects["HorizontalPodAutoscaler", "hpa"] = {
+        "metadata": {"name": "hpa"},
+        "spec": {"scaleTargetRef": {"kind": "ShiftDeployment", "name": "gemma"}},
+    }
+    await world.full()
+    assert world.condition("ScalingActive") == ("False", "ExternalScaler")
+
+
+async def test_a_foreign_object_is_not_overwritten(make: Make) -> None:
+    world = World(make)
+    world.cluster.objects["Service", "gemma"] = {"kind": "Service", "metadata": {"name": "gemma"}}
+    await world.full()
+    assert world.condition("Ready") == ("False", "NameConflict")
+    assert world.cluster.writes == ["status"]
+
+
+async def test_a_bad_spec_is_told(make: Make) -> None:
+    world = World(make, parallelism={"gpus": 4, "sequence": 3, "tensor": 2})
+    await world.full()
+    assert world.condition("Ready") == ("False", "InvalidSpec")
+
+
+async def test_gone(make: Make) -> None:
+    world = await World(make).healthy()
+    del world.cluster.objects["ShiftDeployment", "gemma"]
+    assert await world.full() is False
+    assert world.runtimes.pods == {}

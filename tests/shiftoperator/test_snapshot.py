@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from shiftoperator.snapshot import pod_from
+
+Object = dict[str, Any]
+
+
+def pod_object(container: Object | None = None, conditions: list[Object] | None = None, **metadata: Any) -> Object:
+    statuses = [{"name": "runtime", **container}] if container is not None else []
+    return {
+        "metadata": {"name": "p1", "uid": "u", "annotations": {"shiftparallel.dev/template-hash": "h"}, **metadata},
+        "status": {"podIP": "10.0.0.9", "containerStatuses": statuses, "conditions": conditions or []},
+    }
+
+
+def ended(message: str, code: int = 2, **more: Any) -> Object:
+    return {"terminated": {"exitCode": code, "message": message, "finishedAt": "2030-01-01T00:00:00Z", **more}}
+
+
+TOLD = json.dumps({"reason": "InvalidLayout", "message": "4 query heads do not divide over 3 ranks"})
+
+
+def test_ready_pod() -> None:
+    pod = pod_from(pod_object({"state": {"running": {}}}, [{"type": "Ready", "status": "True"}]))
+    assert (pod.ready, pod.running, pod.ip, pod.template_hash) == (True, True, "10.0.0.9", "h")
+    assert pod.failure is None
+
+
+@pytest.mark.parametrize(
+    ("case", "container", "reason", "words"),
+    [
+        ("just ended", {"state": ended(TOLD)}, "InvalidLayout", "4 query heads do not divide over 3 ranks"),
+        (
+            "waits to be restarted",
+            {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": ended(TOLD)},
+            "InvalidLayout",
+            "4 query heads",
+        ),
+        ("loads again", {"state": {"running": {}}, "lastState": ended(TOLD)}, "InvalidLayout", "4 query heads"),
+        ("killed for memory", {"state": ended("", 137, reason="OOMKilled")}, "OutOfMemory", "limits.memory"),
+        ("a crash", {"state": ended("Traceback\n  boom", 1)}, "ContainerExited", "exit code 1: Traceback boom"),
+        ("no words at all", {"state": ended("", 139)}, "ContainerExited", "exit code 139; see the pod's log"),
+        ("JSON of somebody else", {"state": ended('{"error": 1}', 1)}, "ContainerExited", '{"error": 1}'),
+        ("a list", {"state": ended("[1]", 1)}, "ContainerExited", "[1]"),
+    ],
+)
+def test_failure(case: str, container: Object, reason: str, words: str) -> None:
+    failure = pod_from(pod_object(container)).failure
+    assert failure is not None, case
+    assert failure.reason == reason
+    assert words in failure.message
+
+
+def test_a_pod_that_came_back_has_no_failure() -> None:
+    container = {"state": {"running": {}}, "lastState": ended(TOLD)}
+    assert pod_from(pod_object(container, [{"type": "Ready", "status": "True"}])).failure is None
+
+
+def test_a_bad_reason_cannot_break_the_status() -> None:
+    told = json.dumps({"reason": "Bad reason!\n" + "x" * 500, "message": "m" * 5000})
+    failure = pod_from(pod_object({"state": ended(told)})).failure
+    assert failure is not None
+    assert failure.reason.isalnum()
+    assert (len(failure.reason), len(failure.message)) == (64, 900)
+
+
+def test_obstacles() -> None:
+    image = {"state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}}
+    obstacle = pod_from(pod_object(image)).obstacle
+    assert obstacle is not None
+    assert (obstacle.reason, obstacle.message) == ("ErrImagePull", "not found")
+    starting = {"state": {"waiting": {"reason": "ContainerCreating"}}}
+    assert pod_from(pod_object(starting)).obstacle is None
+    unplaced = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPU is free"}
+    obstacle = pod_from(pod_object(None, [unplaced])).obstacle
+    assert obstacle is not None
+    assert (obstacle.reason, obstacle.message) == ("Unschedulable", "no GPU is free")
+
+
+def test_pods_on_their_way_out() -> None:
+    assert pod_from(pod_object({}, deletionTimestamp="2030-01-01T00:00:00Z")).deleting
