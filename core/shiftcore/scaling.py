@@ -164,7 +164,7 @@ def _out_wish(limits: Limits, replicas: int, pods: tuple[PodLoad, ...]) -> _Wish
     if limits.may_shift and throughput_share(pods) < limits.shifted_share:
         return None
     needed = math.ceil(load * len(pods) / limits.high_utilisation)
-    message = f"demand is {_percent(load)} of the throughput capacity of {len(pods)} pods that already run that gear"
+    message = f"demand is {_percent(load)} of the throughput capacity (pods: {len(pods)}, already in that gear)"
     return _Wish(max(replicas + 1, needed), "HighUtilisation", message)
 
 
@@ -198,7 +198,7 @@ def _in_wish(limits: Limits, replicas: int, pods: tuple[PodLoad, ...]) -> _Wish 
         return None
     survivors = replicas - 1
     if all(pod.idle for pod in pods) and _demand(limits, pods) == 0:
-        return _Wish(survivors, "Idle", f"no request runs or waits on {replicas} pods")
+        return _Wish(survivors, "Idle", f"no request runs or waits (pods: {replicas})")
     load = utilisation(limits, pods)
     if load is None or survivors == 0:
         return None
@@ -208,7 +208,7 @@ def _in_wish(limits: Limits, replicas: int, pods: tuple[PodLoad, ...]) -> _Wish 
         return None
     if any(pod.waiting_requests for pod in pods):
         return None
-    message = f"{survivors} pods in the throughput gear would run at {_percent(after)} of their capacity"
+    message = f"without one pod the throughput gear would run at {_percent(after)} of its capacity (pods: {survivors})"
     return _Wish(survivors, "LowUtilisation", message)
 
 
@@ -241,11 +241,11 @@ def _scale_in(limits: Limits, replicas: int, wish: _Wish, now: float, memory: Me
 def _steady(limits: Limits, replicas: int, pods: tuple[PodLoad, ...]) -> tuple[str, str]:
     load = utilisation(limits, pods)
     if load is None:
-        return "Steady", f"{replicas} pods serve; their throughput capacity is not measured"
+        return "Steady", f"the throughput capacity is not measured (pods: {replicas})"
     if load >= limits.high_utilisation:
         message = f"demand is {_percent(load)} of the throughput capacity; the pods shift to that gear first"
         return "ShiftFirst", message
-    return "Steady", f"demand is {_percent(load)} of the throughput capacity of {replicas} pods"
+    return "Steady", f"demand is {_percent(load)} of the throughput capacity (pods: {replicas})"
 
 
 def utilisation(limits: Limits, pods: tuple[PodLoad, ...]) -> float | None:

@@ -151,7 +151,8 @@ class Reconciler:
         seconds = self._clock() - started
         self._metrics.policy_push_seconds.observe(seconds)
         if accepted:
-            note = f"{decided.policy.mode}, generation {decided.generation}: accepted by {accepted} pods"
+            by = f"accepted by {accepted} of {len(snapshot.live_pods)} pods"
+            note = f"{decided.policy.mode}, generation {decided.generation}: {by}"
             log.info("policy accepted key=%s %s seconds=%.3f", snapshot.key, note, seconds)
             await self._event(memory, "PolicyAccepted", note, "PushPolicy")
 

@@ -107,7 +107,7 @@ def _underway(snapshot: Snapshot, outcome: Outcome) -> tuple[str, str]:
 def _available(snapshot: Snapshot, outcome: Outcome) -> _Verdict:
     ready = len(snapshot.ready_pods)
     if ready:
-        return _Verdict(TRUE, "PodsServe", f"{ready} pods serve")
+        return _Verdict(TRUE, "PodsServe", f"{ready} of {outcome.desired_replicas} pods serve")
     if outcome.desired_replicas == 0:
         return _Verdict(FALSE, "ScaledToZero", "0 replicas are asked for")
     return _Verdict(FALSE, "NoPodReady", f"none of {outcome.desired_replicas} pods is ready")
@@ -139,7 +139,7 @@ def _shift_verified(snapshot: Snapshot) -> _Verdict:
     silent = [pod.name for pod in ready if checks.get(pod.name) is None]
     if silent:
         return _Verdict(UNKNOWN, "NotReported", f"pod {silent[0]} has not reported its self-check")
-    return _Verdict(TRUE, "GearsAgree", f"all gears agreed in the self-check of {len(ready)} ready pods")
+    return _Verdict(TRUE, "GearsAgree", "all gears agreed in the self-check of every ready pod")
 
 
 def _policy_in_sync(snapshot: Snapshot, outcome: Outcome) -> _Verdict:
@@ -151,7 +151,7 @@ def _policy_in_sync(snapshot: Snapshot, outcome: Outcome) -> _Verdict:
         done = len(ready) - len(behind)
         message = f"{done} of {len(ready)} ready pods applied generation {generation}; not yet {behind[0].name}"
         return _Verdict(FALSE, "Applying", message)
-    return _Verdict(TRUE, "Applied", f"every rank of {len(ready)} ready pods applied generation {generation}")
+    return _Verdict(TRUE, "Applied", f"every rank of every ready pod applied generation {generation}")
 
 
 def _applied(snapshot: Snapshot, pod: Pod, generation: int) -> bool:
