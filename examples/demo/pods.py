@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import selectors
@@ -10,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 from shiftprotos import contract
@@ -27,33 +29,46 @@ _PORT = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+)")
 
 def pod_names(settings: Settings) -> list[str]:
     """Runtime pods that are not being deleted."""
-    template = '{range .items[?(!@.metadata.deletionTimestamp)]}{.metadata.name}{"\\n"}{end}'
-    selector = f"{contract.LABEL_DEPLOYMENT}={NAME}"
-    return kubectl(
-        "get", "pods", "-n", NAMESPACE, "-l", selector, "-o", f"jsonpath={template}", settings=settings
-    ).split()
+    return [pod["metadata"]["name"] for pod in _pods(settings) if "deletionTimestamp" not in pod["metadata"]]
 
 
 def restarts(settings: Settings) -> int:
     """Container restarts of all runtime pods together."""
+    return sum(
+        container["restartCount"]
+        for pod in _pods(settings)
+        for container in pod.get("status", {}).get("containerStatuses", [])
+    )
+
+
+def _pods(settings: Settings) -> list[dict[str, Any]]:
     selector = f"{contract.LABEL_DEPLOYMENT}={NAME}"
-    path = "jsonpath={.items[*].status.containerStatuses[*].restartCount}"
-    return sum(map(int, kubectl("get", "pods", "-n", NAMESPACE, "-l", selector, "-o", path, settings=settings).split()))
+    items: list[dict[str, Any]] = json.loads(
+        kubectl("get", "pods", "-n", NAMESPACE, "-l", selector, "-o", "json", settings=settings)
+    )["items"]
+    return items
 
 
-def state(pod: str, settings: Settings) -> control_pb2.GetStateResponse:
-    """Gears, costs, crossover and load of one pod."""
+def control_token(settings: Settings) -> str:
+    """The bearer token that the control port of this deployment's pods expects."""
     encoded = kubectl(
         "get", "secret", f"{NAME}-control", "-n", NAMESPACE, "-o", f"jsonpath={{.data.{contract.CONTROL_TOKEN_KEY}}}",
         settings=settings,
     )  # fmt: skip
-    token = base64.b64decode(encoded).decode()
+    return base64.b64decode(encoded).decode()
+
+
+def state(pod: str, settings: Settings) -> control_pb2.GetStateResponse:
+    """Gears, costs, crossover and load of one pod."""
+    token = control_token(settings)
     with forwarded(pod, contract.CONTROL_PORT, settings) as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        return control_pb2_grpc.ControlStub(channel).GetState(
+        stub = control_pb2_grpc.ControlStub(channel)  # type: ignore[no-untyped-call]
+        response: control_pb2.GetStateResponse = stub.GetState(
             control_pb2.GetStateRequest(),
             timeout=_CALL_SECONDS,
             metadata=((contract.AUTHORIZATION_METADATA, f"Bearer {token}"),),
         )
+        return response
 
 
 @contextmanager

@@ -20,7 +20,8 @@ _END_SECONDS = 200.0
 
 
 def start_client(settings: Settings) -> None:
-    """A pod that idles until it is told what to send."""
+    """A pod that idles until it is told what to send; a new one each time, since a ConfigMap reaches old ones late."""
+    kubectl("delete", "pod", "shift-client", "-n", NAMESPACE, "--ignore-not-found", "--wait", settings=settings)
     config_map = kubectl(
         "create", "configmap", "shift-client", "-n", NAMESPACE, f"--from-file={CLIENT}", "--dry-run=client", "-o",
         "yaml", settings=settings,
