@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from shiftprotos.v1 import control_pb2
 
-console = Console(highlight=False)
+# Tables need room where the output is no terminal.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 
 def phase(number: int, title: str) -> None:
