@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
+
 
 class BlockPool:
     """Hands out block numbers. The lowest free numbers go first, so that small loads touch little memory."""
@@ -11,7 +13,7 @@ class BlockPool:
             raise ValueError(f"need at least one block of one token, got {num_blocks} blocks of {block_size}")
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self._free = list(range(num_blocks - 1, -1, -1))
+        self._free = list(range(num_blocks))  # a heap
         self._used: set[int] = set()
 
     @property
@@ -25,7 +27,7 @@ class BlockPool:
     def allocate(self, count: int) -> list[int]:
         """Take ``count`` blocks; the caller has checked ``num_free``."""
         assert count <= len(self._free), f"{count} blocks asked, {len(self._free)} free"
-        taken = [self._free.pop() for _ in range(count)]
+        taken = [heappop(self._free) for _ in range(count)]
         self._used.update(taken)
         return taken
 
@@ -34,7 +36,7 @@ class BlockPool:
         for block in blocks:
             assert block in self._used, f"block {block} is released but not in use"
             self._used.remove(block)
-        self._free.extend(reversed(blocks))
+            heappush(self._free, block)
 
     def check(self) -> None:
         """Integrity: every block is either free or used, once."""

@@ -47,7 +47,9 @@ class CostCurve:
         """Cost of a step with ``tokens`` tokens; beyond the last point along the last slope."""
         xs = [point.tokens for point in self.points]
         ys = self._monotone()
-        if len(xs) == 1 or tokens <= xs[0]:
+        if tokens in xs:
+            return ys[xs.index(tokens)]
+        if len(xs) == 1 or tokens < xs[0]:
             return ys[0]
         right = min(bisect_right(xs, tokens), len(xs) - 1)
         slope = (ys[right] - ys[right - 1]) / (xs[right] - xs[right - 1])
@@ -107,12 +109,15 @@ def find_crossover(table: CostTable, latency: Gear, throughput: Gear) -> Crossov
 
 
 def _gain(table: CostTable, latency: Gear, throughput: Gear, tokens: int) -> tuple[float, float]:
-    """(seconds that the throughput gear saves at this n, noise of that difference)."""
+    """(seconds that the throughput gear saves at this n, noise of that difference).
+
+    From the monotone curves, so that the crossover and the choice of gears agree.
+    """
     a = next(p for p in table[latency].points if p.tokens == tokens)
     b = next(p for p in table[throughput].points if p.tokens == tokens)
     # The spread of a median of k samples shrinks with sqrt(k).
     noise = (a.spread_seconds**2 / a.samples + b.spread_seconds**2 / b.samples) ** 0.5
-    return a.median_seconds - b.median_seconds, 2 * noise
+    return table[latency].seconds(tokens) - table[throughput].seconds(tokens), 2 * noise
 
 
 def _ms(seconds: float) -> str:

@@ -1,0 +1,112 @@
+"""The choice of a gear: who wins over whom, the edges, and the threshold that explains it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from shiftcore.costs import CostCurve, CostPoint
+from shiftcore.gears import DEFAULT_THRESHOLD_TOKENS, GearTable, ThresholdSource, choose, threshold_in_use
+from shiftcore.layout import Gear
+from shiftcore.policy import Mode, Policy
+
+TP2, SP2 = Gear(1, 2), Gear(2, 1)
+TP4, SP2TP2, SP4 = Gear(1, 4), Gear(2, 2), Gear(4, 1)
+SIZES = (1, 16, 256, 4096)
+
+
+def curve(milliseconds: tuple[float, ...], spread: float = 0.01) -> CostCurve:
+    points = zip(SIZES, milliseconds, strict=True)
+    return CostCurve(tuple(CostPoint(n, ms / 1e3, spread / 1e3, 5) for n, ms in points))
+
+
+UNMEASURED = GearTable(SP2, {})
+CROSSING = GearTable(SP2, {TP2: curve((1, 2, 20, 300)), SP2: curve((2, 3, 10, 150))})
+NOISY = GearTable(SP2, {TP2: curve((1, 2, 20, 300), 900), SP2: curve((2, 3, 10, 150), 900)})
+THREE = GearTable(
+    SP4, {TP4: curve((1, 4, 30, 400)), SP2TP2: curve((2, 3, 20, 300)), SP4: curve((3, 5, 25, 200))}
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("case", "policy", "table", "below", "edge", "above"),
+    [
+        # Tokens at which a gear must be chosen: (n, gear) below, at and above the edge.
+        ("gear > mode", Policy(Mode.LATENCY, gear="sp2"), CROSSING, (1, SP2), (256, SP2), (4096, SP2)),
+        ("gear > threshold", Policy(Mode.AUTO, 8, "tp2"), CROSSING, (1, TP2), (9, TP2), (4096, TP2)),
+        ("latency > threshold", Policy(Mode.LATENCY, 8), CROSSING, (1, TP2), (9, TP2), (4096, TP2)),
+        ("throughput > threshold", Policy(Mode.THROUGHPUT, 8), CROSSING, (1, SP2), (8, SP2), (4096, SP2)),
+        ("threshold > table", Policy(threshold_tokens=1000), CROSSING, (256, TP2), (1000, TP2), (1001, SP2)),
+        ("threshold of one", Policy(threshold_tokens=1), CROSSING, (1, TP2), (2, SP2), (16, SP2)),
+        ("table > default", Policy(), CROSSING, (16, TP2), (256, SP2), (4096, SP2)),
+        ("default, unmeasured", Policy(), UNMEASURED, (1, TP2), (256, TP2), (257, SP2)),
+        ("default, noisy", Policy(), NOISY, (1, TP2), (256, TP2), (257, SP2)),
+        ("middle gear pinned", Policy(gear="sp2tp2"), THREE, (1, SP2TP2), (16, SP2TP2), (4096, SP2TP2)),
+        ("three gears", Policy(), THREE, (1, TP4), (256, SP2TP2), (4096, SP4)),
+        ("threshold of three", Policy(threshold_tokens=16), THREE, (1, TP4), (16, TP4), (17, SP4)),
+        ("one gear", Policy(), GearTable(TP2, {}), (1, TP2), (256, TP2), (4096, TP2)),
+    ],
+)
+def test_choice(
+    case: str,
+    policy: Policy,
+    table: GearTable,
+    below: tuple[int, Gear],
+    edge: tuple[int, Gear],
+    above: tuple[int, Gear],
+) -> None:
+    for tokens, gear in (below, edge, above):
+        assert choose(tokens, table, policy) == gear, f"{case}: {tokens} tokens"
+
+
+def test_the_default_is_the_contracts() -> None:
+    from shiftprotos import contract
+
+    assert DEFAULT_THRESHOLD_TOKENS == contract.DEFAULT_THRESHOLD_TOKENS
+
+
+@given(st.integers(1, 10_000))
+def test_with_a_clear_table_the_choice_is_the_cheapest_gear(tokens: int) -> None:
+    chosen = choose(tokens, THREE, Policy())
+    assert THREE.costs[chosen].seconds(tokens) == min(c.seconds(tokens) for c in THREE.costs.values())
+
+
+def test_a_tie_goes_to_the_gear_of_lower_latency() -> None:
+    table = GearTable(SP2, {TP2: curve((1, 2, 3, 9)), SP2: curve((1, 2, 3, 8))})
+    assert table.crossover.tokens == 4096
+    assert choose(16, table, Policy()) == TP2
+
+
+@pytest.mark.parametrize(
+    ("policy", "table", "expected"),
+    [
+        (Policy(gear="sp2"), CROSSING, (None, ThresholdSource.PINNED)),
+        (Policy(Mode.LATENCY, 8), CROSSING, (None, ThresholdSource.PINNED)),
+        (Policy(Mode.THROUGHPUT), CROSSING, (None, ThresholdSource.PINNED)),
+        (Policy(threshold_tokens=8), CROSSING, (8, ThresholdSource.POLICY)),
+        (Policy(), CROSSING, (256, ThresholdSource.CALIBRATION)),
+        (Policy(), NOISY, (DEFAULT_THRESHOLD_TOKENS, ThresholdSource.DEFAULT)),
+        (Policy(), UNMEASURED, (DEFAULT_THRESHOLD_TOKENS, ThresholdSource.DEFAULT)),
+    ],
+)
+def test_threshold_in_use(policy: Policy, table: GearTable, expected: tuple[int | None, ThresholdSource]) -> None:
+    assert threshold_in_use(table, policy) == expected
+
+
+COSTS = st.lists(st.floats(0.001, 1), min_size=4, max_size=4)
+
+
+@given(COSTS, COSTS, st.one_of(st.none(), st.integers(1, 5000)), st.integers(1, 4096))
+def test_the_threshold_explains_the_choice(
+    tp: list[float], sp: list[float], threshold: int | None, tokens: int
+) -> None:
+    table = GearTable(SP2, {TP2: curve(tuple(tp)), SP2: curve(tuple(sp))})
+    policy = Policy(threshold_tokens=threshold)
+    limit, source = threshold_in_use(table, policy)
+    assert limit is not None
+    gear = choose(tokens, table, policy)
+    if source is ThresholdSource.CALIBRATION:
+        # Below it the table may say either; from it on the base gear is the cheaper one.
+        assert tokens < limit or gear == SP2
+    else:
+        assert gear == (TP2 if tokens <= limit else SP2)
