@@ -38,9 +38,8 @@ def main() -> int:
         return 0  # the front end died at birth
     try:
         _run(first.options, frames)
-    except ShiftError as error:
-        _report(frames, Fatal(error.reason, error.message))
-        return 1
+    except ShiftError:
+        return 1  # reported
     except (FrontEndGone, BrokenPipeError, ConnectionResetError):
         return 0
     return 0
@@ -80,6 +79,10 @@ def _run(options: EngineOptions, frames: FrameSocket[ToEngine | Start]) -> None:
             busy = engine.step()
             for key, _ in selector.select(0.0 if busy else _IDLE_SECONDS):
                 key.data()
+    except ShiftError as error:
+        # Before the ranks are ended, which takes seconds if one hangs: no stream must wait for that.
+        _report(frames, Fatal(error.reason, error.message))
+        raise
     finally:
         ranks.close()
 

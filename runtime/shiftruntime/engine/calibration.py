@@ -63,9 +63,9 @@ def calibrate(
 def step_chunks(
     n: int, max_num_seqs: int, max_model_len: int, num_blocks: int, block_size: int
 ) -> tuple[ChunkPlan, ...] | None:
-    """A step of n tokens: decodes if there may be n sequences, else prefills. None if the cache is too small."""
+    """A step of n tokens: decodes if there may be n sequences and they fit, else prefills. None if nothing fits."""
     context = min(_CONTEXT_TOKENS, max_model_len - 1)
-    if n <= max_num_seqs:
+    if n <= max_num_seqs and n * -(-(context + 1) // block_size) <= num_blocks:
         lengths = [(context, 1)] * n
     else:
         full, rest = divmod(n, max_model_len)

@@ -216,10 +216,10 @@ class EngineClient:
         try:
             while data := await reader.read(_READ_BYTES):
                 for message in buffer.feed(data):
-                    if isinstance(message, Fatal):
-                        failure = EngineFailed(message.reason, message.message)
-                    else:
-                        self._dispatch(message)
+                    if isinstance(message, Fatal):  # its last word: the process ends once its ranks have
+                        self._fail(EngineFailed(message.reason, message.message))
+                        return
+                    self._dispatch(message)
         except (ConnectionError, FrameError) as error:
             failure = EngineFailed(contract.REASON_INTERNAL, f"lost the engine: {error}")
         self._fail(failure)

@@ -30,7 +30,7 @@ class Window:
         """Nearest rank; 0 without values."""
         self._expire(now)
         values = sorted(value for _, value in self._values)
-        return values[min(len(values) - 1, int(0.95 * len(values)))] if values else 0.0
+        return values[-(-95 * len(values) // 100) - 1] if values else 0.0
 
     def _expire(self, now: float) -> None:
         while self._values and self._values[0][0] < now - self._span_seconds:

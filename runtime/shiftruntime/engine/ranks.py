@@ -20,7 +20,7 @@ from shiftprotos import contract
 from shiftruntime.errors import RankError
 from shiftruntime.parallel.arena import Arena, arena_bytes, create_memory, supported
 from shiftruntime.worker.frames import FrameError, FrameSocket
-from shiftruntime.worker.messages import Done, Exit, Failed, FromRank, Hello, LoadProgress, StepPlan
+from shiftruntime.worker.messages import Done, Failed, FromRank, Hello, LoadProgress, StepPlan
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -146,7 +146,8 @@ class RankGroup:
         """End all ranks: politely, then by force."""
         for frames in self._sockets:
             with contextlib.suppress(OSError):
-                frames.send(Exit())
+                # Seen as the end of the channel by a rank that waits for a message, and by one that waits for a peer.
+                frames.socket.shutdown(socket.SHUT_WR)
         deadline = time.monotonic() + _EXIT_SECONDS
         for process in self._processes:
             try:
@@ -203,7 +204,8 @@ class RankGroup:
     def _stalled(self, plan: StepPlan) -> RankError:
         behind = [rank for rank in range(self.size) if not self._inbox[rank]]
         progress = self._arena.progress()
-        guilty = min(behind, key=lambda rank: progress[rank])
+        # The one that waits for the other in the same collective has gone further in it.
+        guilty = min(behind, key=lambda rank: (progress[rank], *self._arena.position(rank)))
         return RankError(
             contract.REASON_RANK_FAILED,
             f"rank {guilty} made no progress for {self._stall_seconds:g} s in step {plan.step} ({plan.gear}); "

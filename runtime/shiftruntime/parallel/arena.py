@@ -28,7 +28,7 @@ class Arena:
     """The mapped memory: ``begun``, ``done`` and ``ticks`` per rank, and two data slots per rank.
 
     begun: number of the collective that a rank has begun. done: number of the one whose part it has published.
-    ticks: grows with every collective, also those of a group of one; what a watchdog looks at.
+    ticks: grows with every layer and every collective; what a watchdog looks at.
     """
 
     def __init__(self, fd: int, ranks: int) -> None:
@@ -45,6 +45,10 @@ class Arena:
     def progress(self) -> tuple[int, ...]:
         """A value per rank that grows while the rank computes."""
         return tuple(int(tick) for tick in self.ticks)
+
+    def position(self, rank: int) -> tuple[int, int]:
+        """How far a rank is: collectives begun and done."""
+        return int(self.begun[rank]), int(self.done[rank])
 
 
 def arena_bytes(ranks: int) -> int:

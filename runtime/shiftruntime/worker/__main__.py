@@ -21,7 +21,6 @@ from shiftruntime.worker.frames import FrameSocket
 from shiftruntime.worker.messages import (
     AllocateKv,
     Attach,
-    Exit,
     Failed,
     Hello,
     Load,
@@ -68,7 +67,7 @@ def _serve(rank: Rank, frames: FrameSocket[ToRank]) -> int:
                 rank.allocate(message)
             case StepPlan() as plan:
                 rank.step(plan)
-            case Exit() | None:
+            case None:
                 return 0
 
 

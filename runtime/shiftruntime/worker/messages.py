@@ -68,11 +68,8 @@ class StepPlan(msgspec.Struct, frozen=True, tag=True):
     chunks: tuple[ChunkPlan, ...] = ()
 
 
-class Exit(msgspec.Struct, frozen=True, tag=True):
-    """End the process."""
-
-
-ToRank = Open | Load | Attach | AllocateKv | StepPlan | Exit
+# A rank ends when the engine closes its side of the channel.
+ToRank = Open | Load | Attach | AllocateKv | StepPlan
 
 # --- rank -> engine ------------------------------------------------------------------------------------------------
 
