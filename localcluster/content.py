@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ CONTENT = Path("/var/cache/shift-localcluster")
 MODEL_CLAIM = "gemma-270m"
 MODEL_FILE = "gemma-3-270m-q4_k_m.gguf"
 WHEELS_CLAIM = "shift-wheels"
+BASE_PYTHON = "3.11"  # of the base image (Debian bookworm), whatever runs here
 _UV_SECONDS = 1800.0
 
 
@@ -41,7 +41,7 @@ def prepare_wheels(settings: Settings) -> Path:
     """A folder with the runtime's locked third-party packages, without our own; made anew when the lock changes."""
     requirements = _uv("export", "--frozen", "--no-dev", "--no-emit-workspace", "--no-header", "--quiet",
                        "--package", "shift-runtime")  # fmt: skip
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    version = BASE_PYTHON
     key = hashlib.sha256((requirements + version).encode()).hexdigest()[:16]
     target = CONTENT / "wheels" / key
     if target.exists():

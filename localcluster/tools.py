@@ -17,12 +17,6 @@ from localcluster.settings import Settings, from_environment
 _RUN_SECONDS = 120.0
 
 
-def kubeconfig(settings: Settings) -> Path:
-    """The cluster that commands speak to: SHIFT_KUBECONFIG if set, else the local one."""
-    chosen = os.environ.get("SHIFT_KUBECONFIG")
-    return Path(chosen) if chosen else settings.kubeconfig
-
-
 def kubectl(*arguments: str, settings: Settings | None = None, stdin: str | None = None, check: bool = True) -> str:
     """Runs kubectl and returns what it printed; raises ClusterError with its message."""
     return _run([kubectl_path(), *arguments], settings or from_environment(), stdin, check)
@@ -68,7 +62,7 @@ def _helm_from_wheel() -> bytes:
 
 
 def _run(command: list[str], settings: Settings, stdin: str | None, check: bool) -> str:
-    environment = {**os.environ, "KUBECONFIG": str(kubeconfig(settings))}
+    environment = {**os.environ, "KUBECONFIG": str(settings.kubeconfig)}
     done = subprocess.run(
         command, env=environment, input=stdin, capture_output=True, text=True, timeout=_RUN_SECONDS, check=False
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from shiftcore.costs import CostTable, Crossover, find_crossover
 from shiftcore.layout import Gear, allowed_gears, tp_gear
@@ -35,16 +37,24 @@ class GearTable:
     def gears(self) -> tuple[Gear, ...]:
         return allowed_gears(self.base)
 
-    @property
+    @cached_property
     def crossover(self) -> Crossover:
+        """Between the tp gear and the base gear."""
         return find_crossover(self.costs, self.latency, self.base)
+
+    @cached_property
+    def worth_from(self) -> Mapping[Gear, int]:
+        """Per gear other than tp, the step size from which it beats the tp gear beyond doubt, where there is one."""
+        found = {gear: find_crossover(self.costs, self.latency, gear).tokens for gear in self.gears}
+        return {gear: tokens for gear, tokens in found.items() if tokens is not None}
 
 
 def choose(tokens: int, table: GearTable, policy: Policy) -> Gear:
     """The gear for a step of ``tokens`` tokens (paper: algorithm 2, with a measured table for its constant).
 
-    A pinned gear or mode wins; then the policy's threshold; then the cheapest gear of a table with a clear crossover;
-    else the default threshold, because a table inside its own noise says nothing.
+    A pinned gear or mode wins; then the policy's threshold; then the cheapest of the tp gear and the gears that beat it
+    beyond doubt at this size; without any such gear the default threshold, because a table inside its own noise says
+    nothing.
     """
     if policy.gear is not None:
         return Gear.parse(policy.gear)
@@ -52,18 +62,19 @@ def choose(tokens: int, table: GearTable, policy: Policy) -> Gear:
         return table.latency
     if policy.mode is Mode.THROUGHPUT:
         return table.base
-    if policy.threshold_tokens is None and table.crossover.tokens is not None:
-        return min(table.gears, key=lambda gear: table.costs[gear].seconds(tokens))
+    if policy.threshold_tokens is None and table.worth_from:
+        worthy = [gear for gear, first in table.worth_from.items() if tokens >= first]
+        return min([table.latency, *worthy], key=lambda gear: table.costs[gear].seconds(tokens))
     limit = policy.threshold_tokens or DEFAULT_THRESHOLD_TOKENS
     return table.latency if tokens <= limit else table.base
 
 
 def threshold_in_use(table: GearTable, policy: Policy) -> tuple[int | None, ThresholdSource]:
-    """The threshold that explains ``choose``, in tokens per step, and where it comes from."""
+    """The threshold that explains ``choose``, the largest step that surely runs the tp gear, and its source."""
     if policy.gear is not None or policy.mode is not Mode.AUTO:
         return None, ThresholdSource.PINNED
     if policy.threshold_tokens is not None:
         return policy.threshold_tokens, ThresholdSource.POLICY
-    if table.crossover.tokens is not None:
-        return table.crossover.tokens, ThresholdSource.CALIBRATION
+    if table.worth_from:
+        return min(table.worth_from.values()) - 1, ThresholdSource.CALIBRATION
     return DEFAULT_THRESHOLD_TOKENS, ThresholdSource.DEFAULT

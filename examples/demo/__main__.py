@@ -149,7 +149,7 @@ class Demo:
         show.latencies([("one, alone", quiet), ("decodes in the burst", burst["decodes"]),
                         ("long prompts in the burst", burst["prompts"])])  # fmt: skip
         say(f"replicas wanted: {show.path(path.wanted)}; ready: {show.path(path.ready)}")
-        show.console.print(kubectl("get", "shd", "-n", NAMESPACE, settings=self.settings), markup=False)
+        show.console.print(kubectl("get", "shd", "-n", NAMESPACE, settings=self.settings), markup=False, soft_wrap=True)
 
 
 def _is_ready(reading: watch.Reading) -> bool:

@@ -20,7 +20,7 @@ from shiftprotos.v1 import control_pb2, control_pb2_grpc
 from examples.demo.settings import NAME, NAMESPACE
 from localcluster.errors import ClusterError
 from localcluster.settings import Settings
-from localcluster.tools import kubeconfig, kubectl, kubectl_path
+from localcluster.tools import kubectl, kubectl_path
 
 _FORWARD_SECONDS = 15.0
 _CALL_SECONDS = 15.0
@@ -77,7 +77,7 @@ def forwarded(pod: str, port: int, settings: Settings) -> Iterator[int]:
     command = [kubectl_path(), "port-forward", "-n", NAMESPACE, f"pod/{pod}", f":{port}"]
     process = subprocess.Popen(
         command,
-        env={**os.environ, "KUBECONFIG": str(kubeconfig(settings))},
+        env={**os.environ, "KUBECONFIG": str(settings.kubeconfig)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -12,7 +12,7 @@ from typing import Any
 from examples.demo.settings import BURST_SECONDS, CLIENT, CLIENT_POD, NAMESPACE, TARGET
 from localcluster.errors import ClusterError
 from localcluster.settings import Settings
-from localcluster.tools import kubeconfig, kubectl, kubectl_path
+from localcluster.tools import kubectl, kubectl_path
 
 _READY_SECONDS = 60
 _GENERATE_SECONDS = 90.0
@@ -89,7 +89,7 @@ def _exec(arguments: tuple[str, ...], settings: Settings, stdin: int) -> subproc
     ]
     return subprocess.Popen(
         command,
-        env={**os.environ, "KUBECONFIG": str(kubeconfig(settings))},
+        env={**os.environ, "KUBECONFIG": str(settings.kubeconfig)},
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -64,7 +64,7 @@ class Engine:
 @dataclass(frozen=True)
 class Runtime:
     image: str | None = None
-    device: str = "cuda"
+    device: str = "cpu"
     resources: dict[str, Any] = field(default_factory=dict)
     env: tuple[dict[str, Any], ...] = ()
 
@@ -101,7 +101,7 @@ def parse(spec: dict[str, Any]) -> Spec:
         engine=Engine(engine.get("maxNumSeqs"), engine.get("maxBatchedTokens"), engine.get("maxModelLen")),
         runtime=Runtime(
             runtime.get("image"),
-            runtime.get("device", "cuda"),
+            runtime.get("device", "cpu"),
             runtime.get("resources", {}),
             tuple(runtime.get("env", ())),
         ),

@@ -54,7 +54,7 @@ def kubeconfig() -> Path:
     sys.path.append(str(ROOT))
     from localcluster import settings
 
-    path = settings.from_environment().kubeconfig  # never another cluster, whatever SHIFT_KUBECONFIG says
+    path = settings.from_environment().kubeconfig  # never another cluster
     if not path.exists():
         missing = f"{path} does not exist; `python3 localcluster/cluster.py up` makes a cluster"
         if "e2e" in os.environ.get("SHIFT_REQUIRE", ""):

@@ -15,7 +15,7 @@ def test_defaults() -> None:
     spec = parse(MINIMAL)
     assert spec.base_gear == Gear(4, 1)
     assert spec.policy == Policy("Auto", None)
-    assert (spec.replicas, spec.autoscaling.mode, spec.runtime.device) == (1, Mode.DISABLED, "cuda")
+    assert (spec.replicas, spec.autoscaling.mode, spec.runtime.device) == (1, Mode.DISABLED, "cpu")
     assert spec.model.path("/models") == "/m.gguf"
     assert spec.model.claim is None
 

@@ -13,6 +13,7 @@ from shiftruntime.worker.messages import ChunkPlan, Sample
 _CONTEXT_TOKENS = 64  # of the sequences in a decode step
 _MIN_ROUNDS = 3
 _MAX_ROUNDS = 9
+_MIN_SIZES = 2
 
 RunChunks = Callable[[Gear, tuple[ChunkPlan, ...]], object]
 
@@ -30,8 +31,8 @@ def calibrate(
 ) -> dict[Gear, CostCurve]:
     """A cost curve per gear over n = 1, 2, 4, … tokens.
 
-    Small steps are decodes of n sequences, larger ones prefill chunks. Sizes that the budget cannot repeat three times
-    are left out, the largest first. The KV cache must be unused: its blocks are overwritten.
+    Small steps are decodes of n sequences, larger ones prefill chunks. The largest and the smallest size are always
+    measured; of the others those that the budget can repeat three times. The KV cache must be unused: its blocks are overwritten.
     """
 
     def chunks_of(n: int) -> tuple[ChunkPlan, ...] | None:
@@ -41,16 +42,14 @@ def calibrate(
     samples: dict[tuple[Gear, int], list[float]] = {}
     started = time.monotonic()
     kept: list[int] = []
-    for n in sizes:  # the first round warms each shape and is not counted
-        size_started = time.monotonic()
+    # The first round warms each shape and is not counted. The largest size comes first: it tells the capacity.
+    for n in [sizes[-1], *sizes[:-1]]:
         for gear in gears:
             _timed(run, gear, chunks_of(n))
         kept.append(n)
-        spent = time.monotonic() - started
-        # The next size costs about twice this one, in this round and in the rounds to come.
-        next_round = 2 * (time.monotonic() - size_started) + spent
-        if spent + _MIN_ROUNDS * next_round > budget_seconds:
+        if (1 + _MIN_ROUNDS) * (time.monotonic() - started) > budget_seconds and len(kept) >= _MIN_SIZES:
             break
+    kept.sort()
     for done in range(_MAX_ROUNDS):
         if done >= _MIN_ROUNDS and time.monotonic() - started > budget_seconds:
             break

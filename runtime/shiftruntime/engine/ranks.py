@@ -68,6 +68,10 @@ class RankGroup:
         self._sockets.append(frames)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._receive(rank))
 
+    def progress(self) -> tuple[int, ...]:
+        """A value per rank that grows while it computes."""
+        return self._arena.progress()
+
     def wait_hello(self, timeout_seconds: float) -> None:
         self.collect(Hello, range(self.size), timeout_seconds, "start")
 
@@ -94,10 +98,10 @@ class RankGroup:
         self.last_step = plan.step
         for rank in range(self.size):
             self.send(rank, plan)
-        seen, since = self._arena.progress(), time.monotonic()
+        seen, since = self.progress(), time.monotonic()
         while not all(self._inbox):
             self._pump(_TICK_SECONDS)
-            progress = self._arena.progress()
+            progress = self.progress()
             if progress != seen or not supported():
                 seen, since = progress, time.monotonic()
             elif time.monotonic() - since > self._stall_seconds:
@@ -203,7 +207,7 @@ class RankGroup:
 
     def _stalled(self, plan: StepPlan) -> RankError:
         behind = [rank for rank in range(self.size) if not self._inbox[rank]]
-        progress = self._arena.progress()
+        progress = self.progress()
         # The one that waits for the other in the same collective has gone further in it.
         guilty = min(behind, key=lambda rank: (progress[rank], *self._arena.position(rank)))
         return RankError(

@@ -93,6 +93,7 @@ class Decoder:
 
     def _layer(self, x: Tensor, i: int, w: LayerWeights, state: StepState) -> Tensor:
         config, ops, comm, eps = self.config, self.ops, self.comm, self.config.rms_norm_eps
+        comm.tick()  # a rank alone meets no collective
         normed = ops.rms_norm(x, w.attn_norm, eps)
         mixed = attend(normed, w.attention, i, state, self.kv.layer(i), config, ops, comm)
         x = x + (mixed if w.post_attn_norm is None else ops.rms_norm(mixed, w.post_attn_norm, eps))

@@ -33,6 +33,10 @@ class Comm(Protocol):
         """``x[j]`` goes to ``group[j]``; ``out[i]`` is what ``group[i]`` sent here. Both ``[len(group), ...]``."""
         ...
 
+    def tick(self) -> None:
+        """Show that this rank computes; a watchdog ends a group in which no rank does."""
+        ...
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         ...

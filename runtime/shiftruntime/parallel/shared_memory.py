@@ -56,7 +56,7 @@ class SharedMemoryComm:
         self._everyone = tuple(range(size))
 
     def all_reduce(self, x: Tensor, group: Group) -> Tensor:
-        self._ticks[self.rank] += 1
+        self.tick()
         if len(group) == 1:
             return x
         flat = x.reshape(-1)
@@ -69,7 +69,7 @@ class SharedMemoryComm:
         return out.view(x.shape)
 
     def all_gather(self, x: Tensor, group: Group) -> Tensor:
-        self._ticks[self.rank] += 1
+        self.tick()
         if len(group) == 1:
             return x.unsqueeze(0)
         flat = x.reshape(-1)
@@ -80,7 +80,7 @@ class SharedMemoryComm:
         return out.view(len(group), *x.shape)
 
     def all_to_all(self, x: Tensor, group: Group) -> Tensor:
-        self._ticks[self.rank] += 1
+        self.tick()
         if len(group) == 1:
             return x
         me = group.index(self.rank)
@@ -90,6 +90,9 @@ class SharedMemoryComm:
             for i, other in enumerate(self._exchange(part.t().reshape(-1), group)):
                 result[:, i] = other.view(len(group), -1)[me]
         return out.view(x.shape)
+
+    def tick(self) -> None:
+        self._ticks[self.rank] += 1
 
     def barrier(self) -> None:
         if self.size > 1:

@@ -12,7 +12,7 @@ from shiftruntime.engine.messages import EngineState
 
 
 class EngineCollector(Collector):
-    """Asks for the state at every scrape; before the engine is ready there is none, and nothing is exposed."""
+    """Exposes the last state that the front end read, at most a second old; nothing before the engine is ready."""
 
     def __init__(self, state: Callable[[], EngineState | None]) -> None:
         self._state = state
