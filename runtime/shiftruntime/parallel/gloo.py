@@ -11,7 +11,7 @@ import torch.distributed as dist
 from shiftcore.layout import Gear
 from torch import Tensor
 
-from shiftruntime.parallel.comm import Group
+from shiftruntime.parallel.comm import CommError, Group
 
 
 class GlooComm:
@@ -41,8 +41,11 @@ class GlooComm:
         # As bytes, because gloo lacks some dtypes.
         raw = x.contiguous().view(-1).view(torch.uint8)
         parts = [torch.empty_like(raw) for _ in group]
-        dist.all_gather(parts, raw, group=self._groups[group])
-        return torch.stack(parts).view(x.dtype).view(len(group), *x.shape)
+        try:
+            dist.all_gather(parts, raw, group=self._groups[group])
+        except RuntimeError as error:  # the peer is not named
+            raise CommError(f"rank {self.rank} did not complete an all_gather of ranks {group}: {error}") from error
+        return torch.stack([part.view(x.dtype).view(x.shape) for part in parts])
 
     def all_to_all(self, x: Tensor, group: Group) -> Tensor:
         if len(group) == 1:

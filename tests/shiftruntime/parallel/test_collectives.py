@@ -1,0 +1,51 @@
+"""Collectives in shared memory, over gloo and by the plain formula give the same bits; a lost peer ends the wait."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.comm_ranks import (
+    absent_peer_gloo,
+    absent_peer_shared_memory,
+    both_programmes,
+    programme,
+    run_in_processes,
+    told_to_stop,
+)
+
+pytestmark = pytest.mark.ranks
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_every_collective_gives_the_bits_of_the_formula(size: int, tmp_path: Path) -> None:
+    results = run_in_processes(both_programmes, size, tmp_path)
+    cases = programme(size)
+    for rank, (shared, gloo) in enumerate(results):
+        assert len(shared) == len(cases)
+        assert shared == gloo, f"rank {rank}"
+    for i, case in enumerate(cases):
+        if case.verb == "all_to_all":
+            continue
+        for rank in range(size):
+            for member in case.group(rank):
+                assert results[member][0][i] == results[rank][0][i], f"{case}: ranks {member} and {rank} differ"
+
+
+def test_shared_memory_names_a_peer_that_does_not_come(tmp_path: Path) -> None:
+    message, seconds = run_in_processes(absent_peer_shared_memory, 3, tmp_path, timeout_seconds=1.0)[0]
+    assert "rank 1 did not reach collective 2 within 1 s" in message
+    assert 1.0 <= seconds < 2.0
+
+
+def test_gloo_ends_the_wait_for_a_peer_that_does_not_come(tmp_path: Path) -> None:
+    message, seconds = run_in_processes(absent_peer_gloo, 2, tmp_path, timeout_seconds=2.0)[0]
+    assert "rank 0" in message
+    assert "all_gather" in message
+    assert seconds < 4.0
+
+
+def test_a_group_that_is_told_to_stop_ends_at_once(tmp_path: Path) -> None:
+    message, seconds = run_in_processes(told_to_stop, 2, tmp_path)[0]
+    assert "rank 0 was told to stop while it waited for rank 1" in message
+    assert seconds < 1.5
