@@ -55,7 +55,8 @@ def prepare_wheels(settings: Settings) -> Path:
     listing.write_text(requirements)
     started = time.monotonic()
     print("  installing the runtime's wheels (PyTorch: about 5 GB) …", flush=True)
-    _uv("pip", "install", "--quiet", "--no-deps", "--target", str(partial), "--python", version,
+    # Compiled now, because the pods, which mount it read-only, would compile anew at each start.
+    _uv("pip", "install", "--quiet", "--no-deps", "--compile-bytecode", "--target", str(partial), "--python", version,
         "--requirements", str(listing))  # fmt: skip
     partial.chmod(0o755)
     partial.rename(target)

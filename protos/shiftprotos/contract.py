@@ -64,6 +64,19 @@ REASON_RANK_FAILED = "RankFailed"
 REASON_START_TIMEOUT = "StartTimeout"
 REASON_INTERNAL = "InternalError"
 
+# Reasons of refused calls: in the trailing metadata of a gRPC error.
+METADATA_REASON = "shift-reason"
+REFUSED_QUEUE_FULL = "QueueFull"
+REFUSED_DRAINING = "Draining"
+REFUSED_DUPLICATE_REQUEST = "DuplicateRequest"
+REFUSED_INVALID_REQUEST = "InvalidRequest"
+REFUSED_STALE_GENERATION = "StaleGeneration"
+REFUSED_INVALID_POLICY = "InvalidPolicy"
+REFUSED_BUSY = "Busy"
+REFUSED_STARTING = "Starting"
+REFUSED_UNAUTHENTICATED = "Unauthenticated"
+REFUSED_ABORTED = "Aborted"
+
 # Bounds that the CRD, the command line and the wire check alike.
 MIN_THRESHOLD_TOKENS = 1
 MAX_THRESHOLD_TOKENS = 1_048_576

@@ -32,7 +32,8 @@ def calibrate(
     """A cost curve per gear over n = 1, 2, 4, … tokens.
 
     Small steps are decodes of n sequences, larger ones prefill chunks. The largest and the smallest size are always
-    measured; of the others those that the budget can repeat three times. The KV cache must be unused: its blocks are overwritten.
+    measured; of the others those that the budget can repeat three times. The KV cache must be unused: its blocks are
+    overwritten.
     """
 
     def chunks_of(n: int) -> tuple[ChunkPlan, ...] | None:

@@ -108,10 +108,11 @@ class EngineClient:
         """Admit a request, then iterate over its outputs; raises RequestRefused or EngineFailed."""
         self._check_alive()
         if request.request_id in self._outputs:
-            raise RequestRefused("DuplicateRequest", f"request {request.request_id} is in flight")
+            raise RequestRefused(contract.REFUSED_DUPLICATE_REQUEST, f"request {request.request_id} is in flight")
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._admissions[request.request_id] = admitted
-        self._outputs[request.request_id] = asyncio.Queue()
+        outputs: asyncio.Queue[Output | EngineFailed] = asyncio.Queue()
+        self._outputs[request.request_id] = outputs
         self._send(request)
         try:
             async with asyncio.timeout(_CALL_SECONDS):
@@ -127,7 +128,7 @@ class EngineClient:
             raise
         finally:
             self._admissions.pop(request.request_id, None)
-        return self._iterate(request.request_id)
+        return _iterate(outputs)
 
     def abort(self, request_id: str) -> None:
         """End a request if it is in flight; its last output says so."""
@@ -142,7 +143,7 @@ class EngineClient:
         return await self._call("set_policy", policy)
 
     async def calibrate(self) -> EngineState:
-        """Measure the gears again, on an idle engine. Raises PolicyRefused("Busy")."""
+        """Measure the gears again, on an idle engine. Raises PolicyRefused."""
         return await self._call("calibrate", timeout_seconds=_CALIBRATE_SECONDS)
 
     async def drain(self) -> EngineState:
@@ -155,8 +156,11 @@ class EngineClient:
         process = self._process
         if process is None:
             return
-        with contextlib.suppress(ConnectionError):
-            self._send(Shutdown())
+        if self._writer is None:  # cancelled between the spawn and the connection
+            process.kill()
+        else:
+            with contextlib.suppress(ConnectionError):
+                self._send(Shutdown())
         try:
             await asyncio.wait_for(process.wait(), timeout_seconds)
         except TimeoutError:
@@ -168,20 +172,6 @@ class EngineClient:
             self._reader_task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._reader_task
-
-    async def _iterate(self, request_id: str) -> AsyncIterator[Output]:
-        queue = self._outputs[request_id]
-        try:
-            while True:
-                # No deadline here: the engine's watchdog bounds every step, and its end wakes this queue.
-                output = await queue.get()
-                if isinstance(output, EngineFailed):
-                    raise output
-                yield output
-                if output.finish is not None:
-                    return
-        finally:
-            self._outputs.pop(request_id, None)
 
     async def _call(
         self, verb: str, policy: Policy | None = None, timeout_seconds: float = _CALL_SECONDS
@@ -217,22 +207,27 @@ class EngineClient:
             while data := await reader.read(_READ_BYTES):
                 for message in buffer.feed(data):
                     if isinstance(message, Fatal):  # its last word: the process ends once its ranks have
-                        self._fail(EngineFailed(message.reason, message.message))
+                        failure = EngineFailed(message.reason, message.message)
                         return
                     self._dispatch(message)
         except (ConnectionError, FrameError) as error:
             failure = EngineFailed(contract.REASON_INTERNAL, f"lost the engine: {error}")
-        self._fail(failure)
+        finally:  # also after an error of our own: no stream may wait for ever
+            self._fail(failure)
 
     def _dispatch(self, message: FromEngine) -> None:
         match message:
             case Output(request_id=request_id):
-                if request_id in self._outputs:
+                # While a new request waits for admission, an output under its id is of an aborted one before it.
+                if request_id in self._outputs and request_id not in self._admissions:
                     self._outputs[request_id].put_nowait(message)
+                    if message.finish is not None:
+                        # Here and not where it is read: an iterator that nobody begins would keep the id in flight.
+                        del self._outputs[request_id]
             case Admitted(request_id=request_id):
-                _resolve(self._admissions.get(request_id), None)
+                _resolve(self._admissions.pop(request_id, None), None)
             case Refused(request_id=request_id):
-                _reject(self._admissions.get(request_id), RequestRefused(message.reason, message.message))
+                _reject(self._admissions.pop(request_id, None), RequestRefused(message.reason, message.message))
             case Answer(call_id=call_id):
                 _resolve(self._calls.get(call_id), message)
             case PhaseUpdate():
@@ -251,9 +246,23 @@ class EngineClient:
         for queue in self._outputs.values():
             queue.put_nowait(failure)
         if not self._ready.done():
-            self._ready.set_exception(failure)
+            if self._stopping:
+                self._ready.cancel()
+            else:
+                self._ready.set_exception(failure)
         elif not self._stopping:
             _resolve(self.failed, failure)
+
+
+async def _iterate(queue: asyncio.Queue[Output | EngineFailed]) -> AsyncIterator[Output]:
+    """Until the last output; no deadline, since the engine's watchdog bounds every step and its end wakes the queue."""
+    while True:
+        output = await queue.get()
+        if isinstance(output, EngineFailed):
+            raise output
+        yield output
+        if output.finish is not None:
+            return
 
 
 def _resolve(future: asyncio.Future[T] | None, value: T) -> None:

@@ -21,6 +21,7 @@ from shiftcore.scheduler import (
     Request,
     Scheduler,
 )
+from shiftprotos import contract
 
 from shiftruntime.engine.loads import LoadWindows
 from shiftruntime.engine.messages import (
@@ -165,18 +166,23 @@ class Engine:
         request = Request(message.request_id, message.prompt, s.max_tokens, frozenset(s.stop_token_ids), now)
         try:
             if self._draining:
-                self._send(Refused(request.id, "Draining", "this pod is draining; retry on another"))
+                self._send(Refused(request.id, contract.REFUSED_DRAINING, "this pod is draining; retry on another"))
                 return
             self.scheduler.add(request)
         except QueueFullError as error:
-            self._send(Refused(request.id, "QueueFull", str(error)))
+            self._send(Refused(request.id, contract.REFUSED_QUEUE_FULL, str(error)))
         except DuplicateRequestError as error:
-            self._send(Refused(request.id, "DuplicateRequest", str(error)))
+            self._send(Refused(request.id, contract.REFUSED_DUPLICATE_REQUEST, str(error)))
         except NeverFitsError as error:
-            self._send(Refused(request.id, "InvalidRequest", str(error)))
+            self._send(Refused(request.id, contract.REFUSED_INVALID_REQUEST, str(error)))
         else:
             self._samplings[request.id] = s
             self._windows.prompt_tokens.add(now, len(request.prompt))
+            for call_id in self._calibrations:
+                self._send(
+                    Answer(call_id, error_kind=contract.REFUSED_BUSY, error="a request came first; calibrate again")
+                )
+            self._calibrations.clear()
             self._send(Admitted(request.id))
 
     def _abort(self, request_id: str) -> None:
@@ -202,7 +208,7 @@ class Engine:
             case "calibrate":
                 if self.scheduler.running or self.scheduler.waiting:
                     text = f"{len(self.scheduler.running)} requests run; drain the pod or wait, then calibrate"
-                    self._send(Answer(call.call_id, error_kind="Busy", error=text))
+                    self._send(Answer(call.call_id, error_kind=contract.REFUSED_BUSY, error=text))
                 else:
                     self._calibrations.append(call.call_id)
             case verb:
@@ -213,9 +219,9 @@ class Engine:
         try:
             self.policy = accept(self.policy, call.policy, self.table.gears)
         except StaleGenerationError as error:
-            return Answer(call.call_id, error_kind="StaleGeneration", error=str(error))
+            return Answer(call.call_id, error_kind=contract.REFUSED_STALE_GENERATION, error=str(error))
         except PolicyError as error:
-            return Answer(call.call_id, error_kind="InvalidPolicy", error=str(error))
+            return Answer(call.call_id, error_kind=contract.REFUSED_INVALID_POLICY, error=str(error))
         return Answer(call.call_id, self.state())
 
     def _calibrate(self) -> None:

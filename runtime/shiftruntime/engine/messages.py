@@ -1,6 +1,6 @@
 """What the front end and the engine process say to each other: typed frames, no pickle.
 
-Each direction is one tagged union; shiftruntime.engine.frames puts them on a socket with a length in front.
+Each direction is one tagged union; shiftruntime.worker.frames puts them on a socket with a length in front.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ class EngineOptions:
     model: str  # path of a GGUF file or of a folder with config.json and safetensors
     ranks: int
     base_gear: Gear
-    device: str = "cpu"
     dtype: str = "auto"
     exact: bool = False
     policy: Policy = INITIAL_POLICY

@@ -26,7 +26,7 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 _TICK_SECONDS = 0.5
 _EXIT_SECONDS = 3.0
-_COMM_TIMEOUT_SECONDS = 60.0  # the engine's watchdog ends a stuck group long before
+_COMM_TIMEOUT_SECONDS = 600.0  # the engine's watchdog ends a stuck group long before; a slow peer is waited for
 
 
 class RankGroup:
@@ -64,6 +64,7 @@ class RankGroup:
         ]
         self._processes.append(subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL))
         theirs.close()
+        ours.settimeout(self._stall_seconds)  # bounds a send; nothing is read before it is there
         frames: FrameSocket[FromRank] = FrameSocket(ours, FromRank)
         self._sockets.append(frames)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._receive(rank))
@@ -78,6 +79,8 @@ class RankGroup:
     def send(self, rank: int, message: msgspec.Struct) -> None:
         try:
             self._sockets[rank].send(message)
+        except TimeoutError as error:  # a stopped rank empties its channel no more
+            raise self._stalled(rank, f"and takes no {type(message).__name__}") from error
         except OSError as error:
             raise self._death(rank) from error
 
@@ -93,19 +96,24 @@ class RankGroup:
     def run(self, plan: StepPlan) -> Done:
         """Run one step on all ranks; other sockets of the selector are served meanwhile.
 
-        A slow rank is waited for as long as any rank makes progress; a standstill of all fails the group.
+        The rank that is furthest behind must show life: a layer, a collective, or time on a core. A slow one is waited
+        for; one that shows none for ``stall_seconds`` fails the group.
         """
         self.last_step = plan.step
         for rank in range(self.size):
             self.send(rank, plan)
-        seen, since = self.progress(), time.monotonic()
+        now = time.monotonic()
+        seen = [(self._life(rank), now) for rank in range(self.size)]
         while not all(self._inbox):
             self._pump(_TICK_SECONDS)
-            progress = self.progress()
-            if progress != seen or not supported():
-                seen, since = progress, time.monotonic()
-            elif time.monotonic() - since > self._stall_seconds:
-                raise self._stalled(plan)
+            now = time.monotonic()
+            for rank in range(self.size):
+                life = self._life(rank)
+                if life != seen[rank][0]:
+                    seen[rank] = life, now
+            behind = self._furthest_behind()
+            if behind is not None and now - seen[behind][1] > self._stall_seconds:
+                raise self._stalled(behind, f"in step {plan.step} ({plan.gear})")
         dones = [self._take(rank, Done) for rank in range(self.size)]
         for rank, done in enumerate(dones):
             if (done.step, done.tokens) != (plan.step, dones[0].tokens):
@@ -205,13 +213,29 @@ class RankGroup:
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
         return RankError(contract.REASON_RANK_FAILED, f"rank {rank} ended with {how} at step {self.last_step}")
 
-    def _stalled(self, plan: StepPlan) -> RankError:
-        behind = [rank for rank in range(self.size) if not self._inbox[rank]]
+    def _life(self, rank: int) -> tuple[int, ...]:
+        """Changes while the rank computes: its counters, and the CPU time the kernel has booked for it."""
+        return (self.progress()[rank], *self._arena.position(rank), _cpu_ticks(self._processes[rank].pid))
+
+    def _furthest_behind(self) -> int | None:
+        """The unfinished rank for which the others wait; one that waits itself has gone further in the collective."""
+        unfinished = [rank for rank in range(self.size) if not self._inbox[rank]]
         progress = self.progress()
-        # The one that waits for the other in the same collective has gone further in it.
-        guilty = min(behind, key=lambda rank: (progress[rank], *self._arena.position(rank)))
+        return min(unfinished, key=lambda rank: (progress[rank], *self._arena.position(rank)), default=None)
+
+    def _stalled(self, rank: int, where: str) -> RankError:
         return RankError(
             contract.REASON_RANK_FAILED,
-            f"rank {guilty} made no progress for {self._stall_seconds:g} s in step {plan.step} ({plan.gear}); "
-            f"progress of the ranks: {progress}",
+            f"rank {rank} made no progress for {self._stall_seconds:g} s {where}; "
+            f"progress of the ranks: {self.progress()}",
         )
+
+
+def _cpu_ticks(pid: int) -> int:
+    """User and system time of a process in clock ticks; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            fields = stat.read().rpartition(")")[2].split()  # after the name, which may hold anything
+    except OSError:
+        return 0
+    return int(fields[11]) + int(fields[12])

@@ -35,8 +35,8 @@ class Flights:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._by_id
+    def get(self, request_id: str) -> Flight | None:
+        return self._by_id.get(request_id)
 
     @contextmanager
     def enter(self, request_id: str) -> Iterator[Flight]:

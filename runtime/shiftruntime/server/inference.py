@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from uuid import uuid4
 
 import grpc
+from shiftprotos import contract
 from shiftprotos.v1 import inference_pb2 as pb
 from shiftprotos.v1 import inference_pb2_grpc
 
@@ -70,8 +71,13 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             self._frontend.metrics.ended(outcome)
 
     async def Abort(self, request: pb.AbortRequest, context: Context) -> pb.AbortResponse:  # noqa: N802
-        if request.request_id in self._frontend.flights:
+        flight = self._frontend.flights.get(request.request_id)
+        if flight is not None and flight.submitted:
             self._frontend.engine.abort(request.request_id)
+        elif flight is not None:  # the engine does not know it yet
+            flight.interruption = Refusal(
+                grpc.StatusCode.CANCELLED, contract.REFUSED_ABORTED, "the request was aborted"
+            )
         return pb.AbortResponse()
 
     async def GetModelInfo(  # noqa: N802

@@ -67,12 +67,12 @@ def parse(arguments: Sequence[str], variables: Mapping[str, str] | None = None) 
     """Raises UsageError; ends the process only for --help and --version."""
     environment = Environment.of(os.environ if variables is None else variables)
     values = build_parser(_Parser).parse_args(arguments)
+    _check_device(values.device)
     base_gear = _base_gear(values.base_gear, values.ranks)
     engine = EngineOptions(
         model=values.model,
         ranks=values.ranks,
         base_gear=base_gear,
-        device=_device(values.device),
         dtype=_dtype(values.dtype, values.exact),
         exact=values.exact,
         policy=_policy(values.policy, values.threshold, base_gear),
@@ -146,10 +146,9 @@ def _policy(name: str, threshold: int | None, base_gear: Gear) -> Policy:
         raise UsageError(f"--threshold: {error}") from error
 
 
-def _device(device: str) -> str:
+def _check_device(device: str) -> None:
     if device == "cuda":
         raise UsageError("--device cuda is not supported by this version; use --device cpu")
-    return device
 
 
 def _dtype(dtype: str, exact: bool) -> str:

@@ -5,28 +5,29 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 import grpc
+from shiftprotos import contract
 
 from shiftruntime.engine.client import EngineFailed, PolicyRefused, RequestRefused
 
 # Trailing metadata that carries the CamelCase reason; the status text is the sentence.
-REASON_METADATA = "shift-reason"
+REASON_METADATA = contract.METADATA_REASON
 
-DRAINING = "Draining"
-STARTING = "Starting"
-UNAUTHENTICATED = "Unauthenticated"
-DUPLICATE_REQUEST = "DuplicateRequest"
+DRAINING = contract.REFUSED_DRAINING
+STARTING = contract.REFUSED_STARTING
+UNAUTHENTICATED = contract.REFUSED_UNAUTHENTICATED
+DUPLICATE_REQUEST = contract.REFUSED_DUPLICATE_REQUEST
 ENGINE_SILENT = "EngineSilent"
 
 _REQUEST_STATUS = {
-    "QueueFull": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    contract.REFUSED_QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DRAINING: grpc.StatusCode.UNAVAILABLE,
     DUPLICATE_REQUEST: grpc.StatusCode.ALREADY_EXISTS,
-    "InvalidRequest": grpc.StatusCode.INVALID_ARGUMENT,
+    contract.REFUSED_INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
 }
 _POLICY_STATUS = {
-    "StaleGeneration": grpc.StatusCode.FAILED_PRECONDITION,
-    "Busy": grpc.StatusCode.FAILED_PRECONDITION,
-    "InvalidPolicy": grpc.StatusCode.INVALID_ARGUMENT,
+    contract.REFUSED_STALE_GENERATION: grpc.StatusCode.FAILED_PRECONDITION,
+    contract.REFUSED_BUSY: grpc.StatusCode.FAILED_PRECONDITION,
+    contract.REFUSED_INVALID_POLICY: grpc.StatusCode.INVALID_ARGUMENT,
 }
 
 

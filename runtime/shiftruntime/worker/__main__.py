@@ -31,12 +31,14 @@ from shiftruntime.worker.messages import (
 from shiftruntime.worker.rank import Rank
 
 _PR_SET_PDEATHSIG = 1
+_NO_MEMORY = "can't allocate memory"  # how torch says it, in a RuntimeError
 
 
 def main() -> int:
     args = _parse(sys.argv[1:])
     _die_with_parent(args.parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the engine decides when a rank ends
+    for number in (signal.SIGINT, signal.SIGTERM):  # also sent to whole groups; the engine decides when a rank ends
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(args.threads)
     frames: FrameSocket[ToRank] = FrameSocket(socket.socket(fileno=args.socket_fd), ToRank)
     try:
@@ -48,6 +50,10 @@ def main() -> int:
     except CommError as error:
         frames.send(Failed(contract.REASON_RANK_FAILED, str(error)))
     except MemoryError as error:
+        frames.send(Failed(contract.REASON_OUT_OF_MEMORY, f"rank {args.rank} ran out of memory: {error}"))
+    except RuntimeError as error:
+        if _NO_MEMORY not in str(error):
+            raise
         frames.send(Failed(contract.REASON_OUT_OF_MEMORY, f"rank {args.rank} ran out of memory: {error}"))
     except (BrokenPipeError, ConnectionResetError):
         return 0  # the engine is gone and with it the reason to run
