@@ -122,16 +122,26 @@ def decide(
     """`replicas` is asked for and `ready` serve; `pods` are the ready ones whose load is known."""
     if not limits.minimum <= replicas <= limits.maximum:
         return _into_bounds(limits, replicas), Memory()
-    blocked = _blocked(limits, replicas, ready, pods, now)
-    if blocked is not None:
-        # An open question must not count towards a window.
-        return blocked, Memory()
+    fresh = sum(now - pod.measured_at <= limits.stale_seconds for pod in pods)
+    missing = ready < replicas
+    # Of no ready pod nothing can be known, and an open question must not count towards a window.
+    if missing and (ready == 0 or fresh < ready):
+        return _starting(replicas, ready), Memory()
+    if fresh < ready:
+        message = f"only {fresh} of {ready} ready pods reported their load in the last {limits.stale_seconds:.0f} s"
+        return _hold(replicas, "MetricsStale", message), Memory()
     out = _out_wish(limits, replicas, pods)
+    if out is not None and missing:
+        # A pod that loads takes no traffic yet: what the others show says nothing about the size asked for.
+        return _starting(replicas, ready), Memory()
     if out is not None:
         return _scale_out(limits, replicas, out, now, replace(memory, in_since=None))
+    # A pod that never starts must not hold the size for ever: those that are ready may show that they are enough.
     into = _in_wish(limits, replicas, pods)
     if into is not None:
         return _scale_in(limits, replicas, into, now, replace(memory, out_since=None))
+    if missing:
+        return _starting(replicas, ready), Memory()
     return _hold(replicas, *_steady(limits, replicas, pods)), Memory()
 
 
@@ -143,15 +153,8 @@ def _into_bounds(limits: Limits, replicas: int) -> Decision:
     return Decision(Action.IN, limits.maximum, "AboveMaximum", message)
 
 
-def _blocked(limits: Limits, replicas: int, ready: int, pods: tuple[PodLoad, ...], now: float) -> Decision | None:
-    if ready < replicas:
-        # A pod that loads takes no traffic yet: what the others show says nothing about the size asked for.
-        return _hold(replicas, "PodsStarting", f"{ready} of {replicas} pods are ready; waiting for the others")
-    fresh = sum(now - pod.measured_at <= limits.stale_seconds for pod in pods)
-    if fresh < ready:
-        message = f"only {fresh} of {ready} ready pods reported their load in the last {limits.stale_seconds:.0f} s"
-        return _hold(replicas, "MetricsStale", message)
-    return None
+def _starting(replicas: int, ready: int) -> Decision:
+    return _hold(replicas, "PodsStarting", f"{ready} of {replicas} pods are ready; waiting for the others")
 
 
 def _out_wish(limits: Limits, replicas: int, pods: tuple[PodLoad, ...]) -> _Wish | None:
@@ -180,7 +183,7 @@ def _bypass(limits: Limits, pods: tuple[PodLoad, ...]) -> tuple[str, str] | None
     full = next((p for p in pods if p.waiting_requests and 0 < p.max_running_requests <= p.running_requests), None)
     if full is not None:
         return "SlotsFull", f"pod {full.name} runs its maximum of {full.max_running_requests} requests and more wait"
-    # An idle pod's cache is full of prefixes that give way at need.
+    # What an idle pod still reports as used belongs to no request: it is free as soon as one comes.
     crowded = max(pods, key=lambda pod: 0.0 if pod.idle else pod.kv_used_fraction)
     if not crowded.idle and crowded.kv_used_fraction >= limits.kv_pressure:
         return "KvPressure", f"the KV cache of pod {crowded.name} is {_percent(crowded.kv_used_fraction)} full"
@@ -196,9 +199,10 @@ def _bypass(limits: Limits, pods: tuple[PodLoad, ...]) -> tuple[str, str] | None
 def _in_wish(limits: Limits, replicas: int, pods: tuple[PodLoad, ...]) -> _Wish | None:
     if replicas <= limits.minimum:
         return None
-    survivors = replicas - 1
+    # A pod that is not ready is the first to be taken away: those that serve stay as they are.
+    survivors = min(replicas - 1, len(pods))
     if all(pod.idle for pod in pods) and _demand(limits, pods) == 0:
-        return _Wish(survivors, "Idle", f"no request runs or waits (pods: {replicas})")
+        return _Wish(replicas - 1, "Idle", f"no request runs or waits (pods: {replicas})")
     load = utilisation(limits, pods)
     if load is None or survivors == 0:
         return None
@@ -208,8 +212,10 @@ def _in_wish(limits: Limits, replicas: int, pods: tuple[PodLoad, ...]) -> _Wish 
         return None
     if any(pod.waiting_requests for pod in pods):
         return None
-    message = f"without one pod the throughput gear would run at {_percent(after)} of its capacity (pods: {survivors})"
-    return _Wish(survivors, "LowUtilisation", message)
+    message = (
+        f"with one pod less the throughput gear would run at {_percent(after)} of its capacity (pods: {survivors})"
+    )
+    return _Wish(replicas - 1, "LowUtilisation", message)
 
 
 def _slots_after(pods: tuple[PodLoad, ...], survivors: int) -> float:

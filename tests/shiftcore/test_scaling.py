@@ -96,7 +96,7 @@ def decided(
             "KvPressure",
             2,
         ),
-        ("an idle pod's prefixes", (replace(IDLE, kv_used_fraction=1.0),), LIMITS, Action.HOLD, "Steady", 1),
+        ("an idle pod's cache", (replace(IDLE, kv_used_fraction=1.0),), LIMITS, Action.HOLD, "Steady", 1),
         (
             "output too slow",
             (replace(BUSY, tpot_p95_seconds=0.5, throughput_share=0.0),),
@@ -167,6 +167,46 @@ def test_pods_that_start_are_waited_for() -> None:
     assert (decision.action, decision.reason) == (Action.HOLD, "PodsStarting")
     decision, memory = decide(LIMITS, 2, 1, (LOADED,), NOW, HELD)
     assert (decision.action, memory) == (Action.HOLD, Memory())
+
+
+@pytest.mark.parametrize(
+    ("case", "pods", "replicas", "action", "reason", "after"),
+    [
+        ("idle beside a pod that cannot start", (IDLE,), 2, Action.IN, "Idle", 1),
+        ("the ready pod is enough", (BUSY,), 2, Action.IN, "LowUtilisation", 1),
+        ("two that cannot start leave one at a time", (BUSY,), 3, Action.IN, "LowUtilisation", 2),
+        ("two ready, one not", (BUSY, BUSY), 3, Action.IN, "LowUtilisation", 2),
+        (
+            "the ready pod is not enough",
+            (replace(BUSY, prompt_tokens_per_second=600),),
+            2,
+            Action.HOLD,
+            "PodsStarting",
+            2,
+        ),
+        ("no more pods while some start", (LOADED,), 2, Action.HOLD, "PodsStarting", 2),
+        (
+            "a missed target is no spare room",
+            (replace(BUSY, tpot_p95_seconds=0.5),),
+            2,
+            Action.HOLD,
+            "PodsStarting",
+            2,
+        ),
+        ("the ready pod is silent", (replace(IDLE, measured_at=NOW - 60),), 2, Action.HOLD, "PodsStarting", 2),
+        ("none is ready", (), 2, Action.HOLD, "PodsStarting", 2),
+    ],
+)
+def test_pods_that_never_start_do_not_hold_the_size(
+    case: str, pods: tuple[PodLoad, ...], replicas: int, action: Action, reason: str, after: int
+) -> None:
+    decision, _ = decide(LIMITS, replicas, len(pods), pods, NOW, HELD)
+    assert (decision.action, decision.reason, decision.replicas) == (action, reason, after), case
+
+
+def test_scale_in_beside_a_starting_pod_waits_for_its_window() -> None:
+    decision, memory = decide(LIMITS, 2, 1, (IDLE,), NOW, Memory())
+    assert (decision.action, memory) == (Action.HOLD, Memory(in_since=NOW))
 
 
 def test_a_reason_must_hold_for_its_window() -> None:
