@@ -41,6 +41,8 @@ class Memory:
     snapshot: Snapshot | None = None
     scaling: scaling.Memory = field(default_factory=scaling.Memory)
     samples: dict[str, deque[plan.TokenSample]] = field(default_factory=dict)
+    # Why the last full pass could not do what the resource asks for; a pass that is not full does not try again.
+    refused: UserError | None = None
 
     @property
     def known(self) -> Snapshot:
@@ -84,20 +86,32 @@ class Reconciler:
 
     async def _settle(self, memory: Memory, full: bool) -> None:
         before = memory.known.status
-        error: UserError | None = None
-        decision = status.Scaling(False, "NotDecided", "the spec is refused")
+        decisions: list[Object] = before.get("decisions", [])
+        decision = status.Scaling(False, "NotDecided", "what the resource asks for was refused")
+        spec = await self._accept(memory, full)
+        # Pods that run go on, whatever was refused: their policy and their states are looked after.
+        if spec is not None:
+            await self._sync_policy(memory, spec)
+        else:
+            await self._read_states(memory)
+        if spec is not None and memory.refused is None:
+            decision, decisions = await self._scale(memory, spec, decisions)
+        else:
+            memory.scaling = scaling.Memory()
+        await self._report(memory, before, decision, decisions)
+
+    async def _accept(self, memory: Memory, full: bool) -> Spec | None:
+        """The spec, None when it cannot be read; a full pass applies the children too."""
+        spec = None
         try:
             spec = specs.parse(memory.known.resource["spec"])
             if full:
                 await self._apply_children(memory, spec)
-            await self._sync_policy(memory, spec)
+                memory.refused = None
         except UserError as refused:
-            error = refused
+            memory.refused = refused
             log.warning("refused key=%s reason=%s: %s", memory.known.key, refused.reason, refused)
-        decisions: list[Object] = before.get("decisions", [])
-        if error is None:
-            decision, decisions = await self._scale(memory, spec, decisions)
-        await self._report(memory, before, error, decision, decisions)
+        return spec
 
     # --- children ---
 
@@ -211,13 +225,19 @@ class Reconciler:
             for pod in snapshot.ready_pods
             if pod.uid in snapshot.states
         )
-        decision, memory.scaling = scaling.decide(
+        decision, after = scaling.decide(
             spec.autoscaling.limits, spec.replicas, len(snapshot.ready_pods), loads, self._clock(), memory.scaling
         )
         said = status.Scaling(decision.reason != "MetricsStale", decision.reason, decision.message)
-        if decision.action is scaling.Action.HOLD:
-            return said, decisions
-        return said, await self._carry_out(memory, spec.replicas, decision, mode is scaling.Mode.APPLY, decisions)
+        if decision.action is not scaling.Action.HOLD:
+            try:
+                write = mode is scaling.Mode.APPLY
+                decisions = await self._carry_out(memory, spec.replicas, decision, write, decisions)
+            except UserError as refused:
+                return status.Scaling(False, refused.reason, refused.message), decisions
+        # Only now: a decision that was not carried out must not wait for its window again.
+        memory.scaling = after
+        return said, decisions
 
     async def _carry_out(
         self, memory: Memory, replicas: int, decision: scaling.Decision, write: bool, decisions: list[Object]
@@ -253,7 +273,6 @@ class Reconciler:
         self,
         memory: Memory,
         before: Object,
-        error: UserError | None,
         decision: status.Scaling,
         decisions: list[Object],
     ) -> None:
@@ -263,7 +282,7 @@ class Reconciler:
             template_hash=manifests.template_hash(snapshot.resource["spec"]),
             policy_generation=int(snapshot.status.get("policyGeneration", 0)),
             scaling=decision,
-            error=error,
+            error=memory.refused,
         )
         built = status.build(snapshot, outcome, decisions, _now())
         changed = status.patch(snapshot.status, built)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from shiftoperator.errors import RuntimeCallError
+from shiftoperator.errors import ConflictError, RuntimeCallError, UserError
 from shiftoperator.metrics import Metrics
 from shiftoperator.names import Key
 from shiftoperator.reconcile import Reconciler
@@ -30,6 +30,8 @@ class FakeCluster:
         self.writes: list[str] = []
         self.events: list[str] = []
         self.statuses: list[Object] = []
+        # What the API server says to a write, by the kind applied or "scale".
+        self.refusals: dict[str, Exception] = {}
 
     @property
     def resource(self) -> Object:
@@ -42,6 +44,7 @@ class FakeCluster:
         return [copy.deepcopy(obj) for (k, _), obj in self.objects.items() if k == kind]
 
     async def apply(self, obj: Object) -> Object:
+        self._refuse(obj["kind"])
         self.writes.append(f"apply {obj['kind']}/{obj['metadata']['name']}")
         self.objects[obj["kind"], obj["metadata"]["name"]] = copy.deepcopy(obj)
         return obj
@@ -61,6 +64,7 @@ class FakeCluster:
         return copy.deepcopy(self.resource)
 
     async def patch_scale(self, obj: Object, replicas: int) -> None:
+        self._refuse("scale")
         self.writes.append(f"scale {replicas}")
         self.resource["spec"]["replicas"] = replicas
         self.resource["metadata"]["generation"] += 1
@@ -68,6 +72,10 @@ class FakeCluster:
     async def delete(self, obj: Object) -> None:
         self.writes.append(f"delete {obj['kind']}/{obj['metadata']['name']}")
         del self.objects[obj["kind"], obj["metadata"]["name"]]
+
+    def _refuse(self, what: str) -> None:
+        if what in self.refusals:
+            raise self.refusals[what]
 
     def add_pod(self, name: str, template_hash: str) -> None:
         self.objects["Pod", name] = {
@@ -276,7 +284,54 @@ async def test_a_foreign_object_is_not_overwritten(make: Make) -> None:
     world.cluster.objects["Service", "gemma"] = {"kind": "Service", "metadata": {"name": "gemma"}}
     await world.full()
     assert world.condition("Ready") == ("False", "NameConflict")
+    assert set(world.cluster.writes) == {"status"}
+
+
+async def test_a_refusal_is_told_once(make: Make) -> None:
+    """Passes that only poll apply nothing: they must not take back what the full pass found."""
+    world = await World(make).healthy()
+    world.cluster.refusals["Service"] = UserError("Forbidden", "services may not be patched")
+    del world.cluster.objects["Service", "gemma"]
+    for _ in range(3):
+        await world.full()
+        await world.poll()
+        assert world.condition("Ready") == ("False", "Forbidden")
+        assert world.condition("ScalingActive") == ("False", "NotDecided")
     assert world.cluster.writes == ["status"]
+    assert sorted(world.cluster.events) == ["Forbidden", "Forbidden", "NotDecided"], "Ready, Progressing, ScalingActive"
+    world.cluster.refusals.clear()
+    await world.poll()
+    assert world.condition("Ready") == ("False", "Forbidden"), "only a full pass knows better"
+    await world.full()
+    assert world.condition("Ready") == ("True", "AllPodsReady")
+
+
+async def test_pods_that_run_are_looked_after_while_something_is_refused(make: Make) -> None:
+    world = await World(make).healthy()
+    world.cluster.objects["Service", "gemma"] = {"kind": "Service", "metadata": {"name": "gemma"}}
+    world.runtimes.pods["uid-p1"] = world.runtimes.template
+    await world.full()
+    assert world.condition("Ready") == ("False", "NameConflict")
+    assert world.runtimes.pods["uid-p1"].generation_accepted == 1
+
+
+async def test_a_scale_that_failed_keeps_its_window(make: Make) -> None:
+    world = await World(make).healthy()
+    burst = Load(running_requests=16, waiting_requests=4, max_running_requests=16, oldest_wait_seconds=5.0)
+    world.cluster.refusals["scale"] = ConflictError("the object changed")
+    with pytest.raises(ConflictError):
+        await scale_path(world, burst, 5)
+    world.cluster.refusals.clear()
+    assert await scale_path(world, burst, 1) == [2], "at once, not after another window"
+
+
+async def test_a_refused_scale_is_told(make: Make) -> None:
+    world = await World(make).healthy()
+    burst = Load(running_requests=16, waiting_requests=4, max_running_requests=16, oldest_wait_seconds=5.0)
+    world.cluster.refusals["scale"] = UserError("Forbidden", "shiftdeployments/scale may not be patched")
+    assert set(await scale_path(world, burst, 6)) == {1}
+    assert world.condition("ScalingActive") == ("False", "Forbidden")
+    assert not world.cluster.resource["status"].get("decisions")
 
 
 async def test_a_bad_spec_is_told(make: Make) -> None:
