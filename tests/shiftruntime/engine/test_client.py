@@ -35,6 +35,7 @@ class Engine:
 @asynccontextmanager
 async def connected(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[EngineClient, Engine]]:
     theirs: list[socket.socket] = []
+    spawned = asyncio.Event()
 
     class Process:
         async def wait(self) -> int:
@@ -42,14 +43,14 @@ async def connected(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Engi
 
     async def spawn(*_: object, pass_fds: tuple[int, ...], **__: object) -> Process:
         theirs.append(socket.socket(fileno=socket.dup(pass_fds[0])))
+        spawned.set()
         return Process()
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", spawn)
     client = EngineClient(EngineOptions(model="none", ranks=1, base_gear=Gear(1, 1)))
     starting = asyncio.create_task(client.start(lambda _: None))
     async with asyncio.timeout(5):
-        while not theirs:
-            await asyncio.sleep(0)
+        await spawned.wait()
         _, writer = await asyncio.open_connection(sock=theirs[0])
         engine = Engine(writer)
         await engine.say(READY)
