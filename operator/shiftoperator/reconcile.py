@@ -79,6 +79,11 @@ class Reconciler:
         await self._settle(memory, full)
         return True
 
+    async def forget_all(self) -> None:
+        """What was seen counts for nothing once somebody else may act. Call it only when no pass runs."""
+        self._memories.clear()
+        await self._runtimes.close()
+
     async def _forget(self, key: Key) -> None:
         memory = self._memories.pop(key)
         if memory.snapshot is not None:

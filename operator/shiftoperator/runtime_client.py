@@ -17,7 +17,7 @@ from shiftoperator.snapshot import GearState, Load, RuntimeState, SelfCheck
 from shiftoperator.spec import Policy
 
 PUSH_SECONDS = 0.5
-# A pod answers between two steps, and a step of long prompts takes its time; the pod itself gives up after 5 s.
+# A pod answers during a step too, but one that is busy may take its time; the pod itself gives up after 5 s.
 STATE_SECONDS = 6.0
 # One pass waits so long for answers and goes on with those that came.
 WAIT_SECONDS = 0.5
@@ -121,6 +121,7 @@ class RuntimeClient:
             await self._channels.pop(endpoint).close()
 
     async def close(self) -> None:
+        """Closes every channel; a later call opens a new one."""
         await self.forget({endpoint.uid for endpoint in self._channels})
 
     def _drop_questions(self, endpoints: set[Endpoint]) -> None:

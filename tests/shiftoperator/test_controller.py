@@ -22,6 +22,11 @@ class Recorder:
         self.gate = asyncio.Event()
         self.gate.set()
         self.running = self.most_running = 0
+        self.forgotten = 0
+
+    async def forget_all(self) -> None:
+        assert self.running == 0, "a pass that runs would remember again"
+        self.forgotten += 1
 
     async def reconcile(self, key: Key, hint: Any, full: bool) -> bool:
         self.calls.append((key, hint, full))
@@ -111,6 +116,21 @@ async def test_a_gone_object_ends_its_worker(controller: Controller, recorder: R
     assert len(recorder.calls) == 2
 
 
+async def test_an_object_made_anew_while_the_old_one_is_missed(controller: Controller, recorder: Recorder) -> None:
+    await controller.start()
+    recorder.gate.clear()
+    recorder.answers = [False]
+    controller.wake(KEY)
+    await settle()
+    controller.wake(KEY, {"new": 1})
+    recorder.gate.set()
+    await settle()
+    assert [(hint, full) for _, hint, full in recorder.calls] == [(None, True), ({"new": 1}, True)]
+    controller.wake_known(KEY)
+    await settle()
+    assert len(recorder.calls) == 3, "it is still known"
+
+
 @pytest.mark.parametrize("error", [TransientError("no API", 0.01), RuntimeError("a bug")])
 async def test_errors_are_tried_again(controller: Controller, recorder: Recorder, error: Exception) -> None:
     await controller.start()
@@ -129,7 +149,7 @@ async def test_losing_the_lease_stops_work_in_flight(controller: Controller, rec
     controller.wake(KEY)
     await settle()
     await controller.stop()
-    assert recorder.running == 0
+    assert (recorder.running, recorder.forgotten) == (0, 1)
     controller.wake(KEY)
     await settle()
     assert len(recorder.calls) == 1

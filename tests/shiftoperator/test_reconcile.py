@@ -101,6 +101,7 @@ class FakeRuntimes:
         self.pods: dict[str, RuntimeState] = {}
         self.pushed: list[tuple[str, str, int]] = []
         self.journal: list[str] | None = None
+        self.closed = False
 
     def _state(self, uid: str) -> RuntimeState:
         return self.pods.setdefault(uid, self.template)
@@ -129,6 +130,9 @@ class FakeRuntimes:
     async def forget(self, uids: set[str]) -> None:
         for uid in uids:
             self.pods.pop(uid, None)
+
+    async def close(self) -> None:
+        self.closed = True
 
 
 class World:
@@ -338,6 +342,28 @@ async def test_a_bad_spec_is_told(make: Make) -> None:
     world = World(make, parallelism={"gpus": 4, "sequence": 3, "tensor": 2})
     await world.full()
     assert world.condition("Ready") == ("False", "InvalidSpec")
+
+
+async def test_back_in_the_lead_nothing_old_counts(make: Make) -> None:
+    """In between another leader stored a later generation, and the load was another."""
+    world = await World(make).healthy()
+    burst = Load(running_requests=16, waiting_requests=4, max_running_requests=16, oldest_wait_seconds=5.0)
+    await scale_path(world, burst, 2)
+    await world.reconciler.forget_all()
+    assert world.runtimes.closed
+    world.cluster.resource["spec"]["shift"] = {"policy": "Latency"}
+    world.cluster.resource["metadata"]["generation"] += 1
+    policy = {"mode": "Latency"}
+    world.cluster.resource["status"] |= {"policyGeneration": 7, "policy": policy}
+    world.runtimes.pods["uid-p1"] = replace(
+        world.runtimes.pods["uid-p1"], policy=Policy("Latency"), generation_accepted=7, generation_applied=7
+    )
+    world.now += 60.0
+    assert await scale_path(world, burst, 1) == [1], "the window begins anew"
+    world.cluster.writes.clear()
+    await world.full(hint=copy.deepcopy(world.cluster.resource))
+    assert world.cluster.resource["status"]["policyGeneration"] == 7
+    assert world.runtimes.pods["uid-p1"].generation_accepted == 7
 
 
 async def test_gone(make: Make) -> None:

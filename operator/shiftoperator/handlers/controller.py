@@ -26,6 +26,8 @@ LONGEST_BACKOFF_SECONDS = 30.0
 class Reconciles(Protocol):
     async def reconcile(self, key: Key, hint: Object | None, full: bool) -> bool: ...
 
+    async def forget_all(self) -> None: ...
+
 
 class Controller:
     """Knows every object; runs a worker for each while leading."""
@@ -74,6 +76,8 @@ class Controller:
         for worker in workers.values():
             worker.task.cancel()
         await asyncio.gather(*(worker.task for worker in workers.values()), return_exceptions=True)
+        # Whoever leads next changes what we remember; back in the lead we look anew.
+        await self._reconciler.forget_all()
 
     def _worker(self, key: Key) -> Worker:
         worker = self._workers.get(key)
@@ -92,6 +96,10 @@ class Controller:
             except TransientError as error:
                 failures += 1
                 pause = self._backoff(worker.key, error, failures)
+                continue
+            if not exists and worker.woken:
+                # Something came after the object was looked for: another of its name, maybe.
+                failures, pause = 0, 0.0
                 continue
             if not exists:
                 self._workers.pop(worker.key, None)
@@ -134,6 +142,10 @@ class Worker:
         self._event = asyncio.Event()
         self._hint: Object | None = None
         self.task = asyncio.create_task(controller.work(self), name=f"worker {key}")
+
+    @property
+    def woken(self) -> bool:
+        return self._event.is_set()
 
     def wake(self, hint: Object | None) -> None:
         self._hint = hint if hint is not None else self._hint
