@@ -135,6 +135,26 @@ def test_shift_verified_needs_every_ready_pod(make: Make) -> None:
     assert said(make.snapshot(pods=(one, two), states=states))["ShiftVerified"] == ("Unknown", "NotReported")
 
 
+@pytest.mark.parametrize(
+    ("failed", "expected"),
+    [
+        ({"failure": replace(FAILURE, reason=contract.REASON_SELF_CHECK_FAILED)}, ("False", "SelfCheckFailed")),
+        ({"failure": FAILURE}, ("True", "GearsAgree")),
+        (
+            {"failure": replace(FAILURE, reason=contract.REASON_SELF_CHECK_FAILED), "deleting": True},
+            ("True", "GearsAgree"),
+        ),
+    ],
+)
+def test_a_pod_that_ended_in_its_self_check_is_told(make: Make, failed: Object, expected: tuple[str, str]) -> None:
+    one, two = make.pod("p1"), make.pod("p2", ready=False, **failed)
+    snapshot = make.snapshot(pods=(one, two), states={one.uid: make.state()})
+    assert said(snapshot)["ShiftVerified"] == expected
+    conditions = {c["type"]: c for c in status.conditions(snapshot, OUTCOME, NOW)}
+    if expected[0] == "False":
+        assert conditions["ShiftVerified"]["message"] == f"pod p2: {FAILURE.message}"
+
+
 def test_policy_in_sync_needs_every_ready_pod(make: Make) -> None:
     one, two, starting = make.pod("p1"), make.pod("p2"), make.pod("p3", ready=False)
     outcome = replace(OUTCOME, policy_generation=5)

@@ -129,6 +129,10 @@ def _progressing(snapshot: Snapshot, outcome: Outcome) -> _Verdict:
 
 
 def _shift_verified(snapshot: Snapshot) -> _Verdict:
+    # A pod whose gears disagree ends instead of becoming ready.
+    for pod in snapshot.live_pods:
+        if pod.failure is not None and pod.failure.reason == contract.REASON_SELF_CHECK_FAILED:
+            return _Verdict(FALSE, pod.failure.reason, f"pod {pod.name}: {pod.failure.message}")
     ready = snapshot.ready_pods
     if not ready:
         return _Verdict(UNKNOWN, "NoPodReady", "no pod is ready to be asked")
