@@ -150,3 +150,14 @@ def test_control_port_is_for_the_operator_only(make: Make) -> None:
     [rule] = rules
     [peer] = rule["from"]
     assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "shift-system"}
+
+
+def test_only_ports_that_something_listens_on_are_open(make: Make) -> None:
+    resource = make.resource()
+    made = manifests.children(resource, specs.parse(resource["spec"]), {}, {}, "t" * 40, "shift-system")
+    listening = {port["name"]: port["containerPort"] for port in container(resource)["ports"]}
+    policy = next(child for child in made if child.get("kind") == "NetworkPolicy")["spec"]
+    opened = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
+    assert opened == set(listening.values())
+    for service in (child["spec"] for child in made if child.get("kind") == "Service"):
+        assert {port["targetPort"]: port["port"] for port in service["ports"]}.items() <= listening.items()

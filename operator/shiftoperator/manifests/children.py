@@ -113,7 +113,7 @@ def _network_policy(name: str, operator_namespace: str) -> Object:
         "podSelector": {"matchLabels": names.selector(name)},
         "policyTypes": ["Ingress"],
         "ingress": [
-            {"ports": ports(contract.INFERENCE_PORT, contract.OPENAI_PORT, contract.OPS_PORT)},
+            {"ports": ports(contract.INFERENCE_PORT, contract.OPS_PORT)},
             {"from": [operator], "ports": ports(contract.CONTROL_PORT)},
         ],
     }
