@@ -11,7 +11,7 @@ from shiftoperator.cluster import Cluster
 from shiftoperator.snapshot import Object, Snapshot, pod_from
 
 
-async def snapshot(cluster: Cluster, key: names.Key, look_for_scalers: bool = True) -> Snapshot | None:
+async def snapshot(cluster: Cluster, key: names.Key) -> Snapshot | None:
     """None when the ShiftDeployment is gone or on its way out."""
     resource = await cluster.get(contract.KIND, key.namespace, key.name)
     if resource is None or "deletionTimestamp" in resource["metadata"]:
@@ -22,7 +22,7 @@ async def snapshot(cluster: Cluster, key: names.Key, look_for_scalers: bool = Tr
         asyncio.gather(*(cluster.get(kind, key.namespace, name) for kind, name in wanted)),
         cluster.list("ControllerRevision", key.namespace, selector),
         cluster.list("Pod", key.namespace, selector),
-        _external_scaler(cluster, key) if look_for_scalers else _nothing(),
+        _external_scaler(cluster, key),
     )
     children = {identity: child for identity, child in zip(wanted, found, strict=True) if child is not None}
     children |= {("ControllerRevision", r["metadata"]["name"]): r for r in revisions}
@@ -35,8 +35,4 @@ async def _external_scaler(cluster: Cluster, key: names.Key) -> str | None:
         target: Object = scaler.get("spec", {}).get("scaleTargetRef", {})
         if target.get("kind") == contract.KIND and target.get("name") == key.name:
             return str(scaler["metadata"]["name"])
-    return None
-
-
-async def _nothing() -> None:
     return None

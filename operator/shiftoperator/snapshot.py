@@ -45,7 +45,6 @@ class Pod:
     ready: bool = False
     running: bool = False
     deleting: bool = False
-    restarts: int = 0
     template_hash: str = ""
     failure: Failure | None = None
     obstacle: Obstacle | None = None
@@ -149,7 +148,6 @@ def pod_from(obj: Object) -> Pod:
         ready=ready,
         running="running" in container.get("state", {}),
         deleting="deletionTimestamp" in metadata or status.get("phase") in ("Failed", "Succeeded"),
-        restarts=container.get("restartCount", 0),
         template_hash=metadata.get("annotations", {}).get(contract.ANNOTATION_TEMPLATE_HASH, ""),
         failure=failure,
         obstacle=None if ready else _obstacle(status, container),
