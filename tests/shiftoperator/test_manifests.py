@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from shiftoperator import manifests
 from shiftoperator import spec as specs
+from shiftoperator.errors import InvalidSpecError
 from shiftoperator.manifests.overlay import overlay
+from shiftoperator.manifests.overrides import RESERVED_ENVIRONMENT
 from shiftprotos import contract
 
 from .conftest import Make
@@ -92,6 +94,89 @@ def test_pod_template_merges(make: Make) -> None:
     assert made["spec"]["nodeSelector"] == {"zone": "1"}
     assert made["metadata"]["labels"]["team"] == "a"
     assert made["metadata"]["labels"][contract.LABEL_DEPLOYMENT] == "gemma"
+
+
+def runtime(**keys: Any) -> Object:
+    return {"spec": {"containers": [{"name": "runtime", **keys}]}}
+
+
+@pytest.mark.parametrize(
+    ("over", "path"),
+    [
+        (None, "podTemplate must be an object"),
+        ({"metadata": None}, "podTemplate.metadata must be an object, not null"),
+        ({"metadata": {"labels": None}}, "podTemplate.metadata.labels must be an object, not null"),
+        ({"metadata": {"annotations": ["a"]}}, "podTemplate.metadata.annotations must be an object"),
+        ({"spec": None}, "podTemplate.spec must be an object"),
+        ({"spec": {"volumes": ["x"]}}, 'podTemplate.spec.volumes[0] must be an object, not "x"'),
+        ({"spec": {"volumes": {"name": "x"}}}, "podTemplate.spec.volumes must be a list of objects"),
+        ({"spec": {"volumes": [{"name": ["x"]}]}}, "podTemplate.spec.volumes[0].name must say which item this is"),
+        ({"spec": {"containers": None}}, "podTemplate.spec.containers must be a list of objects, not null"),
+        ({"spec": {"initContainers": [{"name": "i", "env": ["A"]}]}}, "podTemplate.spec.initContainers[0].env[0]"),
+        (runtime(env=["A=b"]), 'podTemplate.spec.containers[0].env[0] must be an object, not "A=b"'),
+        (runtime(volumeMounts=[{"name": "x"}]), "podTemplate.spec.containers[0].volumeMounts[0].mountPath"),
+        (runtime(livenessProbe=[]), "podTemplate.spec.containers[0].livenessProbe must be an object"),
+    ],
+)
+def test_a_pod_template_of_the_wrong_shape_is_refused(make: Make, over: Any, path: str) -> None:
+    with pytest.raises(InvalidSpecError) as caught:
+        template(make.resource(podTemplate=over))
+    assert caught.value.message.startswith(path)
+
+
+@pytest.mark.parametrize(
+    ("over", "path"),
+    [
+        *((runtime(env=[{"name": name, "value": "x"}]), "containers[0].env[0]") for name in RESERVED_ENVIRONMENT),
+        (runtime(image="mine:1"), "containers[0].image"),
+        (runtime(command=["sh"]), "containers[0].command"),
+        (runtime(args=["x"]), "containers[0].args"),
+        (runtime(terminationMessagePath="/tmp/x"), "containers[0].terminationMessagePath"),
+        (runtime(ports=[{"name": "grpc", "containerPort": 7000}]), "containers[0].ports[0]"),
+        (runtime(ports=[{"name": "http", "containerPort": contract.CONTROL_PORT}]), "containers[0].ports[0]"),
+        (runtime(volumeMounts=[{"name": "v", "mountPath": "/run/shift//control/"}]), "containers[0].volumeMounts[0]"),
+        (runtime(volumeMounts=[{"name": "v", "mountPath": "/run/shift/control/token"}]), "containers[0].volumeMounts"),
+        (runtime(volumeMounts=[{"name": "v", "mountPath": "/models"}]), "containers[0].volumeMounts[0]"),
+        (runtime(volumeMounts=[{"name": "v", "mountPath": "/dev/termination-log"}]), "containers[0].volumeMounts[0]"),
+        (runtime(readinessProbe={"exec": {"command": ["true"]}}), "containers[0].readinessProbe.exec"),
+        (runtime(livenessProbe={"httpGet": {"path": "/"}}), "containers[0].livenessProbe.httpGet"),
+        (runtime(resources={"limits": {"nvidia.com/gpu": "1"}}), "containers[0].resources.limits"),
+        ({"spec": {"volumes": [{"name": "control", "emptyDir": {}}]}}, "volumes[0]"),
+        ({"spec": {"volumes": [{"name": "models", "emptyDir": {}}]}}, "volumes[0]"),
+        ({"spec": {"hostNetwork": True}}, "hostNetwork"),
+        ({"spec": {"restartPolicy": "Never"}}, "restartPolicy"),
+    ],
+)
+def test_what_is_not_the_pod_templates_to_set_is_refused(make: Make, over: Object, path: str) -> None:
+    with pytest.raises(InvalidSpecError) as caught:
+        template(make.resource(podTemplate=over))
+    assert caught.value.message.startswith(f"podTemplate.spec.{path}")
+
+
+def test_a_model_without_a_claim_may_come_from_a_volume_of_the_users(make: Make) -> None:
+    over = runtime(volumeMounts=[{"name": "models", "mountPath": "/models"}])
+    over["spec"]["volumes"] = [{"name": "models", "hostPath": {"path": "/srv"}}]
+    made = template(make.resource(model={"uri": "file:///models/gemma.gguf"}, podTemplate=over))
+    assert over["spec"]["volumes"][0] in made["spec"]["volumes"]
+
+
+def test_what_a_pod_template_may_set(make: Make) -> None:
+    over = runtime(
+        env=[{"name": "HF_HOME", "value": "/tmp"}],
+        ports=[{"name": "debug", "containerPort": 7000}],
+        startupProbe={"failureThreshold": 9},
+        resources={"claims": [{"name": "gpu"}]},
+        volumeMounts=[{"name": "extra", "mountPath": "/models-extra"}],
+    )
+    over["metadata"] = {"labels": {"env": "prod"}, "annotations": {"ports": "x"}}
+    over["spec"]["nodeSelector"] = {"volumes": "fast"}
+    over["spec"]["containers"].append({"name": "helper", "image": "x", "command": ["sh"]})
+    made = template(make.resource(podTemplate=over))
+    [ours, helper] = made["spec"]["containers"]
+    assert ours["startupProbe"]["httpGet"]["path"] == "/livez"
+    assert ours["startupProbe"]["failureThreshold"] == 9
+    assert helper["command"] == ["sh"]
+    assert made["metadata"]["labels"]["env"] == "prod"
 
 
 def test_overlay_rules() -> None:

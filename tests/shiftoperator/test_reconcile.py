@@ -366,6 +366,14 @@ async def test_back_in_the_lead_nothing_old_counts(make: Make) -> None:
     assert world.runtimes.pods["uid-p1"].generation_accepted == 7
 
 
+async def test_a_bad_pod_template_is_told(make: Make) -> None:
+    world = World(make, podTemplate={"spec": {"containers": [{"name": "runtime", "env": ["A=b"]}]}})
+    await world.full()
+    assert world.condition("Ready") == ("False", "InvalidSpec")
+    [ready, *_] = world.cluster.resource["status"]["conditions"]
+    assert ready["message"].startswith("podTemplate.spec.containers[0].env[0] must be an object")
+
+
 async def test_gone(make: Make) -> None:
     world = await World(make).healthy()
     del world.cluster.objects["ShiftDeployment", "gemma"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 # The field that identifies an item, by the name of the list that holds it.
-_LIST_KEYS = {
+LIST_KEYS = {
     "containers": "name",
     "initContainers": "name",
     "volumes": "name",
@@ -26,8 +26,8 @@ def overlay(base: Any, over: Any, field: str = "") -> Any:
         for name, value in over.items():
             merged[name] = overlay(base[name], value, name) if name in base else value
         return merged
-    if isinstance(base, list) and isinstance(over, list) and field in _LIST_KEYS:
-        return _merge_list(base, over, _LIST_KEYS[field])
+    if isinstance(base, list) and isinstance(over, list) and field in LIST_KEYS:
+        return _merge_list(base, over, LIST_KEYS[field])
     return over
 
 

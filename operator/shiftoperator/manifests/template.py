@@ -13,6 +13,7 @@ from typing import Any
 from shiftprotos import contract
 
 from shiftoperator import names
+from shiftoperator.manifests import overrides
 from shiftoperator.manifests.overlay import overlay
 from shiftoperator.spec import Spec
 
@@ -31,6 +32,8 @@ def template_hash(spec: dict[str, Any]) -> str:
 
 
 def pod_template(name: str, spec: Spec, hash_: str, default_image: str) -> dict[str, Any]:
+    """Raises InvalidSpecError for a podTemplate that cannot be merged or is about things that are not its to set."""
+    overrides.check(spec.pod_template, claim=spec.model.claim is not None)
     volumes: list[dict[str, Any]] = [
         {"name": "tmp", "emptyDir": {}},
         # Readable by everyone in the pod instead of an fsGroup: that would re-group the files of every mounted volume.
@@ -138,8 +141,7 @@ def _environment(spec: Spec) -> list[dict[str, Any]]:
         },
         {"name": contract.ENV_TERMINATION_LOG, "value": contract.TERMINATION_LOG_PATH},
     ]
-    reserved = {variable["name"] for variable in ours}
-    return ours + [variable for variable in spec.runtime.env if variable["name"] not in reserved]
+    return ours + [variable for variable in spec.runtime.env if variable["name"] not in overrides.RESERVED_ENVIRONMENT]
 
 
 def _resources(spec: Spec) -> dict[str, Any]:

@@ -1,0 +1,136 @@
+"""What a user's pod template may not be: of another shape than ours, or about things that are not its to set.
+
+The CRD refuses part of this; it cannot look into fields that it only passes on.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Iterator
+from typing import Any
+
+from shiftprotos import contract
+
+from shiftoperator import names
+from shiftoperator.errors import InvalidSpecError
+from shiftoperator.manifests.overlay import LIST_KEYS
+
+Object = dict[str, Any]
+
+RESERVED_ENVIRONMENT = (contract.ENV_CONTROL_TOKEN_FILE, contract.ENV_POD_NAME, contract.ENV_TERMINATION_LOG)
+_ROOT = "podTemplate"
+_POD_LISTS = (
+    "containers", "initContainers", "volumes", "imagePullSecrets", "hostAliases", "topologySpreadConstraints",
+    "tolerations",
+)  # fmt: skip
+_CONTAINER_LISTS = ("env", "envFrom", "volumeMounts", "volumeDevices", "ports")
+# Keys of the runtime's container, and what to do instead.
+_OWNED = {
+    "image": "set spec.runtime.image",
+    "command": "the operator writes it",
+    "args": "set spec.engine, spec.model and spec.parallelism",
+    "terminationMessagePath": "the runtime writes there why it ended",
+    "terminationMessagePolicy": "the runtime writes there why it ended",
+}
+_PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+_HANDLERS = ("httpGet", "exec", "tcpSocket", "grpc")
+_PORTS = {"grpc": contract.INFERENCE_PORT, "control": contract.CONTROL_PORT, "ops": contract.OPS_PORT}
+
+
+def check(template: Any, claim: bool) -> None:
+    """Raises InvalidSpecError that names the path of what is wrong; `claim` says whether we mount the models."""
+    _check_shape(template)
+    spec = template.get("spec", {})
+    if spec.get("hostNetwork"):
+        raise _refused(f"{_ROOT}.spec.hostNetwork", "the pods' fixed ports would clash on a node")
+    if spec.get("restartPolicy", "Always") != "Always":
+        raise _refused(f"{_ROOT}.spec.restartPolicy", "it must be Always in a Deployment")
+    for index, volume in enumerate(spec.get("volumes", ())):
+        if volume["name"] == "control" or (claim and volume["name"] == "models"):
+            raise _refused(f"{_ROOT}.spec.volumes[{index}]", f"the name {volume['name']} is the operator's")
+    for where, container in _containers(spec, "containers"):
+        if container.get("name") == names.RUNTIME_CONTAINER:
+            _check_runtime(container, where, claim)
+
+
+# --- shape ---
+
+
+def _check_shape(template: Any) -> None:
+    _check_object(template, _ROOT)
+    for part in ("metadata", "spec"):
+        _check_object(template.get(part, {}), f"{_ROOT}.{part}")
+    for part in ("labels", "annotations"):
+        _check_object(template.get("metadata", {}).get(part, {}), f"{_ROOT}.metadata.{part}")
+    spec = template.get("spec", {})
+    for name in _POD_LISTS:
+        _check_list(spec, name, f"{_ROOT}.spec")
+    for kind in ("containers", "initContainers"):
+        for where, container in _containers(spec, kind):
+            for name in _CONTAINER_LISTS:
+                _check_list(container, name, where)
+
+
+def _check_list(parent: Object, name: str, where: str) -> None:
+    if name not in parent:
+        return
+    if not isinstance(parent[name], list):
+        raise InvalidSpecError(f"{where}.{name} must be a list of objects, not {_shown(parent[name])}")
+    for index, item in enumerate(parent[name]):
+        here = f"{where}.{name}[{index}]"
+        _check_object(item, here)
+        key = LIST_KEYS.get(name)
+        if key is not None and not isinstance(item.get(key), (str, int)):
+            raise InvalidSpecError(f"{here}.{key} must say which item this is, not {_shown(item.get(key))}")
+
+
+def _check_object(value: Any, where: str) -> None:
+    if not isinstance(value, dict):
+        raise InvalidSpecError(f"{where} must be an object, not {_shown(value)}")
+
+
+def _containers(spec: Object, kind: str) -> Iterator[tuple[str, Object]]:
+    for index, container in enumerate(spec.get(kind, ())):
+        yield f"{_ROOT}.spec.{kind}[{index}]", container
+
+
+# --- what is not the user's ---
+
+
+def _check_runtime(container: Object, where: str, claim: bool) -> None:
+    for name, instead in _OWNED.items():
+        if name in container:
+            raise _refused(f"{where}.{name}", instead)
+    for index, variable in enumerate(container.get("env", ())):
+        if variable["name"] in RESERVED_ENVIRONMENT:
+            raise _refused(f"{where}.env[{index}]", f"the operator sets {variable['name']}")
+    for index, port in enumerate(container.get("ports", ())):
+        if port.get("name") in _PORTS or port["containerPort"] in _PORTS.values():
+            raise _refused(f"{where}.ports[{index}]", "its name or number is one of the runtime's own ports")
+    for index, mount in enumerate(container.get("volumeMounts", ())):
+        path = posixpath.normpath(str(mount["mountPath"]))
+        taken = path in (names.TOKEN_MOUNT, contract.TERMINATION_LOG_PATH) or (claim and path == names.MODELS_MOUNT)
+        if taken or path.startswith(f"{names.TOKEN_MOUNT}/"):
+            raise _refused(f"{where}.volumeMounts[{index}]", f"the operator mounts {mount['mountPath']}")
+    for probe in _PROBES:
+        handler = next((h for h in _HANDLERS if h in _object(container, probe, where)), None)
+        if handler is not None:
+            raise _refused(f"{where}.{probe}.{handler}", "the operator knows how to ask; set periods and thresholds")
+    for part in ("requests", "limits"):
+        if part in _object(container, "resources", where):
+            raise _refused(f"{where}.resources.{part}", f"set spec.runtime.resources.{part}")
+
+
+def _object(parent: Object, name: str, where: str) -> Object:
+    value: Object = parent.get(name, {})
+    _check_object(value, f"{where}.{name}")
+    return value
+
+
+def _refused(where: str, why: str) -> InvalidSpecError:
+    return InvalidSpecError(f"{where} cannot be set: {why}; remove it")
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value)[:60]
