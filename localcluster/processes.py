@@ -92,6 +92,7 @@ class ProcessTable:
                 env={**os.environ, **(environment or {})}, preexec_fn=_raise_file_limit,
             )  # fmt: skip
         ticks = start_ticks(process.pid)
+        process.returncode = 0  # it outlives this program on purpose: Popen shall not warn that nobody waits for it
         if ticks is None:
             raise ClusterError("ProcessEnded", f"{name} ended at once; its log {log_path} says:\n{self.tail(name)}")
         record = Record(name=name, pid=process.pid, start_ticks=ticks, boot_id=boot_id(), argv=argv)
