@@ -115,6 +115,8 @@ def runtime(**keys: Any) -> Object:
         ({"spec": {"initContainers": [{"name": "i", "env": ["A"]}]}}, "podTemplate.spec.initContainers[0].env[0]"),
         (runtime(env=["A=b"]), 'podTemplate.spec.containers[0].env[0] must be an object, not "A=b"'),
         (runtime(volumeMounts=[{"name": "x"}]), "podTemplate.spec.containers[0].volumeMounts[0].mountPath"),
+        ({"spec": {"securityContext": "none"}}, "podTemplate.spec.securityContext must be an object"),
+        (runtime(securityContext=[]), "podTemplate.spec.containers[0].securityContext must be an object"),
         (runtime(livenessProbe=[]), "podTemplate.spec.containers[0].livenessProbe must be an object"),
     ],
 )

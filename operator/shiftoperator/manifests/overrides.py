@@ -64,12 +64,20 @@ def _check_shape(template: Any) -> None:
     for part in ("labels", "annotations"):
         _check_object(template.get("metadata", {}).get(part, {}), f"{_ROOT}.metadata.{part}")
     spec = template.get("spec", {})
+    _check_security(spec, f"{_ROOT}.spec")
     for name in _POD_LISTS:
         _check_list(spec, name, f"{_ROOT}.spec")
     for kind in ("containers", "initContainers"):
         for where, container in _containers(spec, kind):
+            _check_security(container, where)
             for name in _CONTAINER_LISTS:
                 _check_list(container, name, where)
+
+
+def _check_security(parent: Object, where: str) -> None:
+    # null takes ours away, which is the user's right.
+    if parent.get("securityContext") is not None:
+        _check_object(parent["securityContext"], f"{where}.securityContext")
 
 
 def _check_list(parent: Object, name: str, where: str) -> None:
