@@ -30,6 +30,20 @@ def available_bytes() -> int:
     return max(0, free)
 
 
+def oom_kills() -> int:
+    """Processes of this cgroup that the kernel has killed for lack of memory so far."""
+    root = Path("/sys/fs/cgroup")
+    return max(_stat(root / "memory.events", "oom_kill"), _stat(root / "memory/memory.oom_control", "oom_kill"))
+
+
+def limit_mib() -> str:
+    """The memory limit of this cgroup, for people."""
+    root = Path("/sys/fs/cgroup")
+    limits = [_number(root / "memory.max"), _number(root / "memory/memory.limit_in_bytes")]
+    known = [limit for limit in limits if limit is not None and limit < _UNLIMITED]
+    return f"{min(known) // _MIB} MiB" if known else "the machine's memory"
+
+
 def check_weights_fit(weights_bytes: int) -> None:
     """Raises StartupError(OutOfMemory) before anything is loaded."""
     free = available_bytes()

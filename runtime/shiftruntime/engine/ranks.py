@@ -17,6 +17,7 @@ from typing import TypeVar
 import msgspec
 from shiftprotos import contract
 
+from shiftruntime.engine.memory import limit_mib, oom_kills
 from shiftruntime.errors import RankError
 from shiftruntime.parallel.arena import Arena, arena_bytes, create_memory, supported
 from shiftruntime.worker.frames import FrameError, FrameSocket
@@ -36,6 +37,7 @@ class RankGroup:
         self.size = ranks
         self._selector = selector
         self._stall_seconds = stall_seconds
+        self._oom_kills = oom_kills()
         self._arena_fd = create_memory("shift-arena", arena_bytes(ranks))
         self._arena = Arena(self._arena_fd, ranks)
         self.weights_fd = create_memory("shift-weights", 0)
@@ -207,6 +209,9 @@ class RankGroup:
             code = process.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             return RankError(contract.REASON_RANK_FAILED, f"rank {rank} closed its channel but still runs")
+        if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
+            message = f"the kernel killed rank {rank} for lack of memory; the limit is {limit_mib()}, raise it"
+            return RankError(contract.REASON_OUT_OF_MEMORY, message)
         if code == -signal.SIGKILL:
             message = f"rank {rank} was killed (SIGKILL), often for lack of memory"
             return RankError(contract.REASON_RANK_FAILED, message)

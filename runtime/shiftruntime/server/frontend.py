@@ -24,7 +24,7 @@ from shiftruntime.server.validation import Limits
 
 log = logging.getLogger(__name__)
 
-# A control call is answered between two steps; a step that lasts longer is ended by the engine's own watchdog.
+# Answered at once, also while a step runs.
 STATE_SECONDS = 5.0
 
 
