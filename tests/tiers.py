@@ -32,7 +32,7 @@ def pytest(*paths: str) -> tuple[str, ...]:
 
 TIERS = (
     Tier("check", (("make", "--no-print-directory", "check"),), 5),
-    Tier("pure", (pytest("tests/shiftcore", "tests/shiftoperator", "tests/contract"),), 5),
+    Tier("pure", (pytest("tests/shiftcore", "tests/shiftoperator", "tests/contract", "tests/examples"),), 5),
     Tier("runtime", (pytest("tests/shiftruntime"),), 15),
     # Ends a cluster that runs: these tests prove that up and down leave the machine as it was. The first up builds the
     # binary, alone, since that takes both cores.

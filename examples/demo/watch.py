@@ -65,6 +65,7 @@ class ReplicaPath:
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> ReplicaPath:
+        self._started = time.monotonic()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
         return self
@@ -72,17 +73,20 @@ class ReplicaPath:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(timeout=10.0)
+        self._look()  # what ended the block may be younger than the thread's last reading
 
     def _follow(self) -> None:
-        started = time.monotonic()
         while not self._stop.is_set():
-            try:
-                reading = read(self.settings)
-            except ClusterError as error:
-                self.say(f"no reading: {error}")
-            else:
-                self._note(reading, time.monotonic() - started)
+            self._look()
             self._stop.wait(1.0)
+
+    def _look(self) -> None:
+        try:
+            reading = read(self.settings)
+        except ClusterError as error:
+            self.say(f"no reading: {error}")
+        else:
+            self._note(reading, time.monotonic() - self._started)
 
     def _note(self, reading: Reading, seconds: float) -> None:
         changed = False
