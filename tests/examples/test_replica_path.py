@@ -7,8 +7,8 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from examples.demo import watch  # noqa: E402
-from localcluster.settings import from_environment  # noqa: E402
+from examples.demo import watch
+from localcluster.settings import from_environment
 
 
 def test_what_ended_the_watch_is_part_of_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
