@@ -29,6 +29,7 @@ class Finish(StrEnum):
     STOP = "stop"
     LENGTH = "length"
     ABORT = "abort"
+    DEADLINE = "deadline"
 
 
 @dataclass(frozen=True)

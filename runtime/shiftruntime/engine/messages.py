@@ -6,11 +6,19 @@ Each direction is one tagged union; shiftruntime.worker.frames puts them on a so
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 from shiftcore.costs import CostPoint
 from shiftcore.policy import Policy
 from shiftcore.scheduler import Finish
+
+
+class Grammar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the text must look like."""
+
+    kind: Literal["json_schema", "json_object", "regex"]
+    text: str  # the schema or the expression; empty for json_object
 
 
 class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -22,6 +30,16 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_tokens: int  # at most what fits in the model's length
     stop_token_ids: tuple[int, ...] = ()  # includes the model's end-of-sequence ids unless ignore_eos
     logprobs: bool = False
+    top_logprobs: int = 0  # likeliest alternatives to report per token
+    prompt_logprobs: bool = False
+    top_k: int = 0  # 0: no limit
+    min_p: float = 0.0  # relative to the likeliest token
+    min_tokens: int = 0  # no stop token before
+    repetition_penalty: float = 1.0  # over prompt and output
+    presence_penalty: float = 0.0  # over the output, as the next
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    grammar: Grammar | None = None
 
 
 # --- front end -> engine -------------------------------------------------------------------------------------------
@@ -31,6 +49,10 @@ class Submit(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     request_id: str
     prompt: tuple[int, ...]
     sampling: Sampling
+    tenant: str = ""  # shares of the pod and prefixes in the cache are per tenant
+    priority: int = 0  # lower runs first
+    timeout_seconds: float | None = None  # from arrival in the engine; then it ends with Finish.DEADLINE
+    shares_prompt_with: str = ""  # n > 1: the request that computes the same prompt; this one waits for its blocks
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -92,6 +114,21 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
+class TopLogprobs(msgspec.Struct, frozen=True):
+    """The likeliest tokens at one position, likeliest first."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+class Journey(msgspec.Struct, frozen=True):
+    """How a request went, for trailers and usage."""
+
+    queue_seconds: float  # from arrival to its first step
+    cached_tokens: int  # of the prompt, from the prefix cache
+    gear_tokens: dict[str, int]  # tokens computed per gear, the prompt's included
+
+
 class Output(msgspec.Struct, frozen=True, tag=True):
     """New tokens of a request; the last one of a request has ``finish``."""
 
@@ -99,6 +136,9 @@ class Output(msgspec.Struct, frozen=True, tag=True):
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...] = ()
     finish: Finish | None = None
+    top_logprobs: tuple[TopLogprobs, ...] = ()  # one per token when asked for
+    prompt_logprobs: tuple[float, ...] = ()  # of prompt tokens 1 …, in pieces as they are computed, before the output
+    journey: Journey | None = None  # with ``finish``
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):
@@ -179,6 +219,8 @@ __all__ = [
     "Finish",
     "FromEngine",
     "GearState",
+    "Grammar",
+    "Journey",
     "LoadState",
     "Output",
     "PhaseUpdate",
@@ -189,4 +231,5 @@ __all__ = [
     "Shutdown",
     "Submit",
     "ToEngine",
+    "TopLogprobs",
 ]
