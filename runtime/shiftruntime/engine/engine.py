@@ -40,9 +40,10 @@ from shiftruntime.engine.messages import (
     ToEngine,
 )
 from shiftruntime.engine.options import EngineOptions
+from shiftruntime.engine.plans import plan_chunks
 from shiftruntime.engine.ranks import RankGroup
 from shiftruntime.engine.startup import Started, Startup
-from shiftruntime.worker.messages import ChunkPlan, Done, Sample, StepPlan
+from shiftruntime.worker.messages import Done, StepPlan
 
 Send = Callable[[msgspec.Struct], None]
 
@@ -103,14 +104,8 @@ class Engine:
     # --- one step ---------------------------------------------------------------------------------------------------
 
     def _plan(self, gear: Gear, batch: Batch) -> StepPlan:
-        chunks = []
-        for chunk in batch:
-            request, end = chunk.request, chunk.start + chunk.length
-            s = self._samplings[request.id]
-            sample = Sample(s.temperature, s.top_p, s.seed, end, s.logprobs) if chunk.samples else None
-            blocks = tuple(request.blocks[: self.scheduler.pool.blocks_for(end)])
-            chunks.append(ChunkPlan(tuple(request.tokens[chunk.start : end]), chunk.start, blocks, sample))
-        return StepPlan(self._ranks.last_step + 1, gear.name, self.policy.generation, tuple(chunks))
+        chunks = plan_chunks(batch, self._samplings, self._options.block_size)
+        return StepPlan(self._ranks.last_step + 1, gear.name, self.policy.generation, chunks)
 
     def _account(self, gear: Gear, batch: Batch, tokens: int, seconds: float, done: Done) -> None:
         now = time.monotonic()
