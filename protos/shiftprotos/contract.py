@@ -76,6 +76,7 @@ REFUSED_BUSY = "Busy"
 REFUSED_STARTING = "Starting"
 REFUSED_UNAUTHENTICATED = "Unauthenticated"
 REFUSED_ABORTED = "Aborted"
+REFUSED_DEADLINE = "DeadlineExceeded"
 
 # Bounds that the CRD, the command line and the wire check alike.
 MIN_THRESHOLD_TOKENS = 1

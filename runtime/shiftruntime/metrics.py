@@ -10,7 +10,7 @@ TTFT_BUCKETS_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 
 TPOT_BUCKETS_SECONDS = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.5)
 
 # Every outcome exists from the start, so that a rate over them has no gaps.
-OUTCOMES = ("stop", "length", "abort", "cancelled", "invalid", "rejected", "unavailable", "error")
+OUTCOMES = ("stop", "length", "abort", "cancelled", "invalid", "rejected", "unavailable", "deadline", "error")
 
 
 class RequestMetrics:

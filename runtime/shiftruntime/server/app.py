@@ -181,8 +181,8 @@ class _Pod:
         flights = frontend.flights.interrupt(why)
         log.warning("drain is over: ending %d requests", len(flights))
         for flight in flights:
-            if flight.submitted:
-                frontend.engine.abort(flight.request_id)
+            for choice_id in sorted(flight.open_ids):
+                frontend.engine.abort(choice_id)
         await frontend.flights.wait_empty(LAST_WORDS_SECONDS)
 
     async def _fail(self, failure: EngineFailed) -> None:

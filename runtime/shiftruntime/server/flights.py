@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
@@ -15,13 +15,17 @@ from shiftruntime.server.refusal import DUPLICATE_REQUEST, Refusal
 
 @dataclass
 class Flight:
-    """One Generate call from arrival to end."""
+    """One request from arrival to end."""
 
-    request_id: str
+    ids: tuple[str, ...]  # one per choice; the first is the request's own
     arrived: float = field(default_factory=monotonic)
-    submitted: bool = False  # the engine may know the id
-    finished: bool = False  # the engine has said, or been told, that it is over
-    interruption: Refusal | None = None  # why the pod ends the call itself
+    open_ids: set[str] = field(default_factory=set)  # what the engine may know and has not ended
+    admitted: bool = False  # the engine has taken every choice
+    interruption: Refusal | None = None  # why the pod ends the request itself
+
+    @property
+    def request_id(self) -> str:
+        return self.ids[0]
 
 
 class Flights:
@@ -29,42 +33,49 @@ class Flights:
 
     def __init__(self) -> None:
         self._by_id: dict[str, Flight] = {}
+        self._flights = 0
         self._empty = asyncio.Event()
         self._empty.set()
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return self._flights
 
     def get(self, request_id: str) -> Flight | None:
+        """Also by the id of a choice."""
         return self._by_id.get(request_id)
 
     @contextmanager
-    def enter(self, request_id: str) -> Iterator[Flight]:
-        """Hold the id for the time of the call; raises Refusal when it is in flight."""
-        if request_id in self._by_id:
-            raise Refusal(
-                grpc.StatusCode.ALREADY_EXISTS,
-                DUPLICATE_REQUEST,
-                f"request_id {request_id!r} is in flight; choose another or leave it empty",
-            )
-        flight = self._by_id[request_id] = Flight(request_id)
+    def enter(self, ids: Sequence[str]) -> Iterator[Flight]:
+        """Hold the ids for the time of the request; raises Refusal when one is in flight."""
+        for taken in ids:
+            if taken in self._by_id:
+                raise Refusal(
+                    grpc.StatusCode.ALREADY_EXISTS,
+                    DUPLICATE_REQUEST,
+                    f"request_id {taken!r} is in flight; choose another or leave it empty",
+                )
+        flight = Flight(tuple(ids))
+        self._by_id |= dict.fromkeys(ids, flight)
+        self._flights += 1
         self._empty.clear()
         try:
             yield flight
         finally:
-            del self._by_id[request_id]
-            if not self._by_id:
+            for held in ids:
+                del self._by_id[held]
+            self._flights -= 1
+            if not self._flights:
                 self._empty.set()
 
     def interrupt(self, why: Refusal) -> tuple[Flight, ...]:
-        """Mark every call to end with ``why``; returns them, so that the engine can be told."""
-        flights = tuple(self._by_id.values())
+        """Mark every request to end with ``why``; returns them, so that the engine can be told."""
+        flights = tuple({flight.request_id: flight for flight in self._by_id.values()}.values())
         for flight in flights:
             flight.interruption = why
         return flights
 
     async def wait_empty(self, seconds: float) -> bool:
-        """Whether no call is in flight any more within ``seconds``."""
+        """Whether no request is in flight any more within ``seconds``."""
         try:
             await asyncio.wait_for(self._empty.wait(), max(0.0, seconds))
         except TimeoutError:

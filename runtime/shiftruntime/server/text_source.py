@@ -16,8 +16,8 @@ class TokenizerText:
     def eos_ids(self) -> tuple[int, ...]:
         return self._tokenizer.eos_ids
 
-    def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text)
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return self._tokenizer.encode(text, add_bos=None if add_special_tokens else False)
 
     def decoder(self) -> StreamDecoder:
         return self._tokenizer.stream_decoder()

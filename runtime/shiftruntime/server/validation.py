@@ -1,24 +1,31 @@
-"""What a Generate request may ask for. Pure: values and limits in, complete sampling or a Refusal out."""
+"""What a generation may ask for. Pure: values and limits in, complete sampling or a Refusal out."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import grpc
-from shiftprotos.v1 import inference_pb2 as pb
 
 from shiftruntime.engine.messages import Sampling
 from shiftruntime.server.refusal import Refusal
+from shiftruntime.server.request import Generation, Options
 
-MAX_TEMPERATURE = 100.0
+T = TypeVar("T")
+
 # Dividing logits by less overflows float32; the text is the greedy one long before.
 GREEDY_BELOW_TEMPERATURE = 1e-4
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_STOP_TOKEN_IDS = 64
-MAX_REQUEST_ID_CHARACTERS = 128
+MAX_ID_CHARACTERS = 128
+MAX_CHOICES = 32
+MAX_TOP_LOGPROBS = 20
+MAX_LOGIT_BIASES = 1024
+MAX_GRAMMAR_CHARACTERS = 64 * 1024
+MAX_PRIORITY = 1000
+MAX_TIMEOUT_SECONDS = 86_400.0
 # The engine counts seeds in 63 bits.
 _SEED_MASK = 2**63 - 1
 
@@ -34,18 +41,58 @@ class Limits:
     eos_ids: tuple[int, ...]
 
 
-def check_request(request: pb.GenerateRequest, limits: Limits) -> None:
+@dataclass(frozen=True)
+class _Range:
+    """Where an option must lie; the lower end may be open."""
+
+    reason: str
+    low: float
+    high: float
+    open_low: bool = False
+    note: str = ""
+
+    def holds(self, value: float) -> bool:  # NaN compares false
+        return (self.low < value if self.open_low else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        ends = f"({self.low:g}, {self.high:g}]" if self.open_low else f"{self.low:g}..{self.high:g}"
+        return ends + (f" ({self.note})" if self.note else "")
+
+
+_RANGES = {
+    "temperature": _Range("TemperatureInvalid", 0, 100, note="0 is greedy"),
+    "top_p": _Range("TopPInvalid", 0, 1, open_low=True),
+    "top_k": _Range("TopKInvalid", 0, 2**31 - 1, note="0 is no limit"),
+    "min_p": _Range("MinPInvalid", 0, 1, note="0 is no limit"),
+    "repetition_penalty": _Range("PenaltyInvalid", 0, 100, open_low=True, note="1 is none"),
+    "presence_penalty": _Range("PenaltyInvalid", -2, 2, note="0 is none"),
+    "frequency_penalty": _Range("PenaltyInvalid", -2, 2, note="0 is none"),
+    "n": _Range("ChoicesInvalid", 1, MAX_CHOICES),
+    "top_logprobs": _Range("LogprobsInvalid", 0, MAX_TOP_LOGPROBS),
+}
+
+
+def check_generation(generation: Generation, limits: Limits) -> None:
     """Everything that can be said before the prompt is tokenised; raises Refusal."""
-    if request.model not in ("", limits.served_name):
+    if generation.model not in ("", limits.served_name):
         raise Refusal(
             grpc.StatusCode.NOT_FOUND,
             "ModelNotFound",
-            f"model {_quoted(request.model)} is not served here; this pod serves {limits.served_name!r}",
+            f"model {_quoted(generation.model)} is not served here; this pod serves {limits.served_name!r}",
         )
-    _check_request_id(request.request_id)
-    _check_sampling(request.sampling)
-    _check_stops(request.sampling, limits)
-    if request.WhichOneof("prompt") is None:
+    _check_name("request_id", "RequestIdInvalid", generation.request_id)
+    _check_name("tenant", "TenantInvalid", generation.tenant)
+    _check_range("priority", generation.priority, _Range("PriorityInvalid", -MAX_PRIORITY, MAX_PRIORITY))
+    if generation.timeout_seconds is not None:
+        within = _Range("TimeoutInvalid", 0, MAX_TIMEOUT_SECONDS, open_low=True)
+        _check_range("timeout_seconds", generation.timeout_seconds, within)
+    for name, within in _RANGES.items():
+        _check_range(name, getattr(generation.options, name), within)
+    _check_lengths(generation)
+    _check_stops(generation.options, limits)
+    _check_logit_bias(generation.options, limits)
+    _check_grammar(generation.options)
+    if generation.prompt is None:
         raise _invalid("PromptEmpty", "the request has no prompt; set text or tokens")
 
 
@@ -61,67 +108,112 @@ def check_prompt(tokens: Sequence[int], limits: Limits) -> None:
     _check_token_ids("prompt token id", tokens, limits)
 
 
-def resolve_sampling(params: pb.SamplingParams, prompt_tokens: int, limits: Limits, drawn_seed: int) -> Sampling:
-    """Checked parameters with every default filled in."""
-    temperature = params.temperature if params.HasField("temperature") else 1.0
+def resolve_sampling(options: Options, prompt_tokens: int, limits: Limits, drawn_seed: int, index: int = 0) -> Sampling:
+    """Checked options of choice ``index`` with every default filled in; raises Refusal when they do not fit."""
+    temperature = _or(options.temperature, 1.0)
     room = limits.max_model_len - prompt_tokens
-    wanted = params.max_tokens if params.HasField("max_tokens") else room
-    ends = () if params.ignore_eos else limits.eos_ids
+    max_tokens = max(1, min(_or(options.max_tokens, room), room))
+    min_tokens = _or(options.min_tokens, 0)
+    if min_tokens > max_tokens:
+        raise _invalid(
+            "MinTokensInvalid",
+            f"min_tokens {min_tokens} is above the {max_tokens} tokens that max_tokens and the model's length allow",
+        )
+    ends = () if options.ignore_eos else limits.eos_ids
+    top_k = _or(options.top_k, 0)
     return Sampling(
         temperature=temperature if temperature >= GREEDY_BELOW_TEMPERATURE else 0.0,
-        top_p=params.top_p if params.HasField("top_p") else 1.0,
-        seed=(params.seed if params.HasField("seed") else drawn_seed) & _SEED_MASK,
-        max_tokens=max(1, min(wanted, room)),
-        stop_token_ids=tuple(sorted({*params.stop_token_ids, *ends})),
-        logprobs=params.logprobs,
+        top_p=_or(options.top_p, 1.0),
+        seed=(_or(options.seed, drawn_seed) + index) & _SEED_MASK,
+        max_tokens=max_tokens,
+        stop_token_ids=tuple(sorted({*options.stop_token_ids, *ends})),
+        logprobs=options.logprobs or options.top_logprobs > 0,
+        top_logprobs=options.top_logprobs,
+        prompt_logprobs=options.prompt_logprobs and index == 0,
+        top_k=top_k if top_k < limits.vocab_size else 0,
+        min_p=_or(options.min_p, 0.0),
+        min_tokens=min_tokens,
+        repetition_penalty=_or(options.repetition_penalty, 1.0),
+        presence_penalty=_or(options.presence_penalty, 0.0),
+        frequency_penalty=_or(options.frequency_penalty, 0.0),
+        logit_bias=tuple(sorted(options.logit_bias.items())),
+        grammar=options.grammar,
     )
 
 
-def _check_request_id(request_id: str) -> None:
-    if len(request_id) > MAX_REQUEST_ID_CHARACTERS:
-        raise _invalid(
-            "RequestIdInvalid",
-            f"request_id has {len(request_id)} characters; at most {MAX_REQUEST_ID_CHARACTERS} are allowed",
-        )
-    if not request_id.isprintable():
-        raise _invalid("RequestIdInvalid", f"request_id {request_id!r} has characters that cannot be printed")
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value
 
 
-def _check_sampling(params: pb.SamplingParams) -> None:
-    if params.HasField("temperature") and not 0.0 <= params.temperature <= MAX_TEMPERATURE:  # NaN compares false
-        raise _invalid(
-            "TemperatureInvalid", f"temperature {params.temperature} is outside 0..{MAX_TEMPERATURE:g} (0 is greedy)"
-        )
-    if params.HasField("top_p") and (math.isnan(params.top_p) or not 0.0 < params.top_p <= 1.0):
-        raise _invalid("TopPInvalid", f"top_p {params.top_p} is outside (0, 1]")
-    if params.HasField("max_tokens") and params.max_tokens == 0:
-        raise _invalid("MaxTokensInvalid", "max_tokens 0 is below 1; leave it unset for the model's length")
+def _check_range(name: str, value: float | None, within: _Range) -> None:
+    if value is not None and not within.holds(value):
+        raise _invalid(within.reason, f"{name} {value} is outside {within}")
 
 
-def _check_stops(params: pb.SamplingParams, limits: Limits) -> None:
-    if len(params.stop) > MAX_STOP_STRINGS:
-        raise _invalid("StopInvalid", f"{len(params.stop)} stop strings; at most {MAX_STOP_STRINGS} are allowed")
-    for stop in params.stop:
+def _check_name(what: str, reason: str, name: str) -> None:
+    if len(name) > MAX_ID_CHARACTERS:
+        raise _invalid(reason, f"{what} has {len(name)} characters; at most {MAX_ID_CHARACTERS} are allowed")
+    if not name.isprintable():
+        raise _invalid(reason, f"{what} {name!r} has characters that cannot be printed")
+
+
+def _check_lengths(generation: Generation) -> None:
+    options = generation.options
+    if options.max_tokens is not None and options.max_tokens < 1:
+        scores = generation.echo or options.prompt_logprobs
+        if options.max_tokens < 0 or not scores:
+            raise _invalid(
+                "MaxTokensInvalid",
+                f"max_tokens {options.max_tokens} is below 1; leave it unset for the model's length "
+                "(0 scores a prompt, with echo or prompt_logprobs)",
+            )
+    if options.min_tokens is not None and options.min_tokens < 0:
+        raise _invalid("MinTokensInvalid", f"min_tokens {options.min_tokens} is below 0")
+
+
+def _check_stops(options: Options, limits: Limits) -> None:
+    if len(options.stop) > MAX_STOP_STRINGS:
+        raise _invalid("StopInvalid", f"{len(options.stop)} stop strings; at most {MAX_STOP_STRINGS} are allowed")
+    for stop in options.stop:
         if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
             raise _invalid(
                 "StopInvalid",
                 f"stop string {_quoted(stop)} has {len(stop)} characters; 1 to {MAX_STOP_CHARACTERS} are allowed",
             )
-    if len(params.stop_token_ids) > MAX_STOP_TOKEN_IDS:
+    if len(options.stop_token_ids) > MAX_STOP_TOKEN_IDS:
         raise _invalid(
-            "StopInvalid", f"{len(params.stop_token_ids)} stop token ids; at most {MAX_STOP_TOKEN_IDS} are allowed"
+            "StopInvalid", f"{len(options.stop_token_ids)} stop token ids; at most {MAX_STOP_TOKEN_IDS} are allowed"
         )
-    _check_token_ids("stop token id", params.stop_token_ids, limits)
+    _check_token_ids("stop token id", options.stop_token_ids, limits)
 
 
-def _check_token_ids(what: str, ids: Sequence[int], limits: Limits) -> None:
-    largest = max(ids, default=0)  # unsigned on the wire
-    if largest >= limits.vocab_size:
+def _check_logit_bias(options: Options, limits: Limits) -> None:
+    if len(options.logit_bias) > MAX_LOGIT_BIASES:
         raise _invalid(
-            "UnknownTokenId",
-            f"{what} {largest} at position {list(ids).index(largest)} is unknown; "
-            f"this model's ids are 0..{limits.vocab_size - 1}",
+            "LogitBiasInvalid", f"{len(options.logit_bias)} logit biases; at most {MAX_LOGIT_BIASES} are allowed"
         )
+    _check_token_ids("logit_bias token id", tuple(options.logit_bias), limits)
+    for token, bias in options.logit_bias.items():
+        _check_range(f"logit_bias of token {token}:", bias, _Range("LogitBiasInvalid", -100, 100))
+
+
+def _check_grammar(options: Options) -> None:
+    """Its length only; whether it compiles is said by the grammar library, at admission."""
+    if options.grammar is not None and len(options.grammar.text) > MAX_GRAMMAR_CHARACTERS:
+        raise _invalid(
+            "GrammarInvalid",
+            f"the {options.grammar.kind} has {len(options.grammar.text)} characters; "
+            f"at most {MAX_GRAMMAR_CHARACTERS} are allowed",
+        )
+
+
+def _check_token_ids(what: str, ids: Iterable[int], limits: Limits) -> None:
+    for position, token in enumerate(ids):
+        if not 0 <= token < limits.vocab_size:
+            raise _invalid(
+                "UnknownTokenId",
+                f"{what} {token} at position {position} is unknown; this model's ids are 0..{limits.vocab_size - 1}",
+            )
 
 
 def _invalid(reason: str, message: str) -> Refusal:

@@ -10,7 +10,7 @@ from shiftcore.policy import Mode, Policy, PolicyError
 from shiftprotos.v1 import control_pb2 as control
 from shiftprotos.v1 import inference_pb2 as inference
 
-from shiftruntime.engine.messages import EngineState, Finish, GearState, LoadState, PhaseUpdate, SelfCheckState
+from shiftruntime.engine.messages import EngineState, GearState, LoadState, PhaseUpdate, SelfCheckState
 from shiftruntime.server.refusal import Refusal
 
 _MODES = {
@@ -25,11 +25,6 @@ _SOURCES = {
     ThresholdSource.CALIBRATION: control.THRESHOLD_SOURCE_CALIBRATION,
     ThresholdSource.DEFAULT: control.THRESHOLD_SOURCE_DEFAULT,
     ThresholdSource.PINNED: control.THRESHOLD_SOURCE_PINNED,
-}
-FINISH_REASONS = {
-    Finish.STOP: inference.FINISH_REASON_STOP,
-    Finish.LENGTH: inference.FINISH_REASON_LENGTH,
-    Finish.ABORT: inference.FINISH_REASON_ABORT,
 }
 
 

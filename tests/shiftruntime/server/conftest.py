@@ -45,7 +45,7 @@ class FakeText:
 
     eos_ids = (EOS,)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return list(text.encode())
 
     def decoder(self) -> FakeDecoder:

@@ -1,0 +1,246 @@
+"""One generation from arrival to its single end, for every transport alike.
+
+    async with aclosing(generate(frontend, generation, accepted)) as deltas:
+        async for delta in deltas: …
+
+``accepted`` is awaited once, when the engine has admitted every choice: from then on each choice ends with a delta that
+has ``finish``, or the generator raises Refusal. Closing the generator, or cancelling its reader, aborts the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from time import monotonic
+from uuid import uuid4
+
+import grpc
+from shiftprotos import contract
+
+from shiftruntime.engine.client import EngineFailed, RequestRefused
+from shiftruntime.engine.messages import Finish, Output, Submit
+from shiftruntime.server.choices import Choice, choice_ids, close, merge
+from shiftruntime.server.flights import Flight
+from shiftruntime.server.frontend import FrontEnd, Model
+from shiftruntime.server.refusal import ENGINE_SILENT, Refusal
+from shiftruntime.server.request import Delta, Generation, Journey, Options, Usage
+from shiftruntime.server.text import Completion, decode
+from shiftruntime.server.validation import check_generation, check_prompt, resolve_sampling
+
+__all__ = ["Delta", "Generation", "Journey", "Options", "Usage", "abort", "generate", "tokenise"]
+
+Accepted = Callable[[], Awaitable[None]]
+
+# The engine admits or refuses between two steps.
+ADMISSION_SECONDS = 30.0
+# Shorter texts are tokenised in the event loop: a thread costs more than they do.
+INLINE_CHARACTERS = 2048
+
+_OUTCOMES = {
+    grpc.StatusCode.INVALID_ARGUMENT: "invalid",
+    grpc.StatusCode.NOT_FOUND: "invalid",
+    grpc.StatusCode.ALREADY_EXISTS: "invalid",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "rejected",
+    grpc.StatusCode.UNAVAILABLE: "unavailable",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "deadline",
+}
+_FINISH_OUTCOMES = {Finish.STOP: "stop", Finish.LENGTH: "length", Finish.ABORT: "abort"}
+
+
+async def _unheard() -> None:
+    pass
+
+
+async def generate(
+    frontend: FrontEnd, generation: Generation, accepted: Accepted = _unheard
+) -> AsyncGenerator[Delta, None]:
+    """Deltas of all choices, interleaved as they come; raises Refusal, before or after ``accepted``."""
+    outcome = "error"
+    try:
+        model = frontend.serving()
+        check_generation(generation, model.limits)
+        ids = choice_ids(generation.request_id or uuid4().hex, generation.options.n)
+        with frontend.flights.enter(ids) as flight:
+            async with aclosing(_run(frontend, model, generation, flight, accepted)) as deltas:
+                async for delta in deltas:
+                    if delta.finish is not None:
+                        outcome = _FINISH_OUTCOMES[delta.finish]
+                    yield delta
+    except Refusal as refusal:
+        outcome = _OUTCOMES.get(refusal.code, "error")
+        raise
+    except (asyncio.CancelledError, GeneratorExit):  # the client left, or its deadline passed
+        outcome = "cancelled" if outcome == "error" else outcome
+        raise
+    finally:
+        frontend.metrics.ended(outcome)
+
+
+def abort(frontend: FrontEnd, request_id: str) -> None:
+    """End a request, or one choice by its own id. Idempotent; an unknown id is nothing."""
+    flight = frontend.flights.get(request_id)
+    if flight is None:
+        return
+    if not flight.admitted:
+        flight.interruption = Refusal(grpc.StatusCode.CANCELLED, contract.REFUSED_ABORTED, "the request was aborted")
+    for choice_id in flight.ids if request_id == flight.request_id else (request_id,):
+        if choice_id in flight.open_ids:
+            frontend.engine.abort(choice_id)
+
+
+async def tokenise(model: Model, text: str, add_special_tokens: bool = True) -> list[int]:
+    """Ids of a text; a long one does not hold up the event loop."""
+    if len(text) <= INLINE_CHARACTERS:
+        return model.text.encode(text, add_special_tokens)
+    return await asyncio.to_thread(model.text.encode, text, add_special_tokens)
+
+
+async def _run(
+    frontend: FrontEnd, model: Model, generation: Generation, flight: Flight, accepted: Accepted
+) -> AsyncGenerator[Delta, None]:
+    """The request while its ids are held; however it ends, the engine forgets it."""
+    seconds = generation.timeout_seconds
+    deadline = None if seconds is None else flight.arrived + seconds
+    streams: list[AsyncIterator[Output]] = []
+    try:
+        async with _until(deadline, flight):
+            choices = await _choices(model, generation, flight, deadline)
+            await _admit(frontend, [choice.submit for choice in choices], flight, streams)
+        await accepted()
+        for index in range(len(choices)):
+            head = _head(model, generation, flight.request_id, index, choices[index].submit.prompt)
+            if head is not None:
+                yield head
+        async with aclosing(merge(streams)) as outputs:
+            async for delta in _deltas(frontend, flight, choices, outputs, deadline):
+                yield delta
+    except EngineFailed as failure:
+        flight.open_ids.clear()
+        raise Refusal.of(failure) from failure
+    finally:
+        await close(streams)
+        for choice_id in sorted(flight.open_ids):
+            frontend.engine.abort(choice_id)
+
+
+async def _choices(model: Model, generation: Generation, flight: Flight, deadline: float | None) -> tuple[Choice, ...]:
+    """The complete requests, one per choice; raises Refusal (INVALID_ARGUMENT)."""
+    assert generation.prompt is not None, "check_generation comes first"
+    options, limits = generation.options, model.limits
+    if isinstance(generation.prompt, str):
+        prompt = tuple(await tokenise(model, generation.prompt, generation.add_special_tokens))
+    else:
+        prompt = generation.prompt
+    check_prompt(prompt, limits)
+    drawn_seed = secrets.randbits(63)
+    choices = []
+    for index, choice_id in enumerate(flight.ids):
+        sampling = resolve_sampling(options, len(prompt), limits, drawn_seed, index)
+        submit = Submit(
+            choice_id,
+            prompt,
+            sampling,
+            tenant=generation.tenant,
+            priority=generation.priority,
+            timeout_seconds=None if deadline is None else max(0.0, deadline - monotonic()),
+            shares_prompt_with=flight.request_id if index else "",
+        )
+        completion = Completion(model.text.decoder(), options.stop, sampling.stop_token_ids)
+        choices.append(Choice(index, submit, completion, flight.arrived, scores_only=options.max_tokens == 0))
+    return tuple(choices)
+
+
+async def _admit(
+    frontend: FrontEnd, submits: list[Submit], flight: Flight, streams: list[AsyncIterator[Output]]
+) -> None:
+    """Hand all choices to the engine and add their outputs to ``streams``; raises Refusal when one is not accepted."""
+    try:
+        async with asyncio.timeout(ADMISSION_SECONDS):
+            for submit in submits:  # in order: siblings name the first, which must be known by then
+                if flight.interruption is not None:  # aborted, or the drain ended, while the prompt was tokenised
+                    raise flight.interruption
+                flight.open_ids.add(submit.request_id)
+                try:
+                    streams.append(await frontend.engine.submit(submit))
+                except RequestRefused:
+                    flight.open_ids.discard(submit.request_id)  # nothing to abort: it may be another request's id
+                    raise
+        flight.admitted = True
+    except RequestRefused as refused:
+        raise Refusal.of(refused) from refused
+    except TimeoutError as error:
+        raise Refusal(
+            grpc.StatusCode.UNAVAILABLE, ENGINE_SILENT, f"not admitted within {ADMISSION_SECONDS:g} s"
+        ) from error
+
+
+def _head(model: Model, generation: Generation, request_id: str, index: int, prompt: tuple[int, ...]) -> Delta | None:
+    """What precedes the first token: the prompt, when asked for."""
+    if not generation.echo and not (generation.options.prompt_logprobs and index == 0):
+        return None
+    text = ""
+    if generation.echo:
+        text = generation.prompt if isinstance(generation.prompt, str) else decode(model.text.decoder(), prompt)
+    return Delta(request_id, index, text, prompt_token_ids=prompt)
+
+
+async def _deltas(
+    frontend: FrontEnd,
+    flight: Flight,
+    choices: tuple[Choice, ...],
+    outputs: AsyncGenerator[tuple[int, Output], None],
+    deadline: float | None,
+) -> AsyncGenerator[Delta, None]:
+    """Up to the last delta of the last choice; raises Refusal when the pod or the deadline ends the request."""
+    while any(choice.finish is None for choice in choices):
+        try:
+            async with _until(deadline, flight):
+                index, output = await anext(outputs)
+        except StopAsyncIteration:
+            text = "the engine ended the request without a reason"
+            raise Refusal(grpc.StatusCode.INTERNAL, contract.REASON_INTERNAL, text) from None
+        choice = choices[index]
+        if output.finish is not None:
+            flight.open_ids.discard(choice.submit.request_id)
+        if flight.interruption is not None:
+            raise flight.interruption
+        if output.finish is Finish.DEADLINE:
+            raise _late(flight)
+        delta = _push(frontend, flight, choice, output)
+        if delta.finish or delta.token_ids or delta.text or delta.prompt_logprobs:
+            yield delta
+
+
+def _push(frontend: FrontEnd, flight: Flight, choice: Choice, output: Output) -> Delta:
+    """The delta of one output, counted; a choice that met a stop string is ended in the engine."""
+    had_begun, had_stopped = choice.first_token is not None, choice.stopped
+    delta = choice.push(flight.request_id, output)
+    if choice.first_token is not None:
+        if not had_begun:
+            frontend.metrics.first_token(choice.first_token - flight.arrived)
+        if choice.finish is not None:
+            frontend.metrics.decoded(choice.tokens - 1, monotonic() - choice.first_token)
+    if choice.stopped and not had_stopped and output.finish is None:
+        frontend.engine.abort(choice.submit.request_id)  # its last output brings usage and journey
+    return delta
+
+
+@asynccontextmanager
+async def _until(deadline: float | None, flight: Flight) -> AsyncIterator[None]:
+    """Raises Refusal (DEADLINE_EXCEEDED) when the deadline (monotonic seconds) passes inside."""
+    try:
+        async with asyncio.timeout(None if deadline is None else max(0.0, deadline - monotonic())):
+            yield
+    except TimeoutError as error:
+        raise _late(flight) from error
+
+
+def _late(flight: Flight) -> Refusal:
+    seconds = monotonic() - flight.arrived
+    return Refusal(
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        contract.REFUSED_DEADLINE,
+        f"the request's deadline passed, {seconds:.3g} s after its arrival",
+    )
