@@ -34,17 +34,30 @@ class CostPoint:
 
 @dataclass(frozen=True)
 class CostCurve:
-    """Piecewise linear T(n) of one gear, made monotone: a larger step is never taken to be cheaper."""
+    """Piecewise linear T(n) of one gear, made monotone: a larger step is never taken to be cheaper.
+
+    The points are measured with short contexts. ``pair_seconds`` is what each pair of a token and one that it looks back
+    at adds; it is the same work in every gear, because a rank attends with the same heads in all of them.
+    """
 
     points: tuple[CostPoint, ...]
+    pair_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         tokens = [point.tokens for point in self.points]
         if not tokens or tokens != sorted(set(tokens)):
             raise ValueError(f"cost points need increasing token counts, got {tokens}")
+        if not self.pair_seconds >= 0.0:
+            raise ValueError(f"a longer context cannot cost less: {self.pair_seconds} seconds per pair")
 
-    def seconds(self, tokens: int) -> float:
-        """Cost of a step with ``tokens`` tokens; beyond the last point along the last slope."""
+    def seconds(self, tokens: int, pairs: int = 0) -> float:
+        """Cost of a step with ``tokens`` tokens that look back at ``pairs`` tokens in sum.
+
+        Beyond the last point along the last slope.
+        """
+        return self._short(tokens) + self.pair_seconds * pairs
+
+    def _short(self, tokens: int) -> float:
         xs = [point.tokens for point in self.points]
         ys = self._monotone()
         if tokens in xs:

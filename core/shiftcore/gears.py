@@ -69,6 +69,19 @@ def choose(tokens: int, table: GearTable, policy: Policy) -> Gear:
     return table.latency if tokens <= limit else table.base
 
 
+def shift_points(table: GearTable, policy: Policy) -> tuple[int, ...]:
+    """Step sizes after which ``choose`` may take another set of gears, ascending; none when a gear is pinned.
+
+    Between two of them the cost of the step that is chosen grows with its size: it is one gear's, or the least of a
+    fixed set of gears. At a shift point it may fall.
+    """
+    if policy.gear is not None or policy.mode is not Mode.AUTO:
+        return ()
+    if policy.threshold_tokens is None and table.worth_from:
+        return tuple(sorted({first - 1 for first in table.worth_from.values()}))
+    return (policy.threshold_tokens or DEFAULT_THRESHOLD_TOKENS,)
+
+
 def threshold_in_use(table: GearTable, policy: Policy) -> tuple[int | None, ThresholdSource]:
     """The threshold that explains ``choose``, the largest step that surely runs the tp gear, and its source."""
     if policy.gear is not None or policy.mode is not Mode.AUTO:
