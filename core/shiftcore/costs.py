@@ -36,8 +36,8 @@ class CostPoint:
 class CostCurve:
     """Piecewise linear T(n) of one gear, made monotone: a larger step is never taken to be cheaper.
 
-    The points are measured with short contexts. ``pair_seconds`` is what each pair of a token and one that it looks back
-    at adds; it is the same work in every gear, because a rank attends with the same heads in all of them.
+    The points are measured with short contexts. ``pair_seconds`` is what each pair of a token and one that it looks
+    back at adds; it is the same work in every gear, because a rank attends with the same heads in all of them.
     """
 
     points: tuple[CostPoint, ...]

@@ -1,7 +1,7 @@
 """How large a step may be when those who already read must not wait: chunk size and gear, chosen together.
 
-A step with decodes and a prefill chunk makes every reader wait for the whole step. Under a target for the time per output
-token (TPOT) the chunk is cut so that the step ends in time, in the gear in which it can be largest.
+A step with decodes and a prefill chunk makes every reader wait for the whole step. Under a target for the time per
+output token (TPOT) the chunk is cut so that the step ends in time, in the gear in which it can be largest.
 """
 
 from __future__ import annotations
