@@ -6,11 +6,15 @@ some of the difference. One token of difference is a decode, more is a prefill, 
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 
+from shiftcore.block_tables import FULL_ATTENTION, BlockTables, Hit
 from shiftcore.blocks import BlockPool
+from shiftcore.fairness import TenantShares
+from shiftcore.request import Batch as Batch
+from shiftcore.request import Chunk as Chunk
+from shiftcore.request import Finish as Finish
+from shiftcore.request import Request as Request
 
 
 class QueueFullError(Exception):
@@ -25,11 +29,8 @@ class DuplicateRequestError(ValueError):
     """A request with this id is in flight."""
 
 
-class Finish(StrEnum):
-    STOP = "stop"
-    LENGTH = "length"
-    ABORT = "abort"
-    DEADLINE = "deadline"
+class DeadlinePassedError(Exception):
+    """The request's deadline is not after its arrival."""
 
 
 @dataclass(frozen=True)
@@ -40,204 +41,279 @@ class Limits:
     max_batched_tokens: int
     max_model_len: int
     max_waiting_requests: int
+    prefix_cache: bool = True
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 1:
+            if name != "prefix_cache" and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-@dataclass(eq=False)
-class Request:
-    """One generation. ``tokens`` grows by one with every sampled token."""
+@dataclass
+class Counts:
+    """Since the start."""
 
-    id: str
-    prompt: tuple[int, ...]
-    max_tokens: int
-    stop_token_ids: frozenset[int] = frozenset()
-    arrival_seconds: float = 0.0  # on the caller's clock
-    tokens: list[int] = field(init=False)
-    computed: int = field(init=False, default=0)
-    blocks: list[int] = field(init=False, default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.tokens = list(self.prompt)
-
-    @property
-    def num_output(self) -> int:
-        return len(self.tokens) - len(self.prompt)
-
-    @property
-    def missing(self) -> int:
-        return len(self.tokens) - self.computed
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Tokens ``start .. start + length`` of a request; ``samples`` if the last of them yields a new token."""
-
-    request: Request
-    start: int
-    length: int
-
-    @property
-    def samples(self) -> bool:
-        return self.start + self.length == len(self.request.tokens)
-
-
-Batch = tuple[Chunk, ...]
+    preemptions: int = 0
+    queried_tokens: int = 0  # tokens of admitted requests that were looked up in the prefix cache
+    hit_tokens: int = 0  # of these, found
 
 
 class Scheduler:
-    """First come, first served; decodes before prefills; preemption by recompute when blocks run out.
+    """Decodes before prefills; the waiting by priority, then fair shares of the tenants, then arrival; preemption by
+    recompute of the least important when blocks run out.
 
     Between ``schedule`` and ``complete`` a batch is in flight: requests may be added or aborted meanwhile, and the
-    blocks of an aborted request are free when the step ends, not before.
+    blocks of one that ends then are free when the step ends, not before. Times are on the caller's clock.
+    ``windows``: attention window per layer group (see block_tables); ``tables`` of a request has one table for each.
     """
 
-    def __init__(self, limits: Limits, pool: BlockPool) -> None:
+    def __init__(self, limits: Limits, pool: BlockPool, windows: tuple[int | None, ...] = FULL_ATTENTION) -> None:
         self.limits = limits
         self.pool = pool
+        self.counts = Counts()
         self.running: list[Request] = []
-        self.waiting: deque[Request] = deque()
+        self.waiting: list[Request] = []  # in no order that matters
+        self._tables = BlockTables(
+            pool, windows, prefix_cache=limits.prefix_cache, max_chunk_tokens=limits.max_batched_tokens
+        )
+        self._longest = self._tables.longest(limits.max_model_len)
+        self._shares = TenantShares()
+        self._by_id: dict[str, Request] = {}
         self._in_flight: Batch = ()
-        self._aborted: set[Request] = set()
+        self._expired: list[Request] = []
+        self._arrivals = 0
 
     def add(self, request: Request) -> None:
-        """Queue a request; raises QueueFullError, NeverFitsError or DuplicateRequestError."""
-        if self.find(request.id) is not None:
-            raise DuplicateRequestError(f"request {request.id} is in flight")
-        longest = min(self.limits.max_model_len, self.pool.num_blocks * self.pool.block_size)
-        total = len(request.prompt) + request.max_tokens
-        if not request.prompt or request.max_tokens < 1:
-            raise NeverFitsError("a request needs at least one prompt token and one token to generate")
-        if total > longest:
-            raise NeverFitsError(
-                f"{len(request.prompt)} prompt tokens and {request.max_tokens} to generate exceed the {longest} "
-                "tokens that a sequence can have here"
-            )
-        if len(self.waiting) >= self.limits.max_waiting_requests:
-            raise QueueFullError(f"{len(self.waiting)} requests wait, the limit is {self.limits.max_waiting_requests}")
-        self.waiting.append(request)
+        """Queue a request; raises QueueFullError, NeverFitsError, DuplicateRequestError or DeadlinePassedError."""
+        self._check(request)
+        self._arrivals += 1
+        request.order = self._arrivals
+        request.leader = self._by_id.get(request.waits_for)
+        request.sequence = self._tables.new(request.tenant)
+        self._by_id[request.id] = request
+        self._wait(request)
 
     def find(self, request_id: str) -> Request | None:
         """The request that is in flight under this id."""
-        requests = (*self.running, *self.waiting)
-        return next((r for r in requests if r.id == request_id and r not in self._aborted), None)
+        return self._by_id.get(request_id)
 
     def abort(self, request_id: str) -> bool:
         """End a request; False if it is not in flight. Its blocks are free when the step in flight ends."""
         request = self.find(request_id)
         if request is None:
             return False
-        if any(chunk.request is request for chunk in self._in_flight):
-            self._aborted.add(request)
-        else:
-            self._remove(request)
+        self._end(request)
         return True
 
-    def schedule(self) -> Batch:
-        """The next batch; empty when nothing can run."""
+    def schedule(self, now: float = 0.0) -> Batch:
+        """The next batch, after ending what is past its deadline (``take_expired``); empty when nothing can run."""
         assert not self._in_flight, "a step is in flight"
-        budget = self.limits.max_batched_tokens
-        chunks: list[Chunk] = []
+        self._expire(now)
+        step = _Step(self.limits.max_batched_tokens)
         # Decodes first: a long prompt must not make those who already read wait.
-        for request in sorted(self.running, key=lambda r: r.missing > 1):
-            if budget == 0:
+        for request in sorted(self.running, key=lambda r: (r.missing > 1, r.importance)):
+            if request in self.running and step.budget:  # not preempted for the sake of a more important one
+                self._continue(request, step)
+        while step.budget and not step.preempted and len(self.running) < self.limits.max_num_seqs:
+            if not self._admit(step, now):
                 break
-            if request not in self.running:  # preempted for the sake of an earlier one
-                continue
-            length = min(request.missing, budget)
-            if self._make_room(request, length, chunks):
-                chunks.append(Chunk(request, request.computed, length))
-                budget -= length
-        while self.waiting and budget and len(self.running) < self.limits.max_num_seqs:
-            request = self.waiting[0]
-            length = min(request.missing, budget)
-            # A newcomer takes free blocks only, all it needs to begin decoding; it preempts nobody.
-            if self.pool.blocks_for(len(request.tokens) + 1) > self.pool.num_free and self.running:
-                break
-            if self._shortage(request, length) > self.pool.num_free:
-                break
-            self.waiting.popleft()
-            self.running.append(request)
-            self._extend(request, length)
-            chunks.append(Chunk(request, request.computed, length))
-            budget -= length
-        self._in_flight = tuple(chunks)
+        self._in_flight = tuple(self._chunk(request, length) for request, length in step.lengths.items())
         return self._in_flight
 
     def complete(self, sampled: dict[str, int]) -> list[tuple[Request, int, Finish | None]]:
         """End the step in flight: ``sampled`` has the new token of each request whose chunk samples.
 
-        Returns (request, new token, finish or None) in batch order, without aborted requests.
+        Returns (request, new token, finish or None) in batch order, without requests that ended meanwhile.
         """
         outputs: list[tuple[Request, int, Finish | None]] = []
         for chunk in self._in_flight:
             request = chunk.request
-            if request in self._aborted:
-                self._aborted.remove(request)
-                self._remove(request)
-                continue
-            samples = chunk.samples
-            request.computed += chunk.length
-            if not samples:
-                continue
-            token = sampled[request.id]
-            request.tokens.append(token)
-            finish = self._finish(request, token)
-            if finish is not None:
-                self._remove(request)
-            outputs.append((request, token, finish))
+            assert request.sequence is not None, f"request {request.id} computes without blocks"
+            request.computed = chunk.end
+            request.prompt_computed |= chunk.end >= len(request.prompt)
+            self._tables.advance(request.sequence, request.tokens, request.computed)
+            if request.ended:
+                self._leave(request)
+            elif chunk.samples:
+                token = sampled[request.id]
+                request.tokens.append(token)
+                finish = _finish(request, token)
+                if finish is not None:
+                    self._end(request)
+                outputs.append((request, token, finish))
         self._in_flight = ()
         return outputs
+
+    def take_expired(self) -> list[Request]:
+        """Requests that the last ``schedule`` ended for their deadline; each is returned once."""
+        expired, self._expired = self._expired, []
+        return expired
+
+    def clear_cache(self) -> None:
+        """Forget all cached prefixes: somebody else writes to the blocks. Only while no request is here."""
+        assert not self._by_id, f"{len(self._by_id)} requests are here"
+        self.pool.clear_cache()
+
+    def check_idle(self) -> None:
+        """Integrity without requests: every block is free or cached, and nobody is forgotten."""
+        assert not [*self.running, *self.waiting, *self._by_id], "requests are here"
+        self.pool.check()
+        used = self.pool.num_blocks - self.pool.num_available
+        assert not used, f"idle with {used} blocks in use"
 
     @property
     def waiting_tokens(self) -> int:
         """Prompt tokens that no step has computed yet."""
         return sum(r.missing for r in self.waiting) + sum(r.missing for r in self.running if r.missing > 1)
 
-    def _finish(self, request: Request, token: int) -> Finish | None:
-        if token in request.stop_token_ids:
-            return Finish.STOP
-        return Finish.LENGTH if request.num_output >= request.max_tokens else None
+    # --- one request --------------------------------------------------------------------------------------------------
 
-    def _shortage(self, request: Request, length: int) -> int:
-        """Blocks that the request lacks to compute ``length`` more tokens."""
-        return max(0, self.pool.blocks_for(request.computed + length) - len(request.blocks))
+    def _check(self, request: Request) -> None:
+        if request.id in self._by_id:
+            raise DuplicateRequestError(f"request {request.id} is in flight")
+        total = len(request.prompt) + request.max_tokens
+        if not request.prompt or request.max_tokens < 1:
+            raise NeverFitsError("a request needs at least one prompt token and one token to generate")
+        if total > self._longest:
+            raise NeverFitsError(
+                f"{len(request.prompt)} prompt tokens and {request.max_tokens} to generate exceed the {self._longest} "
+                "tokens that a sequence can have here"
+            )
+        if request.deadline is not None and request.deadline <= request.arrival_seconds:
+            late = request.arrival_seconds - request.deadline
+            raise DeadlinePassedError(f"the deadline passed {late:g} s before the request arrived; allow more time")
+        if len(self.waiting) >= self.limits.max_waiting_requests:
+            raise QueueFullError(f"{len(self.waiting)} requests wait, the limit is {self.limits.max_waiting_requests}")
 
-    def _extend(self, request: Request, length: int) -> None:
-        request.blocks += self.pool.allocate(self._shortage(request, length))
+    def _wait(self, request: Request) -> None:
+        self.waiting.append(request)
+        self._shares.enter(request.tenant)
 
-    def _make_room(self, request: Request, length: int, chunks: list[Chunk]) -> bool:
-        """Get the blocks for a running request, from later ones if need be; False if it preempted itself."""
-        while self._shortage(request, length) > self.pool.num_free:
-            victim = self._victim(chunks)
-            if victim is None:
-                return False
-            self._preempt(victim)
-            if victim is request:
-                return False
-        self._extend(request, length)
-        return True
+    def _stop_waiting(self, request: Request) -> None:
+        self.waiting.remove(request)
+        self._shares.leave(request.tenant)
 
-    def _victim(self, chunks: list[Chunk]) -> Request | None:
-        """The latest running request that is not part of this step yet."""
-        chosen = {chunk.request.id for chunk in chunks}
-        return next((r for r in reversed(self.running) if r.id not in chosen), None)
+    def _expire(self, now: float) -> None:
+        for request in [*self.running, *self.waiting]:
+            if request.deadline is not None and request.deadline <= now:
+                self._end(request)
+                self._expired.append(request)
 
-    def _preempt(self, request: Request) -> None:
-        """Give up a request's KV and put it back at the head of the queue; its tokens are kept and recomputed."""
-        self.running.remove(request)
-        self.pool.release(request.blocks)
-        request.blocks = []
-        request.computed = 0
-        self.waiting.appendleft(request)
+    def _end(self, request: Request) -> None:
+        """Forget a request; one in flight keeps its blocks until its step is complete."""
+        request.ended = True
+        del self._by_id[request.id]
+        if not request.in_flight:
+            self._leave(request)
 
-    def _remove(self, request: Request) -> None:
+    def _leave(self, request: Request) -> None:
+        assert request.sequence is not None, f"request {request.id} leaves twice"
         if request in self.running:
             self.running.remove(request)
         else:
-            self.waiting.remove(request)
-        self.pool.release(request.blocks)
-        request.blocks = []
+            self._stop_waiting(request)
+        self._tables.release(request.sequence)
+        request.sequence = None
+        request.leader = None
+        if not self._by_id and not self.running:
+            self._shares.reset()
+
+    # --- one step -----------------------------------------------------------------------------------------------------
+
+    def _continue(self, request: Request, step: _Step) -> None:
+        """Give a running request its share of the step, with blocks from less important ones if need be."""
+        assert request.sequence is not None, f"request {request.id} runs without blocks"
+        length = min(request.missing, step.budget)
+        while self._tables.shortage(request.sequence, request.scheduled + length) > self.pool.num_available:
+            victim = max(self.running, key=lambda r: r.importance)
+            self._preempt(victim, step)
+            if victim is request:
+                return
+            length = min(request.missing, step.budget)
+        self._tables.extend(request.sequence, request.scheduled + length)
+        step.add(request, length)
+
+    def _preempt(self, request: Request, step: _Step) -> None:
+        """Give up a request's KV and let it wait; its tokens are kept and recomputed."""
+        assert request.sequence is not None, f"request {request.id} runs without blocks"
+        step.remove(request)
+        self.running.remove(request)
+        self._tables.release(request.sequence)
+        request.scheduled = request.computed = 0
+        self._wait(request)
+        self.counts.preemptions += 1
+
+    def _admit(self, step: _Step, now: float) -> bool:
+        """Begin the waiting request whose turn it is; False if there is none or it has no room.
+
+        It takes available blocks only, all it needs to begin decoding; it preempts nobody, and nobody overtakes it.
+        """
+        request = min(filter(self._may_begin, self.waiting), key=self._turn, default=None)
+        if request is None:
+            return False
+        assert request.sequence is not None, f"request {request.id} waits without a table"
+        nothing = request.tokens[:1]  # the last token is never looked up
+        hit = self._tables.find(request.sequence, nothing if request.skip_cache_read else request.tokens)
+        room = self.pool.num_available - self._tables.num_needed_for(hit)
+        if self.running and self._tables.peak(len(request.tokens) + 1, hit.num_blocks) > room:
+            return False
+        self._stop_waiting(request)
+        self.running.append(request)
+        self._take(request, hit, now)
+        length = min(request.missing, step.budget)
+        self._tables.extend(request.sequence, request.scheduled + length)
+        step.add(request, length)
+        return True
+
+    def _may_begin(self, request: Request) -> bool:
+        """A sibling waits for its leader's prompt, unless there is nothing to share."""
+        leader = request.leader
+        shares = self.limits.prefix_cache and len(request.prompt) > self.pool.block_size
+        return leader is None or leader.ended or leader.prompt_computed or not shares
+
+    def _turn(self, request: Request) -> tuple[int, int, int]:
+        return request.priority, self._shares.served(request.tenant), request.order
+
+    def _take(self, request: Request, hit: Hit, now: float) -> None:
+        assert request.sequence is not None, f"request {request.id} begins without a table"
+        self._tables.take(request.sequence, hit)
+        tokens = hit.num_blocks * self.pool.block_size
+        request.scheduled = request.computed = tokens
+        if request.first_scheduled_seconds is not None:
+            return
+        request.first_scheduled_seconds = now
+        request.cached_tokens = request.charged = tokens
+        if self.limits.prefix_cache and not request.skip_cache_read:
+            self.counts.queried_tokens += len(request.tokens)
+            self.counts.hit_tokens += tokens
+
+    def _chunk(self, request: Request, length: int) -> Chunk:
+        chunk = Chunk(request, request.scheduled, length, request.scheduled + length == len(request.tokens))
+        request.scheduled = chunk.end
+        # What is computed again after a preemption is not the tenant's fault.
+        self._shares.charge(request.tenant, max(0, chunk.end - request.charged))
+        request.charged = max(request.charged, chunk.end)
+        return chunk
+
+
+class _Step:
+    """A batch in the making: until it is done, a preemption may take a request out again."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.lengths: dict[Request, int] = {}
+        self.preempted = False
+
+    def add(self, request: Request, length: int) -> None:
+        self.lengths[request] = length
+        self.budget -= length
+
+    def remove(self, request: Request) -> None:
+        self.budget += self.lengths.pop(request, 0)
+        self.preempted = True
+
+
+def _finish(request: Request, token: int) -> Finish | None:
+    if token in request.stop_token_ids:
+        return Finish.STOP
+    return Finish.LENGTH if request.num_output >= request.max_tokens else None

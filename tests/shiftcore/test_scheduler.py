@@ -1,19 +1,19 @@
-"""The scheduler under random traffic: what holds in every step, and that nothing is lost or forgotten."""
+"""Order, shares, siblings, deadlines and preemption of the scheduler, each in a small case."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from shiftcore.blocks import BlockPool
 from shiftcore.scheduler import (
     Batch,
+    DeadlinePassedError,
     DuplicateRequestError,
-    Finish,
     Limits,
     NeverFitsError,
     QueueFullError,
@@ -72,136 +72,37 @@ def check_batch(scheduler: Scheduler, batch: Batch) -> None:
     assert len(scheduler.running) <= limits.max_num_seqs
     assert len({id(chunk.request) for chunk in batch}) == len(batch), "a request twice in a step"
     assert all(chunk.request in scheduler.running for chunk in batch)
-    decodes = [chunk.request.missing == 1 for chunk in batch if chunk.request.computed]
-    assert decodes == sorted(decodes, reverse=True), "a running prefill goes before a decode"
 
 
 def check_blocks(scheduler: Scheduler) -> None:
     scheduler.pool.check()
-    owners = Counter(block for r in (*scheduler.running, *scheduler.waiting) for block in r.blocks)
-    assert all(count == 1 for count in owners.values()), "a block is shared"
-    assert len(owners) == scheduler.pool.num_blocks - scheduler.pool.num_free, "a block is lost"
+    users = Counter(block for r in scheduler.running for block in r.blocks)
+    assert users == scheduler.pool.users
     assert all(not r.blocks and r.computed == 0 for r in scheduler.waiting)
 
 
-class Traffic(RuleBasedStateMachine):
-    """Requests come, run and are aborted at any moment, also while a step is in flight."""
-
-    @initialize(
-        max_num_seqs=st.integers(1, 5), budget=st.integers(1, 24), waiting=st.integers(1, 6), blocks=st.integers(3, 14)
-    )
-    def begin(self, max_num_seqs: int, budget: int, waiting: int, blocks: int) -> None:
-        self.limits = Limits(max_num_seqs, budget, max_model_len=32, max_waiting_requests=waiting)
-        self.scheduler = Scheduler(self.limits, BlockPool(blocks, BLOCK_SIZE))
-        self.model = Model()
-        self.batch: Batch = ()
-        self.live: dict[str, Request] = {}
-        self.yielded: dict[Request, list[int]] = defaultdict(list)
-        self.blocks_at_abort: dict[Request, list[int]] = {}
-
-    @rule(name=st.sampled_from("abcdefgh"), prompt=st.lists(st.integers(1, 10), max_size=24), n=st.integers(0, 12))
-    def add(self, name: str, prompt: list[int], n: int) -> None:
-        request = Request(name, tuple(prompt), n, frozenset({STOP}))
-        longest = min(self.limits.max_model_len, self.scheduler.pool.num_blocks * BLOCK_SIZE)
-        error: type[Exception] | None = None
-        if name in self.live:
-            error = DuplicateRequestError
-        elif not prompt or n < 1 or len(prompt) + n > longest:
-            error = NeverFitsError
-        elif len(self.scheduler.waiting) >= self.limits.max_waiting_requests:
-            error = QueueFullError
-        if error is not None:
-            with pytest.raises(error):
-                self.scheduler.add(request)
-        else:
-            self.scheduler.add(request)
-            self.live[name] = request
-
-    @rule(name=st.sampled_from("abcdefgh"))
-    def abort(self, name: str) -> None:
-        request = self.live.pop(name, None)
-        assert self.scheduler.abort(name) == (request is not None)
-        if request is not None and any(chunk.request is request for chunk in self.batch):
-            assert request.blocks, "the blocks of a request in flight are kept until the step ends"
-            self.blocks_at_abort[request] = list(request.blocks)
-        elif request is not None:
-            assert not request.blocks
-
-    @precondition(lambda self: not self.batch)
-    @rule()
-    def schedule(self) -> None:
-        self.batch = self.scheduler.schedule()
-        check_batch(self.scheduler, self.batch)
-        assert bool(self.batch) == bool(self.live), "something can always run, and nothing runs for nobody"
-
-    @precondition(lambda self: self.batch)
-    @rule()
-    def complete(self) -> None:
-        for request, blocks in self.blocks_at_abort.items():
-            assert request.blocks == blocks, "freed while the ranks still write to them"
-        outputs = self.scheduler.complete(self.model.run(self.batch))
-        aborted = set(self.blocks_at_abort)
-        assert all(not request.blocks for request in aborted), "freed when the step ends"
-        self.blocks_at_abort.clear()
-        self.batch = ()
-        for request, token, finish in outputs:
-            assert request not in aborted
-            self._yielded(request, token, finish)
-
-    def _yielded(self, request: Request, token: int, finish: Finish | None) -> None:
-        assert self.live.get(request.id) is request, "output of a request that has ended"
-        got = self.yielded[request]
-        got.append(token)
-        expected = generation(request.prompt, request.max_tokens)
-        assert got == expected[: len(got)], "preemption or a neighbour changed the tokens"
-        assert (finish is not None) == (len(got) == len(expected))
-        if finish is not None:
-            assert finish is (Finish.STOP if token == STOP else Finish.LENGTH)
-            assert not request.blocks
-            del self.live[request.id], self.yielded[request]
-
-    @invariant()
-    def books_are_right(self) -> None:
-        if hasattr(self, "scheduler"):
-            check_blocks(self.scheduler)
-            known = {id(r) for r in (*self.scheduler.running, *self.scheduler.waiting)}
-            assert {id(r) for r in self.live.values()} <= known
-
-    def teardown(self) -> None:
-        """Without new traffic everything ends, in a bounded number of steps."""
-        if not hasattr(self, "scheduler"):
-            return
-        if self.batch:
-            self.complete()
-        for _ in range(2000):
-            if not self.live:
-                break
-            self.schedule()
-            self.complete()
-        assert not self.live, "starved"
-        assert self.scheduler.pool.num_free == self.scheduler.pool.num_blocks
-        assert self.scheduler.waiting_tokens == 0
+def make(
+    blocks: int = 64, *, seqs: int = 8, budget: int = 32, length: int = 200, waiting: int = 50, cache: bool = True,
+) -> Scheduler:  # fmt: skip
+    return Scheduler(Limits(seqs, budget, length, waiting, cache), BlockPool(blocks, BLOCK_SIZE))
 
 
-TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
-
-
-def make(blocks: int = 64, *, seqs: int = 8, budget: int = 32, length: int = 200, waiting: int = 50) -> Scheduler:
-    return Scheduler(Limits(seqs, budget, length, waiting), BlockPool(blocks, BLOCK_SIZE))
-
-
-def step(scheduler: Scheduler, token: int = 5) -> list[str]:
+def step(scheduler: Scheduler, token: int = 5, now: float = 0.0) -> list[str]:
     """One step; the names of the chunks in order, with their lengths."""
-    batch = scheduler.schedule()
+    batch = scheduler.schedule(now)
     check_batch(scheduler, batch)
     scheduler.complete({chunk.request.id: token for chunk in batch if chunk.samples})
     check_blocks(scheduler)
     return [f"{chunk.request.id}:{chunk.length}" for chunk in batch]
 
 
-def request(name: str, prompt: int = 4, max_tokens: int = 8) -> Request:
-    return Request(name, tuple(range(1, prompt + 1)), max_tokens)
+def request(name: str, prompt: int = 4, max_tokens: int = 8, **more: Any) -> Request:
+    """Its prompt is shared with nobody of another name."""
+    return Request(name, (hash_of(name), *range(1, prompt)), max_tokens, **more)
+
+
+def hash_of(name: str) -> int:
+    return 1000 + int.from_bytes(name.encode(), "big")
 
 
 def test_long_prompts_are_cut_and_decodes_go_first() -> None:
@@ -260,13 +161,17 @@ def test_the_latest_request_gives_way_and_comes_back_first() -> None:
     assert step(scheduler) == ["old:1", "new:1"]  # 2 + 2: full
     assert step(scheduler) == ["old:1"], "old needs a third block and takes it from new"
     scheduler.add(request("newest", 1, 1))
-    assert [r.id for r in scheduler.waiting] == ["new", "newest"]
-    assert scheduler.waiting[0].num_output == 2, "its tokens are kept"
+    new = scheduler.find("new")
+    assert new in scheduler.waiting
+    assert new is not None
+    assert new.num_output == 2, "its tokens are kept"
+    scheduler.abort("old")
+    assert step(scheduler) == ["new:2", "newest:1"], "first, and its first block was still there"
 
 
 def test_an_aborted_id_can_be_used_again_while_the_step_runs() -> None:
     scheduler = make()
-    first, second = request("a", 9), request("a", 5)
+    first, second = request("a", 9), Request("a", (50, 51, 52, 53, 54), 8)
     scheduler.add(first)
     assert len(scheduler.schedule()) == 1
     held = list(first.blocks)
@@ -291,7 +196,7 @@ def test_refusals_have_the_numbers() -> None:
         scheduler.add(request("b", 20, 11))
     with pytest.raises(NeverFitsError, match="7 prompt tokens and 6 to generate exceed the 12"):
         make(blocks=3).add(request("b", 7, 6))
-    for senseless in (request("b", 0, 1), request("b", 1, 0)):
+    for senseless in (Request("b", (), 1), request("b", 1, 0)):
         with pytest.raises(NeverFitsError, match="at least one prompt token and one token to generate"):
             scheduler.add(senseless)
     scheduler.add(request("b", 20, 10))
@@ -313,3 +218,220 @@ def test_a_step_ends_before_the_next_begins() -> None:
     scheduler.schedule()
     with pytest.raises(AssertionError, match="a step is in flight"):
         scheduler.schedule()
+
+
+# --- prefix cache -----------------------------------------------------------------------------------------------------
+
+
+def run_out(scheduler: Scheduler, limit: int = 200) -> None:
+    for _ in range(limit):
+        if not step(scheduler):
+            return
+    raise AssertionError("still running")
+
+
+def shared(name: str, prompt: int, **more: Any) -> Request:
+    return Request(name, tuple(range(1, prompt + 1)), 2, **more)
+
+
+@pytest.mark.parametrize(("prompt", "cached"), [(3, 0), (4, 0), (5, 4), (8, 4), (9, 8), (16, 12), (20, 16)])
+def test_a_hit_is_of_full_blocks_and_leaves_a_token_to_compute(prompt: int, cached: int) -> None:
+    scheduler = make()
+    scheduler.add(shared("first", 20))
+    run_out(scheduler)
+    scheduler.add(second := shared("second", prompt))
+    assert step(scheduler) == [f"second:{prompt - cached}"]
+    assert second.cached_tokens == cached
+    assert (scheduler.counts.queried_tokens, scheduler.counts.hit_tokens) == (20 + prompt, cached)
+
+
+def test_output_tokens_can_be_a_prefix_too() -> None:
+    scheduler = make()
+    scheduler.add(Request("first", (1, 2, 3), 9))
+    run_out(scheduler)
+    scheduler.add(Request("second", (1, 2, 3, *[5] * 9), 2))
+    assert step(scheduler) == ["second:4"], "the last sampled token was never computed"
+
+
+def test_a_block_is_offered_only_when_its_step_is_complete() -> None:
+    scheduler = make(budget=8)
+    scheduler.add(shared("first", 12))
+    assert step(scheduler) == ["first:8"]
+    scheduler.add(second := shared("second", 20))
+    batch = scheduler.schedule()
+    assert [(c.request.id, c.length) for c in batch] == [("first", 4), ("second", 4)]
+    assert second.cached_tokens == 8, "not the block that the same step computes"
+    assert second.blocks[:2] == batch[0].request.blocks[:2]
+    assert second.blocks[2] != batch[0].request.blocks[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "cached"),
+    [({"tenant": "a"}, 16), ({"tenant": "b"}, 0), ({}, 0), ({"tenant": "a", "skip_cache_read": True}, 0)],
+)
+def test_only_the_same_tenant_reads_the_cache_and_only_who_may(changes: dict[str, Any], cached: int) -> None:
+    scheduler = make()
+    scheduler.add(shared("first", 20, tenant="a"))
+    run_out(scheduler)
+    scheduler.add(second := shared("second", 20, **changes))
+    step(scheduler)
+    assert second.cached_tokens == cached
+
+
+def test_without_a_prefix_cache_nothing_is_kept() -> None:
+    scheduler = make(cache=False)
+    scheduler.add(shared("first", 20))
+    run_out(scheduler)
+    assert scheduler.pool.num_cached == 0
+    scheduler.add(shared("second", 20))
+    scheduler.add(shared("sibling", 20, waits_for="second"))
+    assert step(scheduler) == ["second:20", "sibling:12"], "and nobody waits for what cannot be shared"
+    assert scheduler.counts.queried_tokens == 0
+
+
+def test_cached_blocks_make_room_and_the_longest_unused_go_first() -> None:
+    scheduler = make(blocks=10)
+    scheduler.add(request("old", 17, 1))
+    run_out(scheduler)
+    scheduler.add(request("new", 17, 1))
+    run_out(scheduler)
+    assert (scheduler.pool.num_cached, scheduler.pool.num_available) == (8, 10)
+    scheduler.add(Request("other", tuple(range(50, 66)), 1))  # 4 blocks: 2 free ones and the last 2 of "old"
+    run_out(scheduler)
+    for name, cached in (("new", 16), ("old", 4)):  # "new" needs a block for its last token: the next of "old"
+        scheduler.add(again := request(name, 17, 1))
+        step(scheduler)
+        assert again.cached_tokens == cached, name
+
+
+def test_clearing_the_cache_forgets_prefixes_and_keeps_the_books() -> None:
+    scheduler = make()
+    scheduler.add(shared("first", 20))
+    with pytest.raises(AssertionError, match="1 requests are here"):
+        scheduler.clear_cache()
+    run_out(scheduler)
+    scheduler.clear_cache()
+    scheduler.check_idle()
+    assert scheduler.pool.num_cached == 0
+    scheduler.add(second := shared("second", 20))
+    step(scheduler)
+    assert second.cached_tokens == 0
+
+
+# --- siblings ---------------------------------------------------------------------------------------------------------
+
+
+def test_siblings_wait_for_the_leaders_prompt_and_share_it() -> None:
+    scheduler = make(budget=8)
+    leader = shared("leader", 18, tenant="a")
+    scheduler.add(leader)
+    siblings = [shared(f"sibling-{i}", 18, tenant="a", waits_for="leader") for i in range(3)]
+    for sibling in siblings:
+        scheduler.add(sibling)
+    scheduler.add(request("stranger", 3))
+    assert step(scheduler) == ["leader:8"]
+    assert step(scheduler) == ["leader:8"]
+    assert step(scheduler) == ["leader:2", "stranger:3"], "siblings wait, others go on"
+    assert step(scheduler) == ["leader:1", "stranger:1", "sibling-0:2", "sibling-1:2", "sibling-2:2"]
+    assert {tuple(r.blocks[:4]) for r in siblings} == {tuple(siblings[0].blocks[:4])}
+
+
+def test_a_sibling_goes_on_alone_when_its_leader_is_gone() -> None:
+    scheduler = make(budget=8)
+    scheduler.add(shared("leader", 18))
+    scheduler.add(shared("sibling", 18, waits_for="leader"))
+    assert step(scheduler) == ["leader:8"]
+    scheduler.abort("leader")
+    assert step(scheduler) == ["sibling:8"], "though the cache has what the leader left: 8 of 18 tokens"
+    scheduler.add(shared("orphan", 18, waits_for="nobody"))
+    run_out(scheduler)
+
+
+# --- deadlines --------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_past_its_deadline_is_not_admitted() -> None:
+    scheduler = make()
+    with pytest.raises(DeadlinePassedError, match=r"passed 1\.5 s before the request arrived"):
+        scheduler.add(request("late", arrival_seconds=10.0, deadline=8.5))
+    assert step(scheduler) == []
+
+
+def test_deadlines_end_running_and_waiting_requests_and_free_their_blocks() -> None:
+    scheduler = make(seqs=1)
+    scheduler.add(running := request("running", deadline=2.0))
+    scheduler.add(waiting := request("waiting", deadline=2.0))
+    scheduler.add(request("patient"))
+    assert step(scheduler, now=1.9) == ["running:4"]
+    assert scheduler.take_expired() == []
+    assert step(scheduler, now=2.0) == ["patient:4"]
+    assert scheduler.take_expired() == [running, waiting]
+    assert scheduler.take_expired() == [], "once"
+    assert scheduler.find("running") is None
+
+
+# --- order ------------------------------------------------------------------------------------------------------------
+
+
+def test_lower_priority_numbers_begin_first() -> None:
+    scheduler = make(seqs=1)
+    for name, priority in (("late", 5), ("first", 0), ("urgent", -1), ("second", 0)):
+        scheduler.add(request(name, max_tokens=1, priority=priority))
+    assert [step(scheduler) for _ in range(4)] == [["urgent:4"], ["first:4"], ["second:4"], ["late:4"]]
+
+
+def test_the_least_important_gives_way_even_if_it_came_first() -> None:
+    scheduler = make(blocks=4)
+    scheduler.add(request("cheap", 4, 12, priority=3))
+    scheduler.add(request("dear", 7, 9))
+    assert step(scheduler) == ["dear:7", "cheap:4"]
+    assert step(scheduler) == ["dear:1", "cheap:1"]
+    assert step(scheduler) == ["dear:1"]
+    assert [r.id for r in scheduler.waiting] == ["cheap"]
+    assert scheduler.counts.preemptions == 1
+
+
+def test_a_prefill_takes_blocks_from_a_less_important_decode_of_the_same_step() -> None:
+    """It once gave up itself instead: those already chosen for the step were spared."""
+    scheduler = make(blocks=8, budget=8)
+    scheduler.add(request("cheap", 2, 20, priority=1))
+    assert step(scheduler) == ["cheap:2"]
+    scheduler.add(request("dear", 27, 2))
+    for _ in range(3):
+        assert step(scheduler) == ["cheap:1", "dear:7"]
+    assert scheduler.pool.num_available == 0
+    assert step(scheduler) == ["dear:6"], "in the place of the decode that was chosen before"
+
+
+def test_tenants_share_the_pod_however_many_requests_they_queue() -> None:
+    scheduler = make(seqs=1, waiting=200)
+    for i in range(40):
+        scheduler.add(request(f"greedy-{i}", 8, 1, tenant="greedy"))
+    for _ in range(5):
+        step(scheduler)
+    for i in range(4):
+        scheduler.add(request(f"modest-{i}", 8, 1, tenant="modest"))
+    begun = [step(scheduler)[0].split("-")[0] for _ in range(8)]
+    assert Counter(begun) == {"greedy": 4, "modest": 4}
+    assert step(scheduler)[0].startswith("greedy")
+
+
+def test_shares_are_of_tokens_not_of_requests() -> None:
+    scheduler = make(seqs=1, waiting=200)
+    for i in range(20):
+        scheduler.add(request(f"long-{i}", 24, 1, tenant="long"))
+        scheduler.add(request(f"short-{i}", 8, 1, tenant="short"))
+    begun = Counter(step(scheduler)[0].split("-")[0] for _ in range(16))
+    assert begun == {"long": 4, "short": 12}
+
+
+def test_an_idle_tenant_cannot_hoard_credit() -> None:
+    scheduler = make(seqs=1, waiting=200)
+    for i in range(40):
+        scheduler.add(request(f"busy-{i}", 8, 1, tenant="busy"))
+    for _ in range(20):
+        step(scheduler)
+    for i in range(40):
+        scheduler.add(request(f"back-{i}", 8, 1, tenant="back"))
+    begun = Counter(step(scheduler)[0].split("-")[0] for _ in range(10))
+    assert begun == {"busy": 5, "back": 5}, "not ten in a row for the time it was away"

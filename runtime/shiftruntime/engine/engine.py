@@ -148,9 +148,7 @@ class Engine:
             if self._calibrations:
                 self._calibrate()
                 return True
-            pool = self.scheduler.pool
-            pool.check()
-            assert pool.num_free == pool.num_blocks, f"idle with {pool.num_blocks - pool.num_free} blocks in use"
+            self.scheduler.check_idle()
         return False
 
     # --- the front end ----------------------------------------------------------------------------------------------
@@ -220,6 +218,7 @@ class Engine:
         return Answer(call.call_id, self.state())
 
     def _calibrate(self) -> None:
+        self.scheduler.clear_cache()
         costs = self._startup.calibrate(self._started.max_model_len, self._started.num_blocks)
         self.table = GearTable(self.table.base, costs)
         for call_id in self._calibrations:
@@ -268,7 +267,7 @@ class Engine:
             waiting_requests=len(scheduler.waiting),
             waiting_tokens=scheduler.waiting_tokens,
             kv_blocks_total=scheduler.pool.num_blocks,
-            kv_blocks_free=scheduler.pool.num_free,
+            kv_blocks_free=scheduler.pool.num_available,
             oldest_wait_seconds=now - oldest,
             tokens_per_second=w.step_tokens.rate(now),
             busy_fraction=min(1.0, w.busy_seconds.rate(now)),

@@ -1,0 +1,93 @@
+"""One generation and its pieces, as the scheduler sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from shiftcore.block_tables import SequenceBlocks
+
+
+class Finish(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    DEADLINE = "deadline"
+
+
+@dataclass(eq=False)
+class Request:
+    """One generation. ``tokens`` grows by one with every sampled token.
+
+    What follows ``skip_cache_read`` is kept by the scheduler.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    max_tokens: int
+    stop_token_ids: frozenset[int] = frozenset()
+    arrival_seconds: float = 0.0  # on the caller's clock, as the next
+    deadline: float | None = None
+    tenant: str = ""  # prefixes and fair shares are per tenant
+    priority: int = 0  # lower runs first
+    waits_for: str = ""  # a request with the same prompt: wait until its prompt is computed, then share its blocks
+    skip_cache_read: bool = False  # every prompt token must be computed, for its log probability
+    tokens: list[int] = field(init=False)
+    scheduled: int = field(init=False, default=0)  # tokens whose KV is computed or being computed
+    computed: int = field(init=False, default=0)  # tokens whose KV is there
+    sequence: SequenceBlocks | None = field(init=False, default=None)  # from admission to the queue until the end
+    leader: Request | None = field(init=False, default=None)
+    prompt_computed: bool = field(init=False, default=False)  # at least once
+    ended: bool = field(init=False, default=False)
+    first_scheduled_seconds: float | None = field(init=False, default=None)
+    cached_tokens: int = field(init=False, default=0)  # of the prompt, found in the prefix cache
+    charged: int = field(init=False, default=0)  # tokens on its tenant's account
+    order: int = field(init=False, default=0)  # of arrival
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.prompt)
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - len(self.prompt)
+
+    @property
+    def missing(self) -> int:
+        """Known tokens that no step computes yet."""
+        return len(self.tokens) - self.scheduled
+
+    @property
+    def in_flight(self) -> bool:
+        return self.scheduled > self.computed
+
+    @property
+    def tables(self) -> tuple[list[int], ...]:
+        """Blocks per layer group, by position // block_size; block_tables.NO_BLOCK behind a window."""
+        return self.sequence.tables if self.sequence else ()
+
+    @property
+    def blocks(self) -> list[int]:
+        """The table of the first layer group."""
+        return self.sequence.tables[0] if self.sequence else []
+
+    @property
+    def importance(self) -> tuple[int, int]:
+        """Lower is more important."""
+        return self.priority, self.order
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens ``start .. start + length`` of a request; ``samples`` if the last of them yields a new token."""
+
+    request: Request
+    start: int
+    length: int
+    samples: bool
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+
+Batch = tuple[Chunk, ...]
