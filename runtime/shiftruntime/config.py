@@ -16,11 +16,27 @@ Activation = Literal["silu", "gelu_tanh"]
 class RopeScaling:
     """How the inverse frequencies are stretched for long contexts."""
 
-    kind: Literal["linear", "llama3"]
+    kind: Literal["linear", "llama3", "yarn"]
     factor: float
-    low_freq_factor: float = 1.0  # llama3 only, as the next two
+    low_freq_factor: float = 1.0  # llama3 only, as the next
     high_freq_factor: float = 4.0
-    original_max_position: int = 8192
+    original_max_position: int = 8192  # llama3 and yarn
+    beta_fast: float = 32.0  # yarn only, as all below: turns in the original context above which nothing is stretched
+    beta_slow: float = 1.0  # turns below which everything is
+    truncate: bool = True  # the ends of the blend are whole dimensions
+    attention_factor: float = 1.0  # on cos and sin
+
+    def __post_init__(self) -> None:
+        positive = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position", "beta_fast", "beta_slow",
+                    "attention_factor")  # fmt: skip
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise model_unsupported(f"RoPE scaling {self.kind}: {name} is {getattr(self, name)}, must be positive")
+        if self.kind == "llama3" and self.low_freq_factor >= self.high_freq_factor:
+            raise model_unsupported(
+                f"RoPE scaling llama3: low_freq_factor {self.low_freq_factor} is not below "
+                f"high_freq_factor {self.high_freq_factor}"
+            )
 
 
 @dataclass(frozen=True)
@@ -39,7 +55,8 @@ class ModelConfig:
     rms_norm_eps: float
     rope_theta: float  # of layers with full attention
     rope_scaling: RopeScaling | None = None  # of layers with full attention
-    rope_theta_local: float | None = None  # of sliding layers, unscaled; None: as the others
+    rope_theta_local: float | None = None  # of sliding layers; None: they turn as the others
+    rope_scaling_local: RopeScaling | None = None  # of sliding layers, if they have a theta of their own
     sliding_window: int | None = None  # tokens a sliding layer sees, its own included
     sliding_layers: tuple[bool, ...] = ()  # per layer; empty: none slides
     attention_scale: float | None = None  # factor on q·k; None: head_dim ** -0.5
@@ -49,7 +66,9 @@ class ModelConfig:
     activation: Activation = "silu"
     embedding_multiplier: float = 1.0
     tie_embeddings: bool = False
-    attention_bias: bool = False
+    attention_bias: bool = False  # of q, k and v
+    output_bias: bool = False  # of the projection after attention
+    mlp_bias: bool = False
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
     add_bos: bool = False

@@ -1,16 +1,16 @@
-"""Tiny random models that the tests save as Hugging Face does, and a way to run ours on P ranks in one process."""
+"""A way to run a model on P ranks in one process, in any gears and chunks."""
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-import transformers
+from helpers.tiny_families import save_gemma3 as save_gemma3
+from helpers.tiny_families import save_llama as save_llama
+from helpers.tiny_families import save_tokenizer as save_tokenizer
 from shiftcore.layout import Gear
 from shiftruntime.kernels.ops import Ops
 from shiftruntime.kernels.plain import PlainOps
@@ -19,68 +19,9 @@ from shiftruntime.models.kv_cache import KvCache, allocate_kv
 from shiftruntime.models.source import ModelSource, open_model
 from shiftruntime.models.weights import fill, plan_arena, view
 from shiftruntime.parallel.local import LocalComm, run_ranks
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 BLOCK_SIZE = 4
-
-
-def save_llama(folder: Path, seed: int = 0, **overrides: Any) -> transformers.PreTrainedModel:
-    """A Llama with grouped queries; returns the Hugging Face model."""
-    values: dict[str, Any] = {
-        "vocab_size": 131, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 8,
-        "num_key_value_heads": 4, "head_dim": 12, "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 1,
-    }  # fmt: skip
-    config = transformers.LlamaConfig(**(values | overrides), attn_implementation="eager")
-    return _save(transformers.LlamaForCausalLM, config, folder, seed)
-
-
-def save_mistral(folder: Path, seed: int = 0, **overrides: Any) -> transformers.PreTrainedModel:
-    """A Mistral whose layers all slide, with a window shorter than the tests' sequences."""
-    values: dict[str, Any] = {
-        "vocab_size": 131, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 8,
-        "num_key_value_heads": 2, "head_dim": 12, "max_position_embeddings": 128, "sliding_window": 9,
-    }  # fmt: skip
-    config = transformers.MistralConfig(**(values | overrides), attn_implementation="eager")
-    return _save(transformers.MistralForCausalLM, config, folder, seed)
-
-
-def save_gemma3(folder: Path, seed: int = 0, **overrides: Any) -> transformers.PreTrainedModel:
-    """A Gemma 3 with one kv head, a window shorter than the tests' sequences and two full layers among six."""
-    values: dict[str, Any] = {
-        "vocab_size": 131, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 6, "num_attention_heads": 4,
-        "num_key_value_heads": 1, "head_dim": 12, "max_position_embeddings": 128, "sliding_window": 8,
-        "sliding_window_pattern": 3, "query_pre_attn_scalar": 20, "bos_token_id": 0, "eos_token_id": 1,
-        "pad_token_id": 2,
-    }  # fmt: skip
-    config = transformers.Gemma3TextConfig(**(values | overrides), attn_implementation="eager")
-    return _save(transformers.Gemma3ForCausalLM, config, folder, seed)
-
-
-def _save(
-    model_class: type[transformers.PreTrainedModel], config: transformers.PreTrainedConfig, folder: Path, seed: int
-) -> transformers.PreTrainedModel:
-    torch.manual_seed(seed)
-    model = model_class(config).float().eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            scale = 0.3 if name.endswith("norm.weight") else 1.5 * parameter.shape[-1] ** -0.5
-            parameter.add_(torch.randn_like(parameter) * scale)
-    model.save_pretrained(folder)
-    save_tokenizer(folder)
-    return model
-
-
-def save_tokenizer(folder: Path) -> None:
-    """A byte-level tokenizer of at most 131 tokens: two special ones and single characters."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: i for i, token in enumerate(["<s>", "</s>", *[c for c in alphabet if c.isascii() or c == "Ġ"]])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<s>", "</s>"])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": True}))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from shiftruntime.kernels.ops import Ops
 from shiftruntime.layers.attention import StepState, attend
 from shiftruntime.layers.exchange import HeadPlan
 from shiftruntime.layers.mlp import feed_forward
-from shiftruntime.layers.rope import inverse_frequencies
+from shiftruntime.layers.rope import Rope
 from shiftruntime.models.kv_cache import KvCache as KvCache
 from shiftruntime.models.weights import LayerWeights, layer_views, lm_head_shard
 from shiftruntime.parallel.comm import Comm
@@ -47,10 +47,10 @@ class Decoder:
         self.dtype = weights["embed"].dtype
         self._multiplier = torch.tensor(config.embedding_multiplier, dtype=self.dtype).item()  # rounded as trained
         wide = torch.promote_types(self.dtype, torch.float32)
-        self._frequencies = inverse_frequencies(config.rope_theta, config.head_dim, config.rope_scaling, wide)
-        self._frequencies_sliding = self._frequencies
+        self._rope = Rope.of(config.rope_theta, config.head_dim, config.rope_scaling, wide)
+        self._rope_sliding = self._rope
         if config.rope_theta_local is not None:
-            self._frequencies_sliding = inverse_frequencies(config.rope_theta_local, config.head_dim, None, wide)
+            self._rope_sliding = Rope.of(config.rope_theta_local, config.head_dim, config.rope_scaling_local, wide)
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> Tensor:
@@ -83,8 +83,8 @@ class Decoder:
             heads,
             batch.gear.tensor_group(self.comm.rank),
             self.ops.plan_attention(batch.chunks, self.kv.block_size, windows, self.dtype),
-            self.ops.rope_tables(positions, self._frequencies),
-            self.ops.rope_tables(positions, self._frequencies_sliding),
+            self._rope.tables(positions, self.ops),
+            self._rope_sliding.tables(positions, self.ops),
         )
 
     def _embed(self, token_ids: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from shiftruntime.config import ModelConfig, RopeScaling
-from shiftruntime.errors import model_damaged, model_unsupported
+from shiftruntime.config import ModelConfig
+from shiftruntime.errors import model_damaged
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Family:
         """The configuration; raises StartupError, also for values of a kind that nobody writes."""
         try:
             return self.config(raw)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise model_damaged(f"{file}: unusable model configuration: {error!r}") from error
 
     def file_name(self, canonical: str) -> str:
@@ -57,23 +57,3 @@ def token_ids(value: object) -> tuple[int, ...]:
     if isinstance(value, int):
         return (value,)
     return tuple(item for item in value if isinstance(item, int)) if isinstance(value, list) else ()
-
-
-def rope_scaling(parameters: Mapping[str, Any], architecture: str) -> RopeScaling | None:
-    """From ``rope_parameters`` or the older ``rope_scaling``; raises StartupError(ModelUnsupported)."""
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind == "default":
-        return None
-    if kind == "linear":
-        return RopeScaling("linear", float(parameters["factor"]))
-    if kind == "llama3":
-        return RopeScaling(
-            "llama3",
-            float(parameters["factor"]),
-            float(parameters["low_freq_factor"]),
-            float(parameters["high_freq_factor"]),
-            int(parameters["original_max_position_embeddings"]),
-        )
-    raise model_unsupported(
-        f"{architecture}: RoPE scaling {kind!r} is not supported; supported: default, linear, llama3"
-    )

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from shiftruntime.config import ModelConfig
-from shiftruntime.errors import model_unsupported
-from shiftruntime.models.family import Family, required, rope_scaling, token_ids
+from shiftruntime.models.family import Family, required
+from shiftruntime.models.hf_config import LAYER, NAMES, WHERE, common_values, optional, refuse, sliding_values
+from shiftruntime.models.rope_config import rope_parameters, rope_scaling, rope_theta
 
 ARCHITECTURES = ("Gemma3ForCausalLM", "Gemma3TextForCausalLM")
 GGUF_ARCHITECTURE = "gemma3"
@@ -20,24 +21,10 @@ _LOCAL_THETA = 10_000.0
 _GLOBAL_THETA = 1_000_000.0
 _PATTERN = 6  # one full layer after five sliding ones
 
-_HF_LAYER = "model.layers.{i}."
-HF_NAMES = {
-    "embed": "model.embed_tokens.weight",
-    "final_norm": "model.norm.weight",
-    "lm_head": "lm_head.weight",
-    "attn_norm": _HF_LAYER + "input_layernorm.weight",
-    "q": _HF_LAYER + "self_attn.q_proj.weight",
-    "k": _HF_LAYER + "self_attn.k_proj.weight",
-    "v": _HF_LAYER + "self_attn.v_proj.weight",
-    "o": _HF_LAYER + "self_attn.o_proj.weight",
-    "q_norm": _HF_LAYER + "self_attn.q_norm.weight",
-    "k_norm": _HF_LAYER + "self_attn.k_norm.weight",
-    "post_attn_norm": _HF_LAYER + "post_attention_layernorm.weight",
-    "mlp_norm": _HF_LAYER + "pre_feedforward_layernorm.weight",
-    "gate": _HF_LAYER + "mlp.gate_proj.weight",
-    "up": _HF_LAYER + "mlp.up_proj.weight",
-    "down": _HF_LAYER + "mlp.down_proj.weight",
-    "post_mlp_norm": _HF_LAYER + "post_feedforward_layernorm.weight",
+HF_NAMES = NAMES | {
+    "post_attn_norm": LAYER + "post_attention_layernorm.weight",
+    "mlp_norm": LAYER + "pre_feedforward_layernorm.weight",
+    "post_mlp_norm": LAYER + "post_feedforward_layernorm.weight",
 }
 _GGUF_LAYER = "blk.{i}."
 GGUF_NAMES = {
@@ -61,49 +48,28 @@ GGUF_NAMES = {
 
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     """From config.json; raises StartupError."""
-    architecture = raw["architectures"][0]
-    where = "config.json"
-    for key in ("attention_bias", "attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"):
-        if raw.get(key):
-            raise model_unsupported(f"{architecture}: {key}={raw[key]!r} is not supported")
-    if raw.get("hidden_activation", "gelu_pytorch_tanh") != "gelu_pytorch_tanh":
-        raise model_unsupported(f"{architecture}: hidden_activation {raw['hidden_activation']!r} is not supported")
-    hidden = required(raw, "hidden_size", int, where)
-    layers = required(raw, "num_hidden_layers", int, where)
-    parameters = raw.get("rope_parameters") or {}
-    full: dict[str, Any] = {"rope_theta": raw.get("rope_theta", _GLOBAL_THETA)}
-    full |= parameters.get("full_attention") or raw.get("rope_scaling") or {}
-    local: dict[str, Any] = {"rope_theta": raw.get("rope_local_base_freq", _LOCAL_THETA)}
-    local |= parameters.get("sliding_attention") or {}
+    refuse(raw, "attention_bias", "attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention")
+    values = common_values(
+        raw, rope_theta=_GLOBAL_THETA, tie_word_embeddings=True, hidden_activation="gelu_pytorch_tanh"
+    )
+    layers, architecture = values["num_layers"], values["architecture"]
+    local = _local_rope(raw)
+    period = optional(raw, "sliding_window_pattern", _PATTERN)
     return ModelConfig(
-        architecture=architecture,
-        hidden_size=hidden,
-        num_layers=layers,
-        num_query_heads=required(raw, "num_attention_heads", int, where),
-        num_kv_heads=required(raw, "num_key_value_heads", int, where),
-        head_dim=required(raw, "head_dim", int, where),
-        intermediate_size=required(raw, "intermediate_size", int, where),
-        vocab_size=required(raw, "vocab_size", int, where),
-        max_position_embeddings=required(raw, "max_position_embeddings", int, where),
-        rms_norm_eps=required(raw, "rms_norm_eps", float, where),
-        rope_theta=float(full["rope_theta"]),
-        rope_scaling=rope_scaling(full, architecture),
-        rope_theta_local=float(local["rope_theta"]),
-        sliding_window=raw.get("sliding_window"),
-        sliding_layers=_sliding_layers(raw, layers),
-        attention_scale=required(raw, "query_pre_attn_scalar", float, where) ** -0.5,
+        **_shared(values["hidden_size"])
+        | values
+        | sliding_values(raw, raw.get("sliding_window"), _pattern(layers, period)),
+        rope_theta_local=rope_theta(local),
+        rope_scaling_local=rope_scaling(local, architecture, values["max_position_embeddings"]),
+        attention_scale=required(raw, "query_pre_attn_scalar", float, WHERE) ** -0.5,
         norm_offset=1.0,
-        bos_id=raw.get("bos_token_id"),
-        eos_ids=token_ids(raw.get("eos_token_id")),
-        tie_embeddings=bool(raw.get("tie_word_embeddings", True)),
-        **_shared(hidden),
     )
 
 
-def _sliding_layers(raw: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
-    if raw.get("layer_types"):
-        return tuple(kind == "sliding_attention" for kind in raw["layer_types"])
-    return _pattern(layers, raw.get("sliding_window_pattern") or _PATTERN)
+def _local_rope(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the sliding layers; the older ``rope_scaling`` is not for them."""
+    base = raw.get("rope_local_base_freq") or _LOCAL_THETA
+    return rope_parameters({"rope_parameters": raw.get("rope_parameters"), "rope_theta": base}, "sliding_attention")
 
 
 def _pattern(layers: int, period: int) -> tuple[bool, ...]:
@@ -115,9 +81,7 @@ def _shared(hidden: int) -> dict[str, Any]:
     return {
         "qk_norm": True,
         "post_norms": True,
-        "activation": "gelu_tanh",
         "embedding_multiplier": math.sqrt(hidden),
-        "add_bos": True,
     }
 
 
@@ -146,9 +110,11 @@ def read_gguf_config(raw: Mapping[str, Any]) -> ModelConfig:
         sliding_window=number("attention.sliding_window"),
         sliding_layers=_pattern(layers, _PATTERN),
         attention_scale=head_dim**-0.5,
+        activation="gelu_tanh",
         bos_id=raw.get("tokenizer.ggml.bos_token_id"),
         eos_ids=(eos,) if isinstance(eos, int) else (),
         tie_embeddings=True,
+        add_bos=True,
         **_shared(hidden),
     )
 

@@ -1,4 +1,4 @@
-"""Llama and what has its shape (Mistral without extras), as safetensors from Hugging Face."""
+"""Llama 2 and 3.x, and Mistral, as safetensors from Hugging Face."""
 
 from __future__ import annotations
 
@@ -6,66 +6,32 @@ from collections.abc import Mapping
 from typing import Any
 
 from shiftruntime.config import ModelConfig
-from shiftruntime.errors import model_unsupported
-from shiftruntime.models.family import Family, required, rope_scaling, token_ids
+from shiftruntime.models.family import Family
+from shiftruntime.models.hf_config import NAMES as NAMES
+from shiftruntime.models.hf_config import common_values, sliding_values
 
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
-_ACTIVATIONS = ("silu", "swish")
-
-NAMES = {
-    "embed": "model.embed_tokens.weight",
-    "final_norm": "model.norm.weight",
-    "lm_head": "lm_head.weight",
-    "attn_norm": "model.layers.{i}.input_layernorm.weight",
-    "mlp_norm": "model.layers.{i}.post_attention_layernorm.weight",
-    "gate": "model.layers.{i}.mlp.gate_proj.weight",
-    "up": "model.layers.{i}.mlp.up_proj.weight",
-    "down": "model.layers.{i}.mlp.down_proj.weight",
-} | {
-    short + suffix: f"model.layers.{{i}}.self_attn.{short}_proj.{kind}"
-    for short in ("q", "k", "v", "o")
-    for suffix, kind in (("", "weight"), ("_bias", "bias"))
-}
+ARCHITECTURES = ("LlamaForCausalLM",)
+MISTRAL_ARCHITECTURES = ("MistralForCausalLM",)
+_MISTRAL_WINDOW = 4096  # what a Mistral file without the key means; later ones say null
 
 
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
-    """From config.json; raises StartupError."""
-    architecture = raw["architectures"][0]
-    where = "config.json"
-    if raw.get("mlp_bias"):
-        raise model_unsupported(f"{architecture}: mlp_bias is not supported")
-    if raw.get("hidden_act", "silu") not in _ACTIVATIONS:
-        raise model_unsupported(
-            f"{architecture}: activation {raw['hidden_act']!r}; supported: {', '.join(_ACTIVATIONS)}"
-        )
-    hidden = required(raw, "hidden_size", int, where)
-    heads = required(raw, "num_attention_heads", int, where)
-    layers = required(raw, "num_hidden_layers", int, where)
-    rope: dict[str, Any] = {"rope_theta": raw.get("rope_theta", 10_000.0)}
-    rope |= raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    window = raw.get("sliding_window")
-    eos = token_ids(raw.get("eos_token_id"))
+    """Llama's config.json; raises StartupError."""
+    biased = bool(raw.get("attention_bias", False))
     return ModelConfig(
-        architecture=architecture,
-        hidden_size=hidden,
-        num_layers=layers,
-        num_query_heads=heads,
-        num_kv_heads=raw.get("num_key_value_heads") or heads,
-        head_dim=raw.get("head_dim") or hidden // heads,
-        intermediate_size=required(raw, "intermediate_size", int, where),
-        vocab_size=required(raw, "vocab_size", int, where),
-        max_position_embeddings=required(raw, "max_position_embeddings", int, where),
-        rms_norm_eps=required(raw, "rms_norm_eps", float, where),
-        rope_theta=required(rope, "rope_theta", float, where),
-        rope_scaling=rope_scaling(rope, architecture),
-        sliding_window=window,
-        sliding_layers=(True,) * layers if window else (),
-        tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        attention_bias=bool(raw.get("attention_bias", False)),
-        bos_id=raw.get("bos_token_id"),
-        eos_ids=eos,
-        add_bos=raw.get("bos_token_id") is not None,
+        attention_bias=biased,
+        output_bias=biased,
+        mlp_bias=bool(raw.get("mlp_bias", False)),
+        **common_values(raw),
     )
 
 
+def read_mistral_config(raw: Mapping[str, Any]) -> ModelConfig:
+    """Mistral's config.json: no biases, and all layers slide or none; raises StartupError."""
+    values = common_values(raw)
+    window = raw.get("sliding_window", _MISTRAL_WINDOW)
+    return ModelConfig(**values, **sliding_values(raw, window, (True,) * values["num_layers"]))
+
+
 FAMILY = Family(read_config, NAMES)
+MISTRAL_FAMILY = Family(read_mistral_config, NAMES)

@@ -14,7 +14,11 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         "mlp_norm": (H,), "gate": (F, H), "up": (F, H), "down": (H, F),
     }  # fmt: skip
     if config.attention_bias:
-        layer |= {"q_bias": (q,), "k_bias": (kv,), "v_bias": (kv,), "o_bias": (H,)}
+        layer |= {"q_bias": (q,), "k_bias": (kv,), "v_bias": (kv,)}
+    if config.output_bias:
+        layer |= {"o_bias": (H,)}
+    if config.mlp_bias:
+        layer |= {"gate_bias": (F,), "up_bias": (F,), "down_bias": (H,)}
     if config.qk_norm:
         layer |= {"q_norm": (d,), "k_norm": (d,)}
     if config.post_norms:

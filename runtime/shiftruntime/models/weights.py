@@ -124,13 +124,19 @@ def layer_views(
 
     def layer(i: int) -> LayerWeights:
         own = {name.removeprefix(f"layers.{i}."): t for name, t in weights.items() if name.startswith(f"layers.{i}.")}
-        bias = (own["q_bias"][query], own["k_bias"][kv], own["v_bias"][kv], own["o_bias"]) if "q_bias" in own else ()
-        q_bias, k_bias, v_bias, o_bias = bias or (None, None, None, None)
+
+        def bias(name: str, part: slice) -> Tensor | None:
+            return own[name][part] if name in own else None
+
         attention = AttentionWeights(
             own["q"][query], own["k"][kv], own["v"][kv], own["o"][:, query],
-            q_bias, k_bias, v_bias, o_bias, own.get("q_norm"), own.get("k_norm"),
+            bias("q_bias", query), bias("k_bias", kv), bias("v_bias", kv), own.get("o_bias"),
+            own.get("q_norm"), own.get("k_norm"),
         )  # fmt: skip
-        mlp = MlpWeights(own["gate"][ffn_slice], own["up"][ffn_slice], own["down"][:, ffn_slice])
+        mlp = MlpWeights(
+            own["gate"][ffn_slice], own["up"][ffn_slice], own["down"][:, ffn_slice],
+            bias("gate_bias", ffn_slice), bias("up_bias", ffn_slice), own.get("down_bias"),
+        )  # fmt: skip
         return LayerWeights(
             attention, mlp, own["attn_norm"], own["mlp_norm"], own.get("post_attn_norm"), own.get("post_mlp_norm")
         )

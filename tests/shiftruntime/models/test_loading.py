@@ -113,8 +113,8 @@ def test_unknown_architecture(llama: Path) -> None:
 
 
 def test_unknown_rope_scaling(llama: Path) -> None:
-    edit_config(llama, lambda raw: raw.update(rope_parameters={"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}))
-    refused(llama, "ModelUnsupported", "yarn", "llama3")
+    edit_config(llama, lambda raw: raw.update(rope_parameters={"rope_type": "longrope", "rope_theta": 1e4}))
+    refused(llama, "ModelUnsupported", "longrope", "llama3")
 
 
 def test_config_without_a_number(llama: Path) -> None:
