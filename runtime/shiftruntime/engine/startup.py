@@ -14,7 +14,7 @@ from shiftcore.layout import Gear, allowed_gears
 from shiftprotos import contract
 
 from shiftruntime.config import ModelConfig
-from shiftruntime.engine.calibration import calibrate, step_chunks
+from shiftruntime.engine.calibration import CacheShape, calibrate, step_chunks
 from shiftruntime.engine.memory import available_bytes, check_weights_fit, kv_blocks
 from shiftruntime.engine.messages import PhaseUpdate, SelfCheckState
 from shiftruntime.engine.options import EngineOptions
@@ -113,7 +113,7 @@ class Startup:
         options = self._options
         tokens = min(_WARM_TOKENS, options.max_batched_tokens, max_model_len)
         for n in (1, tokens):
-            chunks = step_chunks(n, options.max_num_seqs, max_model_len, num_blocks, options.block_size)
+            chunks = step_chunks(n, self._shape(max_model_len, num_blocks))
             assert chunks is not None, f"{num_blocks} blocks cannot hold a step of {n} tokens"
             for gear in self._gears:
                 self.run_chunks(gear, chunks)
@@ -125,17 +125,16 @@ class Startup:
             return self.calibrate(max_model_len, num_blocks)
 
     def calibrate(self, max_model_len: int, num_blocks: int) -> dict[Gear, CostCurve]:
-        options = self._options
         return calibrate(
             self.run_chunks,
             self._gears,
-            max_num_seqs=options.max_num_seqs,
-            max_batched_tokens=options.max_batched_tokens,
-            max_model_len=max_model_len,
-            num_blocks=num_blocks,
-            block_size=options.block_size,
+            self._shape(max_model_len, num_blocks),
+            max_batched_tokens=self._options.max_batched_tokens,
             budget_seconds=_CALIBRATION_SECONDS,
         )
+
+    def _shape(self, max_model_len: int, num_blocks: int) -> CacheShape:
+        return CacheShape(self._options.max_num_seqs, max_model_len, num_blocks, self._options.block_size)
 
     def _self_check(self, opened: Opened, max_model_len: int) -> SelfCheckState:
         def score(gear: Gear, chunk: ChunkPlan) -> tuple[float, ...]:
