@@ -67,7 +67,12 @@ def _run(options: EngineOptions, frames: FrameSocket[ToEngine | Start]) -> None:
                 engine.handle(message)
 
     selector.register(frames.socket, selectors.EVENT_READ, receive)
-    ranks = RankGroup(options.ranks, selector, options.step_timeout_seconds)
+    failed = False
+    try:
+        ranks = RankGroup(options.ranks, selector, options.step_timeout_seconds)
+    except ShiftError as error:
+        _report(frames, Fatal(error.reason, error.message))
+        raise
     try:
         startup = Startup(options, ranks, frames.send)
         started = startup.run()
@@ -80,11 +85,12 @@ def _run(options: EngineOptions, frames: FrameSocket[ToEngine | Start]) -> None:
             for key, _ in selector.select(0.0 if busy else _IDLE_SECONDS):
                 key.data()
     except ShiftError as error:
-        # Before the ranks are ended, which takes seconds if one hangs: no stream must wait for that.
+        # Before the ranks are ended: no stream must wait for that.
+        failed = True
         _report(frames, Fatal(error.reason, error.message))
         raise
     finally:
-        ranks.close()
+        ranks.close(failed)
 
 
 def _ready(started: Started) -> Ready:

@@ -45,6 +45,8 @@ from shiftruntime.engine.ranks import RankGroup
 from shiftruntime.engine.startup import Started, Startup
 from shiftruntime.worker.messages import Done, StepPlan
 
+_IDLE_PROBE_SHARE = 0.3  # of the step timeout: how long ranks may be idle before they are asked whether they live
+
 Send = Callable[[msgspec.Struct], None]
 
 
@@ -143,6 +145,10 @@ class Engine:
         if self._generation_applied != self.policy.generation:
             done = self._ranks.run(StepPlan(self._ranks.last_step + 1, self.table.latency.name, self.policy.generation))
             self._generation_applied = done.generation
+            return True
+        if time.monotonic() - self._ranks.last_answer_seconds > self._options.step_timeout_seconds * _IDLE_PROBE_SHARE:
+            # A rank that stands still is found without a request, and the pod restarted before one needs it.
+            self._ranks.run(StepPlan(self._ranks.last_step + 1, self.table.latency.name, self.policy.generation))
             return True
         if not self.scheduler.running and not self.scheduler.waiting:
             if self._calibrations:

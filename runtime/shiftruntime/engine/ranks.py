@@ -11,12 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 import msgspec
 from shiftprotos import contract
 
+from shiftruntime.engine.liveness import Life, Standstill, describe_state, holding_up, life_of, process_state
 from shiftruntime.engine.memory import limit_mib, oom_kills
 from shiftruntime.errors import RankError
 from shiftruntime.parallel.arena import Arena, arena_bytes, create_memory, supported
@@ -26,6 +27,9 @@ from shiftruntime.worker.messages import Done, Failed, FromRank, Hello, LoadProg
 R = TypeVar("R", bound=msgspec.Struct)
 
 _TICK_SECONDS = 0.5
+_MAX_GAP_SECONDS = 2.0  # an engine that could not look for longer was held up itself
+# A rank may compute for long between two layers, but not for ever.
+_BUSY_STALLS = 30
 _EXIT_SECONDS = 3.0
 _COMM_TIMEOUT_SECONDS = 600.0  # the engine's watchdog ends a stuck group long before; a slow peer is waited for
 
@@ -46,8 +50,13 @@ class RankGroup:
         self._sockets: list[FrameSocket[FromRank]] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self.last_step = 0
-        for rank in range(ranks):
-            self._spawn(rank)
+        self.last_answer_seconds = time.monotonic()  # when all ranks were last known to live
+        try:
+            for rank in range(ranks):
+                self._spawn(rank)
+        except OSError as error:
+            self.close()
+            raise RankError(contract.REASON_RANK_FAILED, f"cannot start {ranks} rank processes: {error}") from error
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -82,7 +91,7 @@ class RankGroup:
         try:
             self._sockets[rank].send(message)
         except TimeoutError as error:  # a stopped rank empties its channel no more
-            raise self._stalled(rank, f"and takes no {type(message).__name__}") from error
+            raise self.stalled(rank, f"and takes no {type(message).__name__}", self._stall_seconds) from error
         except OSError as error:
             raise self._death(rank) from error
 
@@ -98,24 +107,19 @@ class RankGroup:
     def run(self, plan: StepPlan) -> Done:
         """Run one step on all ranks; other sockets of the selector are served meanwhile.
 
-        The rank that is furthest behind must show life: a layer, a collective, or time on a core. A slow one is waited
-        for; one that shows none for ``stall_seconds`` fails the group.
+        The ranks for which the others wait must show life: a layer, a collective, or time on a core. Slow ones are
+        waited for; one that shows none for ``stall_seconds`` fails the group.
         """
         self.last_step = plan.step
         for rank in range(self.size):
             self.send(rank, plan)
-        now = time.monotonic()
-        seen = [(self._life(rank), now) for rank in range(self.size)]
+        watch = _Watch(self, range(self.size), self._stall_seconds)
         while not all(self._inbox):
             self._pump(_TICK_SECONDS)
-            now = time.monotonic()
-            for rank in range(self.size):
-                life = self._life(rank)
-                if life != seen[rank][0]:
-                    seen[rank] = life, now
-            behind = self._furthest_behind()
-            if behind is not None and now - seen[behind][1] > self._stall_seconds:
-                raise self._stalled(behind, f"in step {plan.step} ({plan.gear})")
+            watch.check(
+                [rank for rank in range(self.size) if not self._inbox[rank]], f"in step {plan.step} ({plan.gear})"
+            )
+        self.last_answer_seconds = time.monotonic()
         dones = [self._take(rank, Done) for rank in range(self.size)]
         for rank, done in enumerate(dones):
             if (done.step, done.tokens) != (plan.step, dones[0].tokens):
@@ -134,7 +138,8 @@ class RankGroup:
         what: str,
         on_progress: Callable[[LoadProgress], None] = lambda _: None,
     ) -> list[R]:
-        """One answer of each rank within the deadline."""
+        """One answer of each rank within the deadline; one that stands still is named long before."""
+        watch = _Watch(self, ranks, self._stall_seconds, starting=True)
         deadline = time.monotonic() + timeout_seconds
         answers: dict[int, R] = {}
         while len(answers) < len(ranks):
@@ -154,10 +159,17 @@ class RankGroup:
                     contract.REASON_START_TIMEOUT, f"ranks {late} did not answer {what} within {timeout_seconds:g} s"
                 )
             self._pump(_TICK_SECONDS)
+            watch.check(
+                [rank for rank in ranks if rank not in answers and not self._inbox[rank]], f"before {what} was done"
+            )
+        self.last_answer_seconds = time.monotonic()
         return [answers[rank] for rank in ranks]
 
-    def close(self) -> None:
-        """End all ranks: politely, then by force."""
+    def close(self, failed: bool = False) -> None:
+        """End all ranks: politely, then by force; a group that has failed by force at once."""
+        if failed:
+            for process in self._processes:
+                process.kill()
         for frames in self._sockets:
             with contextlib.suppress(OSError):
                 # Seen as the end of the channel by a rank that waits for a message, and by one that waits for a peer.
@@ -168,6 +180,8 @@ class RankGroup:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()  # also ends a stopped process
+        for process in self._processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # in the kernel; it dies with its parent at the latest
                 process.wait(_EXIT_SECONDS)
         for frames in self._sockets:
             with contextlib.suppress(KeyError):
@@ -218,29 +232,60 @@ class RankGroup:
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
         return RankError(contract.REASON_RANK_FAILED, f"rank {rank} ended with {how} at step {self.last_step}")
 
-    def _life(self, rank: int) -> tuple[int, ...]:
-        """Changes while the rank computes: its counters, and the CPU time the kernel has booked for it."""
-        return (self.progress()[rank], *self._arena.position(rank), _cpu_ticks(self._processes[rank].pid))
+    def pid(self, rank: int) -> int:
+        return self._processes[rank].pid
 
-    def _furthest_behind(self) -> int | None:
-        """The unfinished rank for which the others wait; one that waits itself has gone further in the collective."""
-        unfinished = [rank for rank in range(self.size) if not self._inbox[rank]]
-        progress = self.progress()
-        return min(unfinished, key=lambda rank: (progress[rank], *self._arena.position(rank)), default=None)
+    def counters(self, rank: int) -> Life:
+        """Grow with every layer and collective."""
+        return (self.progress()[rank], *self._arena.position(rank))
 
-    def _stalled(self, rank: int, where: str) -> RankError:
+    def positions(self) -> list[tuple[int, int]] | None:
+        """Where each rank is in the sequence of collectives; None when they do not go through our memory."""
+        return [self._arena.position(rank) for rank in range(self.size)] if supported() else None
+
+    def stalled(self, rank: int, where: str, seconds: float) -> RankError:
         return RankError(
             contract.REASON_RANK_FAILED,
-            f"rank {rank} made no progress for {self._stall_seconds:g} s {where}; "
+            f"rank {rank} made no progress for {seconds:g} s {where}{describe_state(self.pid(rank))}; "
             f"progress of the ranks: {self.progress()}",
         )
 
 
-def _cpu_ticks(pid: int) -> int:
-    """User and system time of a process in clock ticks; 0 when it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            fields = stat.read().rpartition(")")[2].split()  # after the name, which may hold anything
-    except OSError:
-        return 0
-    return int(fields[11]) + int(fields[12])
+class _Watch:
+    """Looks at the ranks from time to time while the engine waits for them.
+
+    ``starting``: nothing counts layers yet, and a rank that the kernel holds up in reading the model counts as alive.
+    """
+
+    def __init__(self, group: RankGroup, ranks: Collection[int], limit_seconds: float, starting: bool = False) -> None:
+        self._group = group
+        self._limit_seconds = limit_seconds
+        self._starting = starting
+        self._ranks = tuple(ranks)
+        self._next_look = time.monotonic() + _TICK_SECONDS
+        self._watches: list[tuple[Standstill, float]] = []
+
+    def check(self, unfinished: list[int], where: str) -> None:
+        """Raises RankError naming the unfinished rank that holds up the others; cheap until a look is due."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _TICK_SECONDS
+        if not self._watches:  # most steps end before the first look, and should pay for none
+            self._watches.append((Standstill(self._life, self._ranks, now, _MAX_GAP_SECONDS), self._limit_seconds))
+            if not self._starting:
+                counters = Standstill(self._group.counters, self._ranks, now, _MAX_GAP_SECONDS)
+                self._watches.append((counters, _BUSY_STALLS * self._limit_seconds))
+        positions = self._group.positions()
+        for watch, limit in self._watches:
+            still = watch.update(now)
+            guilty = holding_up({rank: still[rank] for rank in unfinished}, limit, positions)
+            if guilty is not None:
+                raise self._group.stalled(guilty, where, limit)
+
+    def _life(self, rank: int) -> Life:
+        pid = self._group.pid(rank)
+        life = (*self._group.counters(rank), *life_of(pid))
+        if self._starting and process_state(pid) == "D":
+            return (*life, time.monotonic_ns())
+        return life
