@@ -5,6 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from shiftruntime.config import ModelConfig
+from shiftruntime.models.sample import Likeliest as Likeliest
+from shiftruntime.models.sample import Penalties as Penalties
+from shiftruntime.models.sample import Sample as Sample
 
 # --- engine -> rank ------------------------------------------------------------------------------------------------
 
@@ -39,16 +42,6 @@ class AllocateKv(msgspec.Struct, frozen=True, tag=True):
     num_blocks: int
 
 
-class Sample(msgspec.Struct, frozen=True):
-    """How the next token of a chunk is drawn. ``position`` is the new token's index in its sequence."""
-
-    temperature: float
-    top_p: float
-    seed: int
-    position: int
-    logprob: bool = False
-
-
 class ChunkPlan(msgspec.Struct, frozen=True):
     """Tokens of one sequence in this step; ``start`` tokens of it are in the cache already."""
 
@@ -56,7 +49,7 @@ class ChunkPlan(msgspec.Struct, frozen=True):
     start: int
     blocks: tuple[int, ...]
     sample: Sample | None = None
-    targets: tuple[int, ...] = ()  # one per token: report the log probability of this continuation
+    targets: tuple[int, ...] = ()  # of the first tokens: report the log probability of this continuation
 
 
 class StepPlan(msgspec.Struct, frozen=True, tag=True):
@@ -109,6 +102,7 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     tokens: tuple[int, ...] = ()  # of the chunks that sample, in plan order
     logprobs: tuple[float, ...] = ()
     target_logprobs: tuple[float, ...] = ()  # of all targets, in plan order
+    likeliest: tuple[Likeliest, ...] = ()  # like tokens, when a chunk wants some
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

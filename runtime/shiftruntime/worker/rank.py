@@ -18,7 +18,7 @@ from shiftruntime.kernels.plain import PlainOps
 from shiftruntime.kernels.probe import choose_dtype
 from shiftruntime.models.decoder import Chunk, Decoder, StepBatch
 from shiftruntime.models.kv_cache import allocate_kv, kv_block_bytes
-from shiftruntime.models.sampling import SamplingRow, sample, token_logprobs
+from shiftruntime.models.sampling import Sampled, sample, token_logprobs
 from shiftruntime.models.source import ModelSource, open_model
 from shiftruntime.models.weights import fill, plan_arena, view
 from shiftruntime.parallel.comm import Comm
@@ -34,6 +34,7 @@ from shiftruntime.worker.messages import (
     LoadProgress,
     Open,
     Opened,
+    Sample,
     StepPlan,
 )
 
@@ -111,29 +112,24 @@ class Rank:
         logits = decoder.forward(step_batch(plan))  # [m, padded vocabulary / P]
         place = 0
         sampled: list[int] = []  # rows of ``logits`` from which a token is drawn
-        samplings: list[SamplingRow] = []
+        samples: list[Sample] = []
         scored: list[int] = []
         targets: list[int] = []
         for chunk in plan.chunks:
-            rows = range(place, place + _num_logit_rows(chunk))
+            rows = range(place, place + len(_logit_rows(chunk)))
             place = rows.stop
-            if chunk.targets:
-                scored += rows
-                targets += chunk.targets
+            scored += rows[: len(chunk.targets)]
+            targets += chunk.targets
             if chunk.sample is not None:
                 sampled.append(rows[-1])
-                s = chunk.sample
-                samplings.append(SamplingRow(s.temperature, s.top_p, s.seed, s.position, s.logprob))
-        tokens: tuple[int, ...] = ()
-        logprobs: tuple[float, ...] = ()
-        target_logprobs: tuple[float, ...] = ()
-        if samplings:
-            ids, values = sample(logits[sampled], samplings, self._comm, decoder.ops)
-            tokens, logprobs = tuple(ids.tolist()), tuple(values.tolist())
+                samples.append(chunk.sample)
+        done = Done(plan.step, plan.generation)
+        if samples:
+            done = _with_tokens(done, sample(logits[sampled], samples, self._comm, decoder.ops))
         if targets:
             values = token_logprobs(logits[scored], torch.tensor(targets), self._comm, decoder.ops)
-            target_logprobs = tuple(values.tolist())
-        self._send(Done(plan.step, plan.generation, tokens, logprobs, target_logprobs))
+            done = msgspec.structs.replace(done, target_logprobs=tuple(values.tolist()))
+        self._send(done)
 
     def _map_weights(self, size_bytes: int) -> mmap.mmap:
         return mmap.mmap(self._weights_fd, size_bytes)
@@ -143,11 +139,7 @@ def step_batch(plan: StepPlan) -> StepBatch:
     """The tensors of a plan: its tokens in order, and the rows whose logits somebody needs."""
     lengths = [len(chunk.tokens) for chunk in plan.chunks]
     firsts = [0, *accumulate(lengths)]
-    logit_rows = [
-        row
-        for chunk, first, length in zip(plan.chunks, firsts, lengths, strict=False)
-        for row in range(first + length - _num_logit_rows(chunk), first + length)
-    ]
+    logit_rows = [row for chunk, first in zip(plan.chunks, firsts, strict=False) for row in _logit_rows(chunk, first)]
     return StepBatch(
         gear=Gear.parse(plan.gear),
         token_ids=torch.tensor([token for chunk in plan.chunks for token in chunk.tokens]),
@@ -160,11 +152,19 @@ def step_batch(plan: StepPlan) -> StepBatch:
     )
 
 
-def _num_logit_rows(chunk: ChunkPlan) -> int:
-    """The last rows of a chunk that need logits: all with targets, one to sample, else none."""
-    if chunk.targets:
-        return len(chunk.tokens)
-    return 1 if chunk.sample is not None else 0
+def _logit_rows(chunk: ChunkPlan, first: int = 0) -> list[int]:
+    """Rows of a chunk that need logits: one per target, and the last one to sample from."""
+    rows = list(range(first, first + len(chunk.targets)))
+    return rows if chunk.sample is None or len(rows) == len(chunk.tokens) else [*rows, first + len(chunk.tokens) - 1]
+
+
+def _with_tokens(done: Done, sampled: Sampled) -> Done:
+    return msgspec.structs.replace(
+        done,
+        tokens=tuple(sampled.tokens.tolist()),
+        logprobs=tuple(sampled.logprobs.tolist()),
+        likeliest=sampled.likeliest if any(ids for ids, _ in sampled.likeliest) else (),
+    )
 
 
 def _choose(name: str, exact: bool) -> torch.dtype:

@@ -14,7 +14,8 @@ from shiftruntime.kernels.exact import ExactOps
 from shiftruntime.kernels.plain import PlainOps
 from shiftruntime.models.decoder import Chunk, Decoder, StepBatch
 from shiftruntime.models.kv_cache import allocate_kv, kv_block_bytes
-from shiftruntime.models.sampling import SamplingRow, sample
+from shiftruntime.models.sample import Sample
+from shiftruntime.models.sampling import sample
 from shiftruntime.models.source import ModelSource, open_model
 from shiftruntime.models.tokenizer import load_tokenizer
 from shiftruntime.models.weights import fill, plan_arena, view
@@ -95,11 +96,11 @@ def greedy(source: ModelSource, weights: dict[str, Tensor], prompt: list[int]) -
             positions = torch.arange(known, known + len(new))
             chunk = Chunk(0, len(new), known, tuple(range(8)))
             batch = StepBatch(gear, torch.tensor(new), positions, (chunk,), torch.tensor([len(new) - 1]))
-            ids, values = sample(decoder.forward(batch), [SamplingRow()], comm, decoder.ops)
+            drawn = sample(decoder.forward(batch), [Sample(logprob=True)], comm, decoder.ops)
             known += len(new)
-            new = ids.tolist()
+            new = drawn.tokens.tolist()
             tokens += new
-            logprobs += values.tolist()
+            logprobs += drawn.logprobs.tolist()
         return tokens, logprobs
 
     first, second = run_ranks(RANKS, work)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from shiftruntime.kernels.exact import ExactOps
 from shiftruntime.kernels.plain import PlainOps
-from shiftruntime.models.sampling import SamplingRow, sample, token_logprobs
+from shiftruntime.models.sample import Sample
+from shiftruntime.models.sampling import sample, token_logprobs
 from shiftruntime.parallel.local import LocalComm, run_ranks
 from torch import Tensor
 
@@ -23,24 +24,26 @@ def padded(logits: Tensor, ranks: int) -> Tensor:
 
 
 def on_ranks(
-    logits: Tensor, params: Sequence[SamplingRow], ranks: int, ops: PlainOps | ExactOps = PLAIN
+    logits: Tensor, params: Sequence[Sample], ranks: int, ops: PlainOps | ExactOps = PLAIN
 ) -> list[tuple[Tensor, Tensor]]:
     whole = padded(logits, ranks)
     width = whole.shape[1] // ranks
 
     def work(comm: LocalComm) -> tuple[Tensor, Tensor]:
-        return sample(whole[:, comm.rank * width : (comm.rank + 1) * width].contiguous(), params, comm, ops)
+        drawn = sample(whole[:, comm.rank * width : (comm.rank + 1) * width].contiguous(), params, comm, ops)
+        return drawn.tokens, drawn.logprobs
 
     return run_ranks(ranks, work)
 
 
-def random_params(rng: random.Random, rows: int) -> list[SamplingRow]:
+def random_params(rng: random.Random, rows: int) -> list[Sample]:
     return [
-        SamplingRow(
+        Sample(
             rng.choice([0.0, 0.3, 1.0, 2.5]),
             rng.choice([1.0, 0.95, 0.5, 0.01]),
             rng.randrange(-(2**63), 2**64),
             rng.randrange(10_000),
+            logprob=True,
         )
         for _ in range(rows)
     ]
@@ -68,7 +71,7 @@ def test_greedy_takes_the_lowest_of_equals() -> None:
     logits[1, [7, 13, 39]] = 2.0
     logits[2, 39] = 1.0
     for ranks in RANKS:
-        assert on_ranks(logits, [SamplingRow()] * 3, ranks)[0][0].tolist() == [0, 7, 39]
+        assert on_ranks(logits, [Sample()] * 3, ranks)[0][0].tolist() == [0, 7, 39]
 
 
 def nucleus(logits: Tensor, temperature: float, top_p: float) -> set[int]:
@@ -84,7 +87,7 @@ def test_top_p_keeps_exactly_the_nucleus(temperature: float, top_p: float) -> No
     logits = torch.randn(24) * 2
     allowed = nucleus(logits, temperature, top_p)
     rows = 60 * len(allowed)
-    params = [SamplingRow(temperature, top_p, 5, position, logprob=False) for position in range(rows)]
+    params = [Sample(temperature, top_p, 5, position, logprob=False) for position in range(rows)]
     tokens, logprobs = on_ranks(logits.expand(rows, -1).contiguous(), params, 2)[0]
     likely = {token for token in allowed if (logits / temperature).softmax(-1)[token] > 0.05}
     assert likely <= set(tokens.tolist()) <= allowed
@@ -94,7 +97,7 @@ def test_top_p_keeps_exactly_the_nucleus(temperature: float, top_p: float) -> No
 def test_frequencies_follow_the_distribution() -> None:
     logits = torch.tensor([1.0, 2.0, 0.0, -1.0, 3.0, 2.5])
     rows = 20_000
-    params = [SamplingRow(0.8, 1.0, 17, position, logprob=False) for position in range(rows)]
+    params = [Sample(0.8, 1.0, 17, position, logprob=False) for position in range(rows)]
     tokens, _ = on_ranks(logits.expand(rows, -1).contiguous(), params, 2)[0]
     expected = (logits / 0.8).softmax(-1) * rows
     observed = torch.bincount(tokens, minlength=6)
@@ -104,11 +107,11 @@ def test_frequencies_follow_the_distribution() -> None:
 def test_seed_and_position_decide_and_neighbours_do_not() -> None:
     torch.manual_seed(4)
     logits = torch.randn(1, 500)
-    row = SamplingRow(1.0, 0.9, 3, 12)
+    row = Sample(1.0, 0.9, 3, 12)
     alone = on_ranks(logits, [row], 2)[0][0]
     among = on_ranks(torch.cat([torch.randn(3, 500), logits]), [*random_params(random.Random(0), 3), row], 2)[0][0]
     assert int(among[3]) == int(alone[0])
-    others = [SamplingRow(1.0, 1.0, seed, position) for seed in range(8) for position in range(8)]
+    others = [Sample(1.0, 1.0, seed, position) for seed in range(8) for position in range(8)]
     assert len(set(on_ranks(logits.expand(64, -1).contiguous(), others, 1)[0][0].tolist())) > 30
 
 
