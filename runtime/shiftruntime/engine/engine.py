@@ -13,6 +13,7 @@ from shiftcore.layout import Gear
 from shiftcore.policy import Policy, PolicyError, StaleGenerationError, accept
 from shiftcore.scheduler import (
     Batch,
+    DeadlinePassedError,
     DuplicateRequestError,
     Finish,
     Limits,
@@ -23,6 +24,7 @@ from shiftcore.scheduler import (
 )
 from shiftprotos import contract
 
+from shiftruntime.engine.journeys import Journeys
 from shiftruntime.engine.loads import LoadWindows
 from shiftruntime.engine.messages import (
     Abort,
@@ -31,6 +33,7 @@ from shiftruntime.engine.messages import (
     Call,
     EngineState,
     GearState,
+    Journey,
     LoadState,
     Output,
     Refused,
@@ -47,6 +50,13 @@ from shiftruntime.worker.messages import Done, StepPlan
 
 _IDLE_PROBE_SHARE = 0.3  # of the step timeout: how long ranks may be idle before they are asked whether they live
 
+_REFUSALS: dict[type[Exception], str] = {
+    QueueFullError: contract.REFUSED_QUEUE_FULL,
+    DuplicateRequestError: contract.REFUSED_DUPLICATE_REQUEST,
+    NeverFitsError: contract.REFUSED_INVALID_REQUEST,
+    DeadlinePassedError: contract.REFUSED_DEADLINE,
+}
+
 Send = Callable[[msgspec.Struct], None]
 
 
@@ -62,12 +72,17 @@ class Engine:
         self.table: GearTable = started.table
         self.policy: Policy = options.policy
         limits = Limits(
-            options.max_num_seqs, options.max_batched_tokens, started.max_model_len, options.max_waiting_requests
+            options.max_num_seqs,
+            options.max_batched_tokens,
+            started.max_model_len,
+            options.max_waiting_requests,
+            options.prefix_cache,
         )
         self.scheduler = Scheduler(limits, BlockPool(started.num_blocks, options.block_size))
         self._samplings: dict[str, Sampling] = {}
         self._first_token: dict[str, float] = {}
         self._calibrations: list[int] = []  # call ids that wait for an idle moment
+        self._journeys = Journeys()
         self._windows = LoadWindows()
         self._steps: Counter[Gear] = Counter()
         self._tokens: Counter[Gear] = Counter()
@@ -80,7 +95,9 @@ class Engine:
 
     def step(self) -> bool:
         """Run one step; False if there was nothing to do."""
-        batch = self.scheduler.schedule()
+        batch = self.scheduler.schedule(time.monotonic())
+        for request in self.scheduler.take_expired():
+            self._end(request, Finish.DEADLINE)
         if not batch:
             return self._idle()
         tokens = sum(chunk.length for chunk in batch)
@@ -116,6 +133,7 @@ class Engine:
         self._busy_seconds[gear] += seconds
         self._shifts += self._last_gear is not None and self._last_gear != gear
         self._last_gear = gear
+        self._journeys.ran(batch, gear)
         self._generation_applied = done.generation
         self._windows.step_tokens.add(now, tokens)
         self._windows.busy_seconds.add(now, seconds)
@@ -127,10 +145,9 @@ class Engine:
         logprobs = dict(zip(sampling, done.logprobs, strict=True))
         for request, token, finish in self.scheduler.complete(sampled):
             wanted = (logprobs[request.id],) if self._samplings[request.id].logprobs else ()
-            self._send(Output(request.id, (token,), wanted, finish))
             self._observe(request, finish)
-            if finish is not None:
-                self._forget(request.id)
+            journey = self._forget(request) if finish else None
+            self._send(Output(request.id, (token,), wanted, finish, journey=journey))
 
     def _observe(self, request: Request, finish: Finish | None) -> None:
         now = time.monotonic()
@@ -162,18 +179,14 @@ class Engine:
     def _submit(self, message: Submit) -> None:
         s = message.sampling
         now = time.monotonic()
-        request = Request(message.request_id, message.prompt, s.max_tokens, frozenset(s.stop_token_ids), now)
+        request = _request(message, now)
+        if self._draining:
+            self._send(Refused(request.id, contract.REFUSED_DRAINING, "this pod is draining; retry on another"))
+            return
         try:
-            if self._draining:
-                self._send(Refused(request.id, contract.REFUSED_DRAINING, "this pod is draining; retry on another"))
-                return
             self.scheduler.add(request)
-        except QueueFullError as error:
-            self._send(Refused(request.id, contract.REFUSED_QUEUE_FULL, str(error)))
-        except DuplicateRequestError as error:
-            self._send(Refused(request.id, contract.REFUSED_DUPLICATE_REQUEST, str(error)))
-        except NeverFitsError as error:
-            self._send(Refused(request.id, contract.REFUSED_INVALID_REQUEST, str(error)))
+        except tuple(_REFUSALS) as error:
+            self._send(Refused(request.id, _REFUSALS[type(error)], str(error)))
         else:
             self._samplings[request.id] = s
             self._windows.prompt_tokens.add(now, len(request.prompt))
@@ -185,15 +198,20 @@ class Engine:
             self._send(Admitted(request.id))
 
     def _abort(self, request_id: str) -> None:
-        if self.scheduler.abort(request_id):
-            self._send(Output(request_id, (), finish=Finish.ABORT))
-            self._first_token.pop(request_id, None)
-            # The sampling of a request in flight is looked up again only through an id that is forgotten by then.
-            self._samplings.pop(request_id, None)
+        request = self.scheduler.find(request_id)
+        if request is not None:
+            self.scheduler.abort(request_id)
+            self._end(request, Finish.ABORT)
 
-    def _forget(self, request_id: str) -> None:
-        del self._samplings[request_id]
-        del self._first_token[request_id]
+    def _end(self, request: Request, finish: Finish) -> None:
+        """Report an end that no token comes with."""
+        self._send(Output(request.id, (), finish=finish, journey=self._forget(request)))
+
+    def _forget(self, request: Request) -> Journey:
+        """Nothing is looked up under the id of an ended request any more, also if it is still in flight."""
+        del self._samplings[request.id]
+        self._first_token.pop(request.id, None)
+        return self._journeys.end(request, time.monotonic())
 
     def _call(self, call: Call) -> None:
         match call.verb:
@@ -282,4 +300,24 @@ class Engine:
             tpot_p95_seconds=w.tpot_seconds.percentile95(now),
             prompt_tokens_per_second=w.prompt_tokens.rate(now),
             output_tokens_per_second=w.output_tokens.rate(now),
+            kv_blocks_cached=scheduler.pool.num_cached,
+            prefix_queried_tokens=scheduler.counts.queried_tokens,
+            prefix_hit_tokens=scheduler.counts.hit_tokens,
+            preemptions=scheduler.counts.preemptions,
         )
+
+
+def _request(message: Submit, now: float) -> Request:
+    s, timeout = message.sampling, message.timeout_seconds
+    return Request(
+        message.request_id,
+        message.prompt,
+        s.max_tokens,
+        frozenset(s.stop_token_ids),
+        arrival_seconds=now,
+        deadline=None if timeout is None else now + timeout,
+        tenant=message.tenant,
+        priority=message.priority,
+        waits_for=message.shares_prompt_with,
+        skip_cache_read=s.prompt_logprobs,
+    )

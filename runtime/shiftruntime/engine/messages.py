@@ -164,13 +164,13 @@ class GearState:
 
 @dataclass(frozen=True)
 class LoadState:
-    """Units and windows as in shiftparallel.v1.Load."""
+    """Units and windows as in shiftparallel.v1.Load; what follows ``kv_blocks_cached`` counts since the start."""
 
     running_requests: int
     waiting_requests: int
     waiting_tokens: int
     kv_blocks_total: int
-    kv_blocks_free: int
+    kv_blocks_free: int  # cached ones included: they are taken when needed
     oldest_wait_seconds: float
     tokens_per_second: float
     busy_fraction: float
@@ -179,6 +179,10 @@ class LoadState:
     tpot_p95_seconds: float
     prompt_tokens_per_second: float
     output_tokens_per_second: float
+    kv_blocks_cached: int = 0  # used by nobody, but their prefix can be hit
+    prefix_queried_tokens: int = 0  # prompt tokens looked up in the prefix cache
+    prefix_hit_tokens: int = 0  # of these, found
+    preemptions: int = 0
 
 
 @dataclass(frozen=True)

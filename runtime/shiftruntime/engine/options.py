@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from shiftcore.layout import Gear
 from shiftcore.policy import Policy
@@ -24,6 +25,9 @@ class EngineOptions:
     max_waiting_requests: int = 256
     kv_memory_bytes: int | None = None  # per rank; None: from what is free
     block_size: int = 16
+    prefix_cache: bool = True
     calibrate: bool = True
+    calibration_file: Path | None = None  # costs are kept there and read back while they hold
+    tpot_target_seconds: float | None = None  # prefill chunks are cut so that a mixed step ends in time
     startup_timeout_seconds: float = 600.0
     step_timeout_seconds: float = 10.0  # a progress counter standing still this long fails the group

@@ -125,6 +125,12 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--kv-memory", metavar="SIZE", help="KV cache of each rank, for example 512Mi (default: from what is free)"
     )
+    group.add_argument(
+        "--no-prefix-cache",
+        dest="prefix_cache",
+        action="store_false",
+        help="compute every prompt whole, instead of sharing the KV of equal beginnings within a tenant",
+    )
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
@@ -156,6 +162,16 @@ def _add_operation(parser: argparse.ArgumentParser) -> None:
         default=30.0,
         metavar="S",
         help="after SIGTERM running requests have this long to end (default: 30)",
+    )
+    group.add_argument(
+        "--sampling-defaults",
+        choices=("model", "neutral"),
+        default="model",
+        help="what a request gets that does not say: what the model's generation_config.json advises (default), or "
+        "plain sampling at temperature 1",
+    )
+    group.add_argument(
+        "--log-requests", action="store_true", help="a log line for every request that ended, with its trace id"
     )
     group.add_argument("--log-format", choices=("text", "json"), default="text", help="log lines on stderr")
 

@@ -59,6 +59,8 @@ class ServeOptions:
     ops_port: int = contract.OPS_PORT
     drain_seconds: float = 30.0
     reflection: bool = True
+    model_defaults: bool = True
+    log_requests: bool = False
     log_format: LogFormat = LogFormat.TEXT
     environment: Environment = Environment()
 
@@ -80,6 +82,7 @@ def parse(arguments: Sequence[str], variables: Mapping[str, str] | None = None) 
         max_batched_tokens=values.max_batched_tokens,
         max_model_len=values.max_model_len,
         kv_memory_bytes=_kv_memory(values.kv_memory),
+        prefix_cache=values.prefix_cache,
     )
     if not 0 <= values.drain_seconds <= MAX_DRAIN_SECONDS:  # NaN compares false
         raise UsageError(f"--drain-seconds {values.drain_seconds:g} is outside 0..{MAX_DRAIN_SECONDS:g}")
@@ -93,6 +96,8 @@ def parse(arguments: Sequence[str], variables: Mapping[str, str] | None = None) 
         ops_port=values.ops_port,
         drain_seconds=values.drain_seconds,
         reflection=values.reflection,
+        model_defaults=values.sampling_defaults == "model",
+        log_requests=values.log_requests,
         log_format=LogFormat(values.log_format),
         environment=environment,
     )
