@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -86,6 +87,54 @@ def run_programme(comm: Comm) -> list[str]:
 
 
 @dataclass(frozen=True)
+class RaggedCase:
+    """How many rows each rank sends to each: none, to one rank only, uneven, or more than a slot holds."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]  # of a row
+    counts: tuple[tuple[int, ...], ...]  # [from, to]
+
+    def part(self, rank: int, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(1000 * seed + rank)
+        rows = torch.randint(-100, 100, (sum(self.counts[rank]), *self.shape), generator=generator)
+        return rows.to(self.dtype)
+
+    def expected(self, rank: int, seed: int) -> Tensor:
+        parts = [self.part(sender, seed).split(to)[rank] for sender, to in enumerate(self.counts)]
+        return torch.cat(parts)
+
+
+def ragged_programme(size: int) -> list[RaggedCase]:
+    rng = random.Random(size)
+    ranks = range(size)
+    many = SLOT_BYTES // 8000  # rows of 1000 int64; about one slot
+    counts = [
+        [[0] * size for _ in ranks],
+        [[5 if to == 1 else 0 for to in ranks] for _ in ranks],
+        [[3] * size if sender == 0 else [0] * size for sender in ranks],
+        *([[rng.choice((0, 0, 1, 7, 30)) for _ in ranks] for _ in ranks] for _ in range(12)),
+    ]
+    large = [[[2 * many if (sender, to) == (0, size - 1) else to for to in ranks] for sender in ranks],
+             [[many // size + 1 + sender for _ in ranks] for sender in ranks]]  # fmt: skip
+    fixed = [tuple(map(tuple, table)) for table in counts]
+    small = [RaggedCase(dtype, shape, table) for table in fixed for dtype in DTYPES for shape in ((), (3,), (2, 0))]
+    return small + [RaggedCase(torch.int64, (1000,), tuple(map(tuple, table))) for table in large]
+
+
+def run_ragged(comm: Comm) -> int:
+    """Runs the whole programme; raises AssertionError where a result differs from the formula."""
+    cases = ragged_programme(comm.size)
+    for seed, case in enumerate(cases):
+        result, counts = comm.all_to_all_v(case.part(comm.rank, seed), case.counts[comm.rank])
+        expected = case.expected(comm.rank, seed)
+        assert counts == [to[comm.rank] for to in case.counts], case
+        assert (result.shape, result.dtype) == (expected.shape, expected.dtype), case
+        assert torch.equal(result, expected), case
+        comm.all_reduce(torch.ones(2), tuple(range(comm.size)))  # a collective of fixed size in between
+    return len(cases)
+
+
+@dataclass(frozen=True)
 class Seat:
     """Where a rank finds its group."""
 
@@ -107,6 +156,14 @@ def both_programmes(seat: Seat) -> tuple[list[str], list[str]]:
     gloo = seat.gloo()
     try:
         return run_programme(seat.shared_memory()), run_programme(gloo)
+    finally:
+        gloo.close()
+
+
+def both_ragged(seat: Seat) -> tuple[int, int]:
+    gloo = seat.gloo()
+    try:
+        return run_ragged(seat.shared_memory()), run_ragged(gloo)
     finally:
         gloo.close()
 

@@ -6,6 +6,7 @@ or stacked; it contains the caller. A group of one costs nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -31,6 +32,14 @@ class Comm(Protocol):
 
     def all_to_all(self, x: Tensor, group: Group) -> Tensor:
         """``x[j]`` goes to ``group[j]``; ``out[i]`` is what ``group[i]`` sent here. Both ``[len(group), ...]``."""
+        ...
+
+    def all_to_all_v(self, x: Tensor, counts: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """Rows to the ranks that need them: the first ``counts[0]`` rows of ``x [rows, ...]`` go to rank 0, and so on.
+
+        Returns the rows sent here, by rank, and how many each rank sent. Always over all ranks: how many rounds it
+        takes depends on the counts, and groups side by side would lose step with each other.
+        """
         ...
 
     def tick(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from itertools import product
 from typing import Any
@@ -51,6 +52,17 @@ class GlooComm:
         if len(group) == 1:
             return x
         return self.all_gather(x, group)[:, group.index(self.rank)].contiguous()
+
+    def all_to_all_v(self, x: Tensor, counts: Sequence[int]) -> tuple[Tensor, list[int]]:
+        assert len(counts) == self.size, f"all_to_all_v needs a count for each of {self.size} ranks, got {len(counts)}"
+        assert sum(counts) == x.shape[0], f"counts of {sum(counts)} rows for {x.shape[0]}"
+        everyone = tuple(range(self.size))
+        sent = self.all_gather(torch.tensor(counts), everyone).tolist()  # [from, to]
+        padded = x.new_zeros((max(map(sum, sent)), *x.shape[1:]))
+        padded[: x.shape[0]] = x
+        parts = zip(self.all_gather(padded, everyone), sent, strict=True)
+        rows = [part[sum(to[: self.rank]) : sum(to[: self.rank + 1])] for part, to in parts]
+        return torch.cat(rows), [to[self.rank] for to in sent]
 
     def tick(self) -> None:
         """Nobody watches: gloo has deadlines of its own."""

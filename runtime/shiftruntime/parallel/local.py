@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -74,6 +74,17 @@ class LocalComm:
         assert x.shape[0] == len(group), f"all_to_all needs {len(group)} leading entries, got {x.shape[0]}"
         mine = group.index(self.rank)
         return self._exchange(x, group, lambda parts: torch.stack([part[mine] for part in parts]))
+
+    def all_to_all_v(self, x: Tensor, counts: Sequence[int]) -> tuple[Tensor, list[int]]:
+        assert len(counts) == self.size, f"all_to_all_v needs a count for each of {self.size} ranks, got {len(counts)}"
+        assert sum(counts) == x.shape[0], f"counts of {sum(counts)} rows for {x.shape[0]}"
+        everyone = tuple(range(self.size))
+        sent = self.all_gather(torch.tensor(counts), everyone).tolist()  # [from, to]
+
+        def mine(parts: list[Tensor]) -> Tensor:
+            return torch.cat([torch.split(part, to)[self.rank] for part, to in zip(parts, sent, strict=True)])
+
+        return self._exchange(x, everyone, mine), [to[self.rank] for to in sent]
 
     def tick(self) -> None:
         """Nobody watches: the ranks are threads of one process."""

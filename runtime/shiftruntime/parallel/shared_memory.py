@@ -3,7 +3,8 @@
 The arena holds flags and two slots per rank. Collective number k uses slot k mod 2: a rank
 waits until everyone has begun collective k-1 (then nobody still reads slot k mod 2 from collective k-2), writes its
 part, publishes k, waits for the members of its group, and reads. Each rank sums in group order, so the result has the
-same bits everywhere. Larger tensors travel in several rounds.
+same bits everywhere. Larger tensors travel in several rounds. Where ranks send unequal amounts, the first part begins
+with the sender's counts, from which all derive the same number of rounds.
 
 A flag is one aligned 8-byte store, ordered after the data on x86-64 (total store order); on other machines use
 ``GlooComm``. Waiting spins briefly, then yields the core, then sleeps: with more ranks than cores a spinning rank would
@@ -12,15 +13,16 @@ only delay the one it waits for.
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from shiftruntime.parallel.arena import SLOT_BYTES, Arena, Flags
+from shiftruntime.parallel.arena import LINE_BYTES, SLOT_BYTES, Arena, Flags
 from shiftruntime.parallel.comm import CommError, Group
 
 _SPINS = 50
@@ -91,6 +93,36 @@ class SharedMemoryComm:
                 result[:, i] = other.view(len(group), -1)[me]
         return out.view(x.shape)
 
+    def all_to_all_v(self, x: Tensor, counts: Sequence[int]) -> tuple[Tensor, list[int]]:
+        assert len(counts) == self.size, f"all_to_all_v needs a count for each of {self.size} ranks, got {len(counts)}"
+        assert sum(counts) == x.shape[0], f"counts of {sum(counts)} rows for {x.shape[0]}"
+        self.tick()
+        if self.size == 1:
+            return x, list(counts)
+        row_bytes = math.prod(x.shape[1:]) * x.element_size()
+        raw = x.reshape(-1).view(torch.uint8)
+        head_bytes = -(-8 * self.size // LINE_BYTES) * LINE_BYTES
+        room = SLOT_BYTES - head_bytes
+        slots = self._exchange_ragged(counts, raw[:room], head_bytes)
+        sent = [slot[: 8 * self.size].view(torch.int64).tolist() for slot in slots]  # [from, to]
+        out = raw.new_empty(sum(to[self.rank] for to in sent) * row_bytes)
+        for first in range(0, max(1, max(map(sum, sent)) * row_bytes), room):
+            if first:
+                slots = self._exchange_ragged(counts, raw[first : first + room], head_bytes)
+            self._take_own([slot[head_bytes:] for slot in slots], sent, row_bytes, first, out)
+        received = [to[self.rank] for to in sent]
+        return out.view(x.dtype).view(sum(received), *x.shape[1:]), received
+
+    def _take_own(self, windows: list[Tensor], sent: list[list[int]], row_bytes: int, first: int, out: Tensor) -> None:
+        """Copy what is for this rank from every rank's bytes [first, first + window)."""
+        place = 0
+        for window, to in zip(windows, sent, strict=True):
+            start, size = sum(to[: self.rank]) * row_bytes, to[self.rank] * row_bytes  # in the sender's bytes
+            begin, end = max(start, first), min(start + size, first + len(window))
+            if begin < end:
+                out[place + begin - start : place + end - start] = window[begin - first : end - first]
+            place += size
+
     def tick(self) -> None:
         self._ticks[self.rank] += 1
 
@@ -106,17 +138,31 @@ class SharedMemoryComm:
 
     def _exchange(self, part: Tensor, group: Group) -> list[Tensor]:
         """Publish ``part`` (flat) and return the parts of all members, as views that the next exchange keeps."""
-        self._count += 1
-        count = self._count
-        self._begun[self.rank] = count
-        self._wait(self._begun, self._everyone, count - 1)
         size = part.numel() * part.element_size()
-        slot = count % 2
+        slot = self._begin()
         if size:
-            self._slots[self.rank, slot, :size].view(part.dtype).copy_(part)
-        self._done[self.rank] = count
-        self._wait(self._done, group, count)
-        return [self._slots[rank, slot, :size].view(part.dtype) for rank in group]
+            slot[:size].view(part.dtype).copy_(part)
+        return [slot[:size].view(part.dtype) for slot in self._publish(group)]
+
+    def _exchange_ragged(self, counts: Sequence[int], part: Tensor, head_bytes: int) -> list[Tensor]:
+        """Publish counts and some bytes to all; returns the slots of all ranks."""
+        slot = self._begin()
+        slot[: 8 * self.size].view(torch.int64).copy_(torch.tensor(counts))
+        slot[head_bytes : head_bytes + len(part)] = part
+        return self._publish(self._everyone)
+
+    def _begin(self) -> Tensor:
+        """The own slot of the next collective, once nobody reads it any more."""
+        self._count += 1
+        self._begun[self.rank] = self._count
+        self._wait(self._begun, self._everyone, self._count - 1)
+        return self._slots[self.rank, self._count % 2]
+
+    def _publish(self, group: Group) -> list[Tensor]:
+        """The slots of the group once all members have filled theirs."""
+        self._done[self.rank] = self._count
+        self._wait(self._done, group, self._count)
+        return [self._slots[rank, self._count % 2] for rank in group]
 
     def _wait(self, flags: Flags, ranks: Group, count: int) -> None:
         for rank in ranks:

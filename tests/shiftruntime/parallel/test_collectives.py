@@ -9,10 +9,14 @@ from helpers.comm_ranks import (
     absent_peer_gloo,
     absent_peer_shared_memory,
     both_programmes,
+    both_ragged,
     programme,
+    ragged_programme,
     run_in_processes,
+    run_ragged,
     told_to_stop,
 )
+from shiftruntime.parallel.local import run_ranks
 
 pytestmark = pytest.mark.ranks
 
@@ -30,6 +34,18 @@ def test_every_collective_gives_the_bits_of_the_formula(size: int, tmp_path: Pat
         for rank in range(size):
             for member in case.group(rank):
                 assert results[member][0][i] == results[rank][0][i], f"{case}: ranks {member} and {rank} differ"
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_rows_of_unequal_number_reach_the_ranks_they_are_for(size: int, tmp_path: Path) -> None:
+    cases = len(ragged_programme(size))
+    assert run_in_processes(both_ragged, size, tmp_path) == [(cases, cases)] * size
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 8])
+def test_rows_of_unequal_number_between_threads(size: int) -> None:
+    cases = len(ragged_programme(size))
+    assert run_ranks(size, run_ragged) == [cases] * size
 
 
 def test_shared_memory_names_a_peer_that_does_not_come(tmp_path: Path) -> None:
