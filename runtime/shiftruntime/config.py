@@ -60,6 +60,8 @@ class ModelConfig:
     sliding_window: int | None = None  # tokens a sliding layer sees, its own included
     sliding_layers: tuple[bool, ...] = ()  # per layer; empty: none slides
     attention_scale: float | None = None  # factor on q·k; None: head_dim ** -0.5
+    attention_soft_cap: float | None = None  # scores s become cap * tanh(s / cap)
+    logit_soft_cap: float | None = None
     qk_norm: bool = False
     post_norms: bool = False  # Gemma: norms after attention and after the FFN, before the residual
     norm_offset: float = 0.0  # what to add to stored norm weights: 1 for Gemma safetensors, 0 for its GGUF
@@ -84,6 +86,9 @@ class ModelConfig:
             raise model_unsupported(
                 f"{self.architecture}: {len(self.sliding_layers)} layer types for {self.num_layers} layers"
             )
+        for name in ("attention_soft_cap", "logit_soft_cap"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise model_unsupported(f"{self.architecture}: {name} is {getattr(self, name)}, it must be positive")
         if any(self.sliding_layers) and not self.sliding_window:
             raise model_unsupported(f"{self.architecture}: sliding layers without a sliding_window")
 

@@ -77,6 +77,9 @@ class ExactOps:
         inner = (gate + 0.044715 * (gate * gate * gate)) * math.sqrt(2 / math.pi)
         return 0.5 * gate * (1.0 + _in_blocks(torch.tanh, inner)) * up
 
+    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
+        return _in_blocks(torch.tanh, x / cap) * cap
+
     def plan_attention(
         self, chunks: tuple[Chunk, ...], block_size: int, windows: tuple[int | None, ...], dtype: torch.dtype
     ) -> ExactPlan:
@@ -87,8 +90,9 @@ class ExactOps:
         return ExactPlan(write_slots(chunks, block_size), tuple((chunk, padded(chunk)) for chunk in chunks))
 
     def attention(
-        self, q: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, window: int | None, scale: float
-    ) -> Tensor:
+        self, q: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, window: int | None, scale: float,
+        soft_cap: float | None = None,
+    ) -> Tensor:  # fmt: skip
         assert isinstance(plan, ExactPlan)
         out = torch.empty_like(q)
         for chunk, slots in plan.chunks:
@@ -98,15 +102,16 @@ class ExactOps:
                 stop = min(first + step, chunk.num_rows)
                 seen = _seen(chunk.context_len + first, chunk.context_len + stop, k.shape[0], window)
                 rows = slice(chunk.first_row + first, chunk.first_row + stop)
-                out[rows] = self._attend(q[rows], k, v, seen, scale)
+                out[rows] = self._attend(q[rows], k, v, seen, scale, soft_cap)
         return out
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float, soft_cap: float | None) -> Tensor:
         """q [rows, query heads, head_dim], k, v [positions, kv heads, head_dim], seen [rows, positions]."""
         rows, heads, dim = q.shape
         kv_heads = k.shape[1]
         grouped = q.reshape(rows, 1, kv_heads, heads // kv_heads, dim)
         scores = _tree_sum(grouped * k[None, :, :, None]) * scale  # [rows, positions, kv, group]
+        scores = scores if soft_cap is None else self.soft_cap(scores, soft_cap)
         hidden = ~seen[:, :, None, None]
         scores = scores.masked_fill(hidden, float("-inf"))
         weights = self.exp(scores - scores.amax(1, keepdim=True)).masked_fill(hidden, 0.0)

@@ -77,9 +77,17 @@ class Ops(Protocol):
     ) -> AttentionPlan: ...
 
     def attention(
-        self, q: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, window: int | None, scale: float
-    ) -> Tensor:
-        """q [tokens, query heads of rank, head_dim]; keys, values [slots, kv heads of rank, head_dim] → like q."""
+        self, q: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, window: int | None, scale: float,
+        soft_cap: float | None = None,
+    ) -> Tensor:  # fmt: skip
+        """q [tokens, query heads of rank, head_dim]; keys, values [slots, kv heads of rank, head_dim] → like q.
+
+        ``soft_cap`` bends the scaled scores, before the mask.
+        """
+        ...
+
+    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
+        """cap * tanh(x / cap), elementwise."""
         ...
 
     def exp(self, x: Tensor) -> Tensor: ...

@@ -76,16 +76,20 @@ class PlainOps:
             {window: _plan_decode(singles, block_size, window, dtype) for window in windows},
         )
 
+    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
+        return torch.tanh(x / cap) * cap
+
     def attention(
-        self, q: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, window: int | None, scale: float
-    ) -> Tensor:
+        self, q: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, window: int | None, scale: float,
+        soft_cap: float | None = None,
+    ) -> Tensor:  # fmt: skip
         assert isinstance(plan, PlainPlan)
         out = torch.empty_like(q)
         for prefill in plan.prefills[window]:
-            out[prefill.rows] = _attend_prefill(q[prefill.rows], keys, values, prefill, scale)
+            out[prefill.rows] = _attend_prefill(q[prefill.rows], keys, values, prefill, scale, soft_cap)
         decode = plan.decodes[window]
         if decode is not None:
-            out[decode.rows] = _attend_decode(q[decode.rows], keys, values, decode, scale)
+            out[decode.rows] = _attend_decode(q[decode.rows], keys, values, decode, scale, soft_cap)
         return out
 
     def exp(self, x: Tensor) -> Tensor:
@@ -128,22 +132,35 @@ def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
 
 
-def _attend_prefill(q: Tensor, keys: Tensor, values: Tensor, plan: _Prefill, scale: float) -> Tensor:
+def _attend_prefill(
+    q: Tensor, keys: Tensor, values: Tensor, plan: _Prefill, scale: float, soft_cap: float | None
+) -> Tensor:
     """q [rows, query heads, head_dim] of one sequence; query heads of a kv head are a batch dimension."""
     rows, heads, dim = q.shape
     kv_heads = keys.shape[1]
     k, v = (cache[plan.slots].transpose(0, 1)[:, None] for cache in (keys, values))  # [kv, 1, context, head_dim]
     grouped = q.view(rows, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3)  # [kv, group, rows, head_dim]
     share = (kv_heads, heads // kv_heads, -1, -1)
-    out = functional.scaled_dot_product_attention(grouped, k.expand(share), v.expand(share), plan.mask, scale=scale)
+    out = _attend(grouped, k.expand(share), v.expand(share), plan.mask, scale, soft_cap)
     return out.permute(2, 0, 1, 3).reshape(rows, heads, dim)
 
 
-def _attend_decode(q: Tensor, keys: Tensor, values: Tensor, plan: _Decode, scale: float) -> Tensor:
+def _attend_decode(
+    q: Tensor, keys: Tensor, values: Tensor, plan: _Decode, scale: float, soft_cap: float | None
+) -> Tensor:
     """q [sequences, query heads, head_dim], one token each; query heads of a kv head act as its rows."""
     sequences, heads, dim = q.shape
     kv_heads = keys.shape[1]
     k, v = (cache[plan.slots].transpose(1, 2) for cache in (keys, values))  # [sequences, kv, context, head_dim]
     grouped = q.view(sequences, kv_heads, heads // kv_heads, dim)
     mask = plan.mask.expand(-1, 1, heads // kv_heads, -1)
-    return functional.scaled_dot_product_attention(grouped, k, v, mask, scale=scale).reshape(sequences, heads, dim)
+    return _attend(grouped, k, v, mask, scale, soft_cap).reshape(sequences, heads, dim)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, soft_cap: float | None) -> Tensor:
+    """[batch, heads, rows, head_dim] each; ``mask`` is added to the scores."""
+    if soft_cap is None:
+        return functional.scaled_dot_product_attention(q, k, v, mask, scale=scale)
+    wide = torch.promote_types(q.dtype, torch.float32)  # torch's fused attention cannot bend scores
+    scores = (q @ k.transpose(-1, -2)).to(wide) * scale
+    return (torch.tanh(scores / soft_cap) * soft_cap + mask).softmax(-1).to(q.dtype) @ v

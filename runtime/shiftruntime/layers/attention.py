@@ -53,7 +53,8 @@ def attend(
     keys.index_copy_(0, state.attention.write_slots, k[:n])
     values.index_copy_(0, state.attention.write_slots, v[:n])
     out = torch.zeros_like(q)
-    out[:n] = ops.attention(q[:n], keys, values, state.attention, config.window(layer), config.scale)
+    window = config.window(layer)
+    out[:n] = ops.attention(q[:n], keys, values, state.attention, window, config.scale, config.attention_soft_cap)
     mixed = heads_to_rows(out, state.heads, comm)  # [rows, projected query heads * head_dim]
     reduced = ops.linear_rows(mixed, w.o, comm, state.tensor_group)
     return reduced if w.o_bias is None else reduced + w.o_bias

@@ -121,6 +121,8 @@ class Decoder:
 
     def _logits(self, x: Tensor) -> Tensor:
         logits = self.ops.linear_columns(x, self._lm_head)
+        if self.config.logit_soft_cap is not None:
+            logits = self.ops.soft_cap(logits, self.config.logit_soft_cap)
         width = self._lm_head.shape[0]
         unused = self.comm.rank * width + width - self.config.vocab_size
         if unused > 0:  # padding rows of the vocabulary

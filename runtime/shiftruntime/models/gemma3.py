@@ -12,7 +12,8 @@ from typing import Any
 
 from shiftruntime.config import ModelConfig
 from shiftruntime.models.family import Family, required
-from shiftruntime.models.hf_config import LAYER, NAMES, WHERE, common_values, optional, refuse, sliding_values
+from shiftruntime.models.gemma2 import HF_NAMES
+from shiftruntime.models.hf_config import WHERE, common_values, optional, refuse, sliding_values
 from shiftruntime.models.rope_config import rope_parameters, rope_scaling, rope_theta
 
 ARCHITECTURES = ("Gemma3ForCausalLM", "Gemma3TextForCausalLM")
@@ -21,11 +22,6 @@ _LOCAL_THETA = 10_000.0
 _GLOBAL_THETA = 1_000_000.0
 _PATTERN = 6  # one full layer after five sliding ones
 
-HF_NAMES = NAMES | {
-    "post_attn_norm": LAYER + "post_attention_layernorm.weight",
-    "mlp_norm": LAYER + "pre_feedforward_layernorm.weight",
-    "post_mlp_norm": LAYER + "post_feedforward_layernorm.weight",
-}
 _GGUF_LAYER = "blk.{i}."
 GGUF_NAMES = {
     "embed": "token_embd.weight",

@@ -74,6 +74,12 @@ def optional(raw: Mapping[str, Any], key: str, otherwise: int) -> int:
     return otherwise if raw.get(key) is None else int(required(raw, key, int, WHERE))
 
 
+def optional_number(raw: Mapping[str, Any], key: str, absent: float) -> float | None:
+    """A number, or null for none; raises StartupError(ModelDamaged)."""
+    value = raw.get(key, absent)
+    return None if value is None else float(required({key: value}, key, float, WHERE))
+
+
 def activation(raw: Mapping[str, Any], architecture: str) -> Activation:
     """``hidden_activation`` (Gemma) or ``hidden_act``; raises StartupError(ModelUnsupported)."""
     name = raw.get("hidden_activation") or raw.get("hidden_act", "silu")

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from shiftruntime.errors import model_damaged, model_not_found, model_unsupported
-from shiftruntime.models import gemma3, llama, qwen
+from shiftruntime.models import gemma2, gemma3, llama, qwen
 from shiftruntime.models.family import Family, Piece, token_ids
 from shiftruntime.models.shapes import tensor_shapes
 from shiftruntime.models.tokenizer import Tokenizer
@@ -21,6 +21,7 @@ FAMILIES: dict[str, Family] = dict.fromkeys(llama.ARCHITECTURES, llama.FAMILY)
 FAMILIES |= dict.fromkeys(llama.MISTRAL_ARCHITECTURES, llama.MISTRAL_FAMILY)
 FAMILIES |= dict.fromkeys(qwen.QWEN2_ARCHITECTURES, qwen.QWEN2_FAMILY)
 FAMILIES |= dict.fromkeys(qwen.QWEN3_ARCHITECTURES, qwen.QWEN3_FAMILY)
+FAMILIES |= dict.fromkeys(gemma2.ARCHITECTURES, gemma2.FAMILY)
 FAMILIES |= dict.fromkeys(gemma3.ARCHITECTURES, gemma3.FAMILY)
 _LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON header
 _MAX_HEADER_BYTES = 100_000_000

@@ -74,6 +74,18 @@ def test_activations_do_not_depend_on_place(activation: Activation, dtype: torch
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_soft_caps_do_not_depend_on_place(dtype: torch.dtype) -> None:
+    torch.manual_seed(4)
+    x = torch.randn(41, 53, dtype=dtype) * 40
+    whole = OPS.soft_cap(x, 30.0)
+    for row in range(0, 41, 4):
+        for width in (1, 2, 19, 52):
+            assert torch.equal(OPS.soft_cap(x[row, :width], 30.0), whole[row, :width])
+    torch.testing.assert_close(whole, PlainOps().soft_cap(x, 30.0), atol=tolerance(dtype), rtol=tolerance(dtype))
+    assert whole.abs().max() <= 30.0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_norms_and_rope_do_not_depend_on_rows(dtype: torch.dtype) -> None:
     torch.manual_seed(2)
     x, weight = torch.randn(19, 3, 26, dtype=dtype), torch.randn(26, dtype=dtype)
@@ -91,9 +103,11 @@ def test_norms_and_rope_do_not_depend_on_rows(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("window", [None, 7, 20])
+@pytest.mark.parametrize(("window", "cap"), [(None, None), (7, None), (20, None), (None, 0.7), (7, 1.5)])
 @pytest.mark.parametrize("seed", range(6))
-def test_attention_does_not_depend_on_chunks_or_heads(seed: int, window: int | None, dtype: torch.dtype) -> None:
+def test_attention_does_not_depend_on_chunks_or_heads(
+    seed: int, window: int | None, cap: float | None, dtype: torch.dtype
+) -> None:
     rng = random.Random(seed)
     torch.manual_seed(seed)
     length, kv_heads, group, dim = rng.randint(2, 60), rng.choice([1, 2, 3]), rng.choice([1, 2, 4]), 10
@@ -103,7 +117,7 @@ def test_attention_does_not_depend_on_chunks_or_heads(seed: int, window: int | N
 
     def attend(q: Tensor, keys: Tensor, values: Tensor, first: int) -> Tensor:
         plan = OPS.plan_attention((Chunk(0, len(q), first, table),), 4, (window,), dtype)
-        return OPS.attention(q, keys, values, plan, window, 0.3)
+        return OPS.attention(q, keys, values, plan, window, 0.3, cap)
 
     whole = attend(q, keys, values, 0)
     cut = rng.randrange(1, length)
@@ -116,7 +130,7 @@ def test_attention_does_not_depend_on_chunks_or_heads(seed: int, window: int | N
     plain = PlainOps()
     plan = plain.plan_attention((Chunk(0, length, 0, table),), 4, (window,), dtype)
     torch.testing.assert_close(
-        whole, plain.attention(q, keys, values, plan, window, 0.3), atol=tolerance(dtype), rtol=tolerance(dtype)
+        whole, plain.attention(q, keys, values, plan, window, 0.3, cap), atol=tolerance(dtype), rtol=tolerance(dtype)
     )
 
 

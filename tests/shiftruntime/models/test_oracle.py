@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from helpers.tiny_families import save_gemma3, save_llama, save_mistral, save_qwen2, save_qwen3
+from helpers.tiny_families import save_gemma2, save_gemma3, save_llama, save_mistral, save_qwen2, save_qwen3
 from helpers.tiny_models import LoadedModel, one_step_each, random_sequences, random_steps, run_steps
 from shiftcore.layout import Gear, allowed_gears
 
@@ -49,6 +49,11 @@ MODELS: dict[str, tuple[Saver, dict[str, Any]]] = {
     "qwen2-tied": (save_qwen2, {"tie_word_embeddings": True, "num_key_value_heads": 2}),
     "qwen3": (save_qwen3, {}),
     "qwen3-sliding-biased": (save_qwen3, SLIDING | {"max_window_layers": 2, "attention_bias": True}),
+    "gemma2": (save_gemma2, {}),
+    "gemma2-logit-cap-only": (
+        save_gemma2,
+        {"attn_logit_softcapping": None, "num_key_value_heads": 2, "sliding_window": 40},
+    ),
     "gemma3": (save_gemma3, {}),
     "gemma3-two-kv-heads": (save_gemma3, {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 6}),
     "gemma3-rope-by-layer-type": (save_gemma3, {"rope_parameters": ROPE_BY_LAYER_TYPE}),
@@ -120,7 +125,7 @@ def test_logprobs_agree_on_many_ranks(gear: Gear, references: Callable[..., Refe
     references("qwen3", **shape).check_gear(gear)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "gemma3"])
 def test_logprobs_agree_while_shifting(name: str, references: Callable[..., Reference]) -> None:
     model = references(name)
     steps = random_steps(model.sequences, allowed_gears(Gear(4, 1)), random.Random(9))
