@@ -66,6 +66,12 @@ REASON_INTERNAL = "InternalError"
 
 # Reasons of refused calls: in the trailing metadata of a gRPC error.
 METADATA_REASON = "shift-reason"
+# Trailing metadata of a stream that ended well.
+METADATA_GEAR_SHARE = "shift-gear-share"  # GEAR=SHARE,… of the tokens computed; shares sum to 1
+METADATA_QUEUE_MS = "shift-queue-ms"
+METADATA_TTFT_MS = "shift-ttft-ms"
+METADATA_CACHED_TOKENS = "shift-cached-tokens"
+METADATA_TRACEPARENT = "traceparent"  # W3C trace context: accepted, and sent back with the initial metadata
 REFUSED_QUEUE_FULL = "QueueFull"
 REFUSED_DRAINING = "Draining"
 REFUSED_DUPLICATE_REQUEST = "DuplicateRequest"
@@ -77,6 +83,7 @@ REFUSED_STARTING = "Starting"
 REFUSED_UNAUTHENTICATED = "Unauthenticated"
 REFUSED_ABORTED = "Aborted"
 REFUSED_DEADLINE = "DeadlineExceeded"
+REFUSED_UNSUPPORTED = "Unsupported"  # a feature that this version does not have
 
 # Bounds that the CRD, the command line and the wire check alike.
 MIN_THRESHOLD_TOKENS = 1
@@ -96,6 +103,7 @@ METRIC_KV_FREE = "shift_kv_blocks_free"
 METRIC_KV_TOTAL = "shift_kv_blocks_total"
 METRIC_TTFT = "shift_ttft_seconds"
 METRIC_TPOT = "shift_tpot_seconds"
+METRIC_REFUSAL_SECONDS = "shift_refusal_seconds"  # outcome
 METRIC_POLICY_GENERATION = "shift_policy_generation"  # state: accepted, applied
 METRIC_STARTUP_SECONDS = "shift_startup_phase_seconds"  # phase
 # Operator:

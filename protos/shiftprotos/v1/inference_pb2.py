@@ -24,39 +24,61 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eshiftprotos/v1/inference.proto\x12\x10shiftparallel.v1\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xe8\x01\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x06 \x03(\r\x12\x12\n\nignore_eos\x18\x07 \x01(\x08\x12\x10\n\x08logprobs\x18\x08 \x01(\x08\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\r\n\x0b_max_tokens\"\xb0\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12,\n\x06tokens\x18\x04 \x01(\x0b\x32\x1a.shiftparallel.v1.TokenIdsH\x00\x12\x32\n\x08sampling\x18\x05 \x01(\x0b\x32 .shiftparallel.v1.SamplingParamsB\x08\n\x06prompt\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\"\xb8\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x10\n\x08logprobs\x18\x04 \x03(\x01\x12\x35\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x1e.shiftparallel.v1.FinishReason\x12&\n\x05usage\x18\x06 \x01(\x0b\x32\x17.shiftparallel.v1.Usage\"\"\n\x0c\x41\x62ortRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x0f\n\rAbortResponse\"\x15\n\x13GetModelInfoRequest\"\x99\x01\n\x14GetModelInfoResponse\x12\x13\n\x0bserved_name\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x15\n\rmax_model_len\x18\x03 \x01(\r\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\r\n\x05\x64type\x18\x05 \x01(\t\x12\r\n\x05ranks\x18\x06 \x01(\r\x12\r\n\x05gears\x18\x07 \x03(\t\"\x11\n\x0fGetLoadsRequest\"8\n\x10GetLoadsResponse\x12$\n\x04load\x18\x01 \x01(\x0b\x32\x16.shiftparallel.v1.Load\"\xe8\x02\n\x04Load\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r\x12\x16\n\x0ewaiting_tokens\x18\x03 \x01(\x04\x12\x17\n\x0fkv_blocks_total\x18\x04 \x01(\r\x12\x16\n\x0ekv_blocks_free\x18\x05 \x01(\r\x12\x1b\n\x13oldest_wait_seconds\x18\x06 \x01(\x01\x12\x19\n\x11tokens_per_second\x18\x07 \x01(\x01\x12\x15\n\rbusy_fraction\x18\x08 \x01(\x01\x12\x1c\n\x14max_running_requests\x18\t \x01(\r\x12\x18\n\x10ttft_p95_seconds\x18\n \x01(\x01\x12\x18\n\x10tpot_p95_seconds\x18\x0b \x01(\x01\x12 \n\x18prompt_tokens_per_second\x18\x0c \x01(\x01\x12 \n\x18output_tokens_per_second\x18\r \x01(\x01*x\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x32\xdc\x02\n\tInference\x12S\n\x08Generate\x12!.shiftparallel.v1.GenerateRequest\x1a\".shiftparallel.v1.GenerateResponse0\x01\x12H\n\x05\x41\x62ort\x12\x1e.shiftparallel.v1.AbortRequest\x1a\x1f.shiftparallel.v1.AbortResponse\x12]\n\x0cGetModelInfo\x12%.shiftparallel.v1.GetModelInfoRequest\x1a&.shiftparallel.v1.GetModelInfoResponse\x12Q\n\x08GetLoads\x12!.shiftparallel.v1.GetLoadsRequest\x1a\".shiftparallel.v1.GetLoadsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eshiftprotos/v1/inference.proto\x12\x10shiftparallel.v1\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x9a\x06\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x03\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x04 \x01(\rH\x04\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x06 \x03(\r\x12\x12\n\nignore_eos\x18\x07 \x01(\x08\x12\x10\n\x08logprobs\x18\x08 \x01(\x08\x12\x12\n\x05top_k\x18\t \x01(\rH\x05\x88\x01\x01\x12\x12\n\x05min_p\x18\n \x01(\x01H\x06\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x0b \x01(\x01H\x07\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x0c \x01(\x01H\x08\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\r \x01(\x01H\t\x88\x01\x01\x12\x43\n\nlogit_bias\x18\x0e \x03(\x0b\x32/.shiftparallel.v1.SamplingParams.LogitBiasEntry\x12\x17\n\nmin_tokens\x18\x0f \x01(\rH\n\x88\x01\x01\x12\x0e\n\x01n\x18\x10 \x01(\rH\x0b\x88\x01\x01\x12\x14\n\x0ctop_logprobs\x18\x11 \x01(\r\x12\x17\n\x0fprompt_logprobs\x18\x12 \x01(\x08\x12\x15\n\x0bjson_schema\x18\x13 \x01(\tH\x00\x12\x33\n\x0bjson_object\x18\x14 \x01(\x0b\x32\x1c.shiftparallel.v1.JsonObjectH\x00\x12\x0f\n\x05regex\x18\x15 \x01(\tH\x00\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x11\n\x0fresponse_formatB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\r\n\x0b_max_tokensB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\r\n\x0b_min_tokensB\x04\n\x02_n\"\x0c\n\nJsonObject\"\xca\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12,\n\x06tokens\x18\x04 \x01(\x0b\x32\x1a.shiftparallel.v1.TokenIdsH\x00\x12\x32\n\x08sampling\x18\x05 \x01(\x0b\x32 .shiftparallel.v1.SamplingParams\x12\x10\n\x08priority\x18\x06 \x01(\x05\x12\x0e\n\x06tenant\x18\x07 \x01(\t\x12\x1c\n\x0ftimeout_seconds\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x0c\n\x04\x65\x63ho\x18\t \x01(\x08\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\n \x01(\x08H\x02\x88\x01\x01\x42\x08\n\x06promptB\x12\n\x10_timeout_secondsB\x15\n\x13_add_special_tokens\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"2\n\x0bTopLogprobs\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x01\"\xbf\x01\n\x07Journey\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x01\x12\x19\n\x0cttft_seconds\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12>\n\x0bgear_tokens\x18\x03 \x03(\x0b\x32).shiftparallel.v1.Journey.GearTokensEntry\x1a\x31\n\x0fGearTokensEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x42\x0f\n\r_ttft_seconds\"\xdb\x02\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x10\n\x08logprobs\x18\x04 \x03(\x01\x12\x35\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x1e.shiftparallel.v1.FinishReason\x12&\n\x05usage\x18\x06 \x01(\x0b\x32\x17.shiftparallel.v1.Usage\x12\r\n\x05index\x18\x07 \x01(\r\x12\x33\n\x0ctop_logprobs\x18\x08 \x03(\x0b\x32\x1d.shiftparallel.v1.TopLogprobs\x12\x18\n\x10prompt_token_ids\x18\t \x03(\r\x12\x17\n\x0fprompt_logprobs\x18\n \x03(\x01\x12*\n\x07journey\x18\x0b \x01(\x0b\x32\x19.shiftparallel.v1.Journey\"\"\n\x0c\x41\x62ortRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x0f\n\rAbortResponse\"\x15\n\x13GetModelInfoRequest\"\xa5\x02\n\x14GetModelInfoResponse\x12\x13\n\x0bserved_name\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x15\n\rmax_model_len\x18\x03 \x01(\r\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\r\n\x05\x64type\x18\x05 \x01(\t\x12\r\n\x05ranks\x18\x06 \x01(\r\x12\r\n\x05gears\x18\x07 \x03(\t\x12\x19\n\x11max_prompt_tokens\x18\x08 \x01(\r\x12\x15\n\reos_token_ids\x18\t \x03(\r\x12:\n\x10\x64\x65\x66\x61ult_sampling\x18\n \x01(\x0b\x32 .shiftparallel.v1.SamplingParams\x12\x1c\n\x14unsupported_features\x18\x0b \x03(\t\"f\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x15\n\x13_add_special_tokens\"5\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0e\n\x06pieces\x18\x02 \x03(\x0c\"5\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x11\n\x0fGetLoadsRequest\"8\n\x10GetLoadsResponse\x12$\n\x04load\x18\x01 \x01(\x0b\x32\x16.shiftparallel.v1.Load\"\xe8\x02\n\x04Load\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r\x12\x16\n\x0ewaiting_tokens\x18\x03 \x01(\x04\x12\x17\n\x0fkv_blocks_total\x18\x04 \x01(\r\x12\x16\n\x0ekv_blocks_free\x18\x05 \x01(\r\x12\x1b\n\x13oldest_wait_seconds\x18\x06 \x01(\x01\x12\x19\n\x11tokens_per_second\x18\x07 \x01(\x01\x12\x15\n\rbusy_fraction\x18\x08 \x01(\x01\x12\x1c\n\x14max_running_requests\x18\t \x01(\r\x12\x18\n\x10ttft_p95_seconds\x18\n \x01(\x01\x12\x18\n\x10tpot_p95_seconds\x18\x0b \x01(\x01\x12 \n\x18prompt_tokens_per_second\x18\x0c \x01(\x01\x12 \n\x18output_tokens_per_second\x18\r \x01(\x01*x\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x32\x88\x04\n\tInference\x12S\n\x08Generate\x12!.shiftparallel.v1.GenerateRequest\x1a\".shiftparallel.v1.GenerateResponse0\x01\x12H\n\x05\x41\x62ort\x12\x1e.shiftparallel.v1.AbortRequest\x1a\x1f.shiftparallel.v1.AbortResponse\x12]\n\x0cGetModelInfo\x12%.shiftparallel.v1.GetModelInfoRequest\x1a&.shiftparallel.v1.GetModelInfoResponse\x12Q\n\x08GetLoads\x12!.shiftparallel.v1.GetLoadsRequest\x1a\".shiftparallel.v1.GetLoadsResponse\x12Q\n\x08Tokenize\x12!.shiftparallel.v1.TokenizeRequest\x1a\".shiftparallel.v1.TokenizeResponse\x12W\n\nDetokenize\x12#.shiftparallel.v1.DetokenizeRequest\x1a$.shiftparallel.v1.DetokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shiftprotos.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1409
-  _globals['_FINISHREASON']._serialized_end=1529
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
+  _globals['_JOURNEY_GEARTOKENSENTRY']._loaded_options = None
+  _globals['_JOURNEY_GEARTOKENSENTRY']._serialized_options = b'8\001'
+  _globals['_FINISHREASON']._serialized_start=2961
+  _globals['_FINISHREASON']._serialized_end=3081
   _globals['_TOKENIDS']._serialized_start=52
   _globals['_TOKENIDS']._serialized_end=75
   _globals['_SAMPLINGPARAMS']._serialized_start=78
-  _globals['_SAMPLINGPARAMS']._serialized_end=310
-  _globals['_GENERATEREQUEST']._serialized_start=313
-  _globals['_GENERATEREQUEST']._serialized_end=489
-  _globals['_USAGE']._serialized_start=491
-  _globals['_USAGE']._serialized_end=548
-  _globals['_GENERATERESPONSE']._serialized_start=551
-  _globals['_GENERATERESPONSE']._serialized_end=735
-  _globals['_ABORTREQUEST']._serialized_start=737
-  _globals['_ABORTREQUEST']._serialized_end=771
-  _globals['_ABORTRESPONSE']._serialized_start=773
-  _globals['_ABORTRESPONSE']._serialized_end=788
-  _globals['_GETMODELINFOREQUEST']._serialized_start=790
-  _globals['_GETMODELINFOREQUEST']._serialized_end=811
-  _globals['_GETMODELINFORESPONSE']._serialized_start=814
-  _globals['_GETMODELINFORESPONSE']._serialized_end=967
-  _globals['_GETLOADSREQUEST']._serialized_start=969
-  _globals['_GETLOADSREQUEST']._serialized_end=986
-  _globals['_GETLOADSRESPONSE']._serialized_start=988
-  _globals['_GETLOADSRESPONSE']._serialized_end=1044
-  _globals['_LOAD']._serialized_start=1047
-  _globals['_LOAD']._serialized_end=1407
-  _globals['_INFERENCE']._serialized_start=1532
-  _globals['_INFERENCE']._serialized_end=1880
+  _globals['_SAMPLINGPARAMS']._serialized_end=872
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=648
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=696
+  _globals['_JSONOBJECT']._serialized_start=874
+  _globals['_JSONOBJECT']._serialized_end=886
+  _globals['_GENERATEREQUEST']._serialized_start=889
+  _globals['_GENERATEREQUEST']._serialized_end=1219
+  _globals['_USAGE']._serialized_start=1221
+  _globals['_USAGE']._serialized_end=1301
+  _globals['_TOPLOGPROBS']._serialized_start=1303
+  _globals['_TOPLOGPROBS']._serialized_end=1353
+  _globals['_JOURNEY']._serialized_start=1356
+  _globals['_JOURNEY']._serialized_end=1547
+  _globals['_JOURNEY_GEARTOKENSENTRY']._serialized_start=1481
+  _globals['_JOURNEY_GEARTOKENSENTRY']._serialized_end=1530
+  _globals['_GENERATERESPONSE']._serialized_start=1550
+  _globals['_GENERATERESPONSE']._serialized_end=1897
+  _globals['_ABORTREQUEST']._serialized_start=1899
+  _globals['_ABORTREQUEST']._serialized_end=1933
+  _globals['_ABORTRESPONSE']._serialized_start=1935
+  _globals['_ABORTRESPONSE']._serialized_end=1950
+  _globals['_GETMODELINFOREQUEST']._serialized_start=1952
+  _globals['_GETMODELINFOREQUEST']._serialized_end=1973
+  _globals['_GETMODELINFORESPONSE']._serialized_start=1976
+  _globals['_GETMODELINFORESPONSE']._serialized_end=2269
+  _globals['_TOKENIZEREQUEST']._serialized_start=2271
+  _globals['_TOKENIZEREQUEST']._serialized_end=2373
+  _globals['_TOKENIZERESPONSE']._serialized_start=2375
+  _globals['_TOKENIZERESPONSE']._serialized_end=2428
+  _globals['_DETOKENIZEREQUEST']._serialized_start=2430
+  _globals['_DETOKENIZEREQUEST']._serialized_end=2483
+  _globals['_DETOKENIZERESPONSE']._serialized_start=2485
+  _globals['_DETOKENIZERESPONSE']._serialized_end=2519
+  _globals['_GETLOADSREQUEST']._serialized_start=2521
+  _globals['_GETLOADSREQUEST']._serialized_end=2538
+  _globals['_GETLOADSRESPONSE']._serialized_start=2540
+  _globals['_GETLOADSRESPONSE']._serialized_end=2596
+  _globals['_LOAD']._serialized_start=2599
+  _globals['_LOAD']._serialized_end=2959
+  _globals['_INFERENCE']._serialized_start=3084
+  _globals['_INFERENCE']._serialized_end=3604
 # @@protoc_insertion_point(module_scope)

@@ -54,6 +54,16 @@ class InferenceStub:
                 request_serializer=shiftprotos_dot_v1_dot_inference__pb2.GetLoadsRequest.SerializeToString,
                 response_deserializer=shiftprotos_dot_v1_dot_inference__pb2.GetLoadsResponse.FromString,
                 _registered_method=True)
+        self.Tokenize = channel.unary_unary(
+                '/shiftparallel.v1.Inference/Tokenize',
+                request_serializer=shiftprotos_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
+                response_deserializer=shiftprotos_dot_v1_dot_inference__pb2.TokenizeResponse.FromString,
+                _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/shiftparallel.v1.Inference/Detokenize',
+                request_serializer=shiftprotos_dot_v1_dot_inference__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=shiftprotos_dot_v1_dot_inference__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServicer:
@@ -66,6 +76,9 @@ class InferenceServicer:
         RESOURCE_EXHAUSTED  the queue is full; retry on another pod or later
         UNAVAILABLE         the pod drains, or lost a rank while serving
         ALREADY_EXISTS      request_id is in flight
+        DEADLINE_EXCEEDED   the call's deadline, or timeout_seconds, passed: while the request waited, or later
+        Trailing metadata of a stream that ended well: shift-gear-share (gear=share,...), shift-queue-ms, shift-ttft-ms,
+        shift-cached-tokens; of an error: shift-reason. A valid traceparent (W3C) is sent back with the initial metadata.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,6 +99,20 @@ class InferenceServicer:
 
     def GetLoads(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Tokenize(self, request, context):
+        """The ids that Generate would make of a text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Detokenize(self, request, context):
+        """The text of ids; special tokens have none.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -112,6 +139,16 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.GetLoads,
                     request_deserializer=shiftprotos_dot_v1_dot_inference__pb2.GetLoadsRequest.FromString,
                     response_serializer=shiftprotos_dot_v1_dot_inference__pb2.GetLoadsResponse.SerializeToString,
+            ),
+            'Tokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tokenize,
+                    request_deserializer=shiftprotos_dot_v1_dot_inference__pb2.TokenizeRequest.FromString,
+                    response_serializer=shiftprotos_dot_v1_dot_inference__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=shiftprotos_dot_v1_dot_inference__pb2.DetokenizeRequest.FromString,
+                    response_serializer=shiftprotos_dot_v1_dot_inference__pb2.DetokenizeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +259,60 @@ class Inference:
             '/shiftparallel.v1.Inference/GetLoads',
             shiftprotos_dot_v1_dot_inference__pb2.GetLoadsRequest.SerializeToString,
             shiftprotos_dot_v1_dot_inference__pb2.GetLoadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shiftparallel.v1.Inference/Tokenize',
+            shiftprotos_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
+            shiftprotos_dot_v1_dot_inference__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shiftparallel.v1.Inference/Detokenize',
+            shiftprotos_dot_v1_dot_inference__pb2.DetokenizeRequest.SerializeToString,
+            shiftprotos_dot_v1_dot_inference__pb2.DetokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -74,10 +74,8 @@ class Choice:
     def _journey(self, journey: EngineJourney | None) -> Journey | None:
         if journey is None:
             return None
-        total = sum(journey.gear_tokens.values())
-        share = {gear: tokens / total for gear, tokens in journey.gear_tokens.items()} if total else {}
         ttft = None if self.first_token is None else self.first_token - self._arrived
-        return Journey(journey.queue_seconds, ttft, share)
+        return Journey(journey.queue_seconds, ttft, journey.gear_tokens)
 
 
 async def merge(streams: Sequence[AsyncIterator[Output]]) -> AsyncGenerator[tuple[int, Output], None]:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from time import monotonic
 
 import grpc
 
@@ -18,7 +17,7 @@ class Flight:
     """One request from arrival to end."""
 
     ids: tuple[str, ...]  # one per choice; the first is the request's own
-    arrived: float = field(default_factory=monotonic)
+    arrived: float  # monotonic seconds
     open_ids: set[str] = field(default_factory=set)  # what the engine may know and has not ended
     admitted: bool = False  # the engine has taken every choice
     interruption: Refusal | None = None  # why the pod ends the request itself
@@ -45,8 +44,8 @@ class Flights:
         return self._by_id.get(request_id)
 
     @contextmanager
-    def enter(self, ids: Sequence[str]) -> Iterator[Flight]:
-        """Hold the ids for the time of the request; raises Refusal when one is in flight."""
+    def enter(self, ids: Sequence[str], arrived: float) -> Iterator[Flight]:
+        """Hold the ids while the request runs; raises Refusal when one is in flight. ``arrived``: monotonic seconds."""
         for taken in ids:
             if taken in self._by_id:
                 raise Refusal(
@@ -54,7 +53,7 @@ class Flights:
                     DUPLICATE_REQUEST,
                     f"request_id {taken!r} is in flight; choose another or leave it empty",
                 )
-        flight = Flight(tuple(ids))
+        flight = Flight(tuple(ids), arrived)
         self._by_id |= dict.fromkeys(ids, flight)
         self._flights += 1
         self._empty.clear()

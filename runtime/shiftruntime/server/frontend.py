@@ -15,12 +15,13 @@ from prometheus_client import CollectorRegistry
 from shiftruntime.engine.client import EngineClient, EngineFailed
 from shiftruntime.engine.messages import EngineState, Ready
 from shiftruntime.metrics import RequestMetrics
+from shiftruntime.models.generation_config import GenerationDefaults
 from shiftruntime.server.flights import Flights
 from shiftruntime.server.lifecycle import Lifecycle
 from shiftruntime.server.options import ServeOptions
 from shiftruntime.server.refusal import ENGINE_SILENT, Refusal
 from shiftruntime.server.text import Decoder
-from shiftruntime.server.validation import Limits
+from shiftruntime.server.validation import NO_DEFAULTS, Limits
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,10 @@ class Text(Protocol):
     @property
     def eos_ids(self) -> tuple[int, ...]: ...
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
+    @property
+    def defaults(self) -> GenerationDefaults: ...
     def decoder(self) -> Decoder: ...
+    def token_bytes(self, token_id: int) -> bytes: ...
 
 
 TextLoader = Callable[[str], Text]
@@ -83,6 +87,7 @@ class FrontEnd:
             max_prompt_tokens=ready.max_prompt_tokens,
             max_model_len=ready.max_model_len,
             eos_ids=text.eos_ids,
+            defaults=text.defaults if self.options.model_defaults else NO_DEFAULTS,
         )
         self._model = Model(ready, text, limits)
 

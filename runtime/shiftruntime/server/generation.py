@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from time import monotonic
 from uuid import uuid4
@@ -26,27 +26,16 @@ from shiftruntime.server.flights import Flight
 from shiftruntime.server.frontend import FrontEnd, Model
 from shiftruntime.server.refusal import ENGINE_SILENT, Refusal
 from shiftruntime.server.request import Delta, Generation, Journey, Options, Usage
+from shiftruntime.server.request_log import Accepted, Record
 from shiftruntime.server.text import Completion, decode
 from shiftruntime.server.validation import check_generation, check_prompt, resolve_sampling
 
 __all__ = ["Delta", "Generation", "Journey", "Options", "Usage", "abort", "generate", "tokenise"]
 
-Accepted = Callable[[], Awaitable[None]]
-
 # The engine admits or refuses between two steps.
 ADMISSION_SECONDS = 30.0
 # Shorter texts are tokenised in the event loop: a thread costs more than they do.
 INLINE_CHARACTERS = 2048
-
-_OUTCOMES = {
-    grpc.StatusCode.INVALID_ARGUMENT: "invalid",
-    grpc.StatusCode.NOT_FOUND: "invalid",
-    grpc.StatusCode.ALREADY_EXISTS: "invalid",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "rejected",
-    grpc.StatusCode.UNAVAILABLE: "unavailable",
-    grpc.StatusCode.DEADLINE_EXCEEDED: "deadline",
-}
-_FINISH_OUTCOMES = {Finish.STOP: "stop", Finish.LENGTH: "length", Finish.ABORT: "abort"}
 
 
 async def _unheard() -> None:
@@ -57,25 +46,24 @@ async def generate(
     frontend: FrontEnd, generation: Generation, accepted: Accepted = _unheard
 ) -> AsyncGenerator[Delta, None]:
     """Deltas of all choices, interleaved as they come; raises Refusal, before or after ``accepted``."""
-    outcome = "error"
+    record = Record(generation.request_id or uuid4().hex, generation.tenant, generation.trace)
     try:
         model = frontend.serving()
         check_generation(generation, model.limits)
-        ids = choice_ids(generation.request_id or uuid4().hex, generation.options.n)
-        with frontend.flights.enter(ids) as flight:
-            async with aclosing(_run(frontend, model, generation, flight, accepted)) as deltas:
+        ids = choice_ids(record.request_id, generation.options.n)
+        with frontend.flights.enter(ids, record.arrived) as flight:
+            async with aclosing(_run(frontend, model, generation, flight, record.accepting(accepted))) as deltas:
                 async for delta in deltas:
-                    if delta.finish is not None:
-                        outcome = _FINISH_OUTCOMES[delta.finish]
+                    record.add(delta)
                     yield delta
     except Refusal as refusal:
-        outcome = _OUTCOMES.get(refusal.code, "error")
+        record.refuse(refusal)
         raise
     except (asyncio.CancelledError, GeneratorExit):  # the client left, or its deadline passed
-        outcome = "cancelled" if outcome == "error" else outcome
+        record.cancel()
         raise
     finally:
-        frontend.metrics.ended(outcome)
+        record.close(frontend.metrics, frontend.options.log_requests)
 
 
 def abort(frontend: FrontEnd, request_id: str) -> None:
@@ -147,7 +135,9 @@ async def _choices(model: Model, generation: Generation, flight: Flight, deadlin
             timeout_seconds=None if deadline is None else max(0.0, deadline - monotonic()),
             shares_prompt_with=flight.request_id if index else "",
         )
-        completion = Completion(model.text.decoder(), options.stop, sampling.stop_token_ids)
+        completion = Completion(
+            model.text.decoder(), options.stop or limits.defaults.stop_strings, sampling.stop_token_ids
+        )
         choices.append(Choice(index, submit, completion, flight.arrived, scores_only=options.max_tokens == 0))
     return tuple(choices)
 

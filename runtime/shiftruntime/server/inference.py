@@ -6,13 +6,18 @@ from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import grpc
+from shiftprotos import contract
 from shiftprotos.v1 import inference_pb2 as pb
 from shiftprotos.v1 import inference_pb2_grpc
 
 from shiftruntime.server import generation
 from shiftruntime.server.frontend import FrontEnd
-from shiftruntime.server.generation_wire import generation_from_wire, response_to_wire
+from shiftruntime.server.generation_wire import defaults_to_wire, generation_from_wire, response_to_wire, trailers
 from shiftruntime.server.refusal import Refusal
+from shiftruntime.server.text import decode
+from shiftruntime.server.trace_context import TraceContext
+from shiftruntime.server.unsupported import UNSUPPORTED
+from shiftruntime.server.validation import check_model, check_token_ids
 from shiftruntime.server.wire import load_to_wire
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -23,16 +28,22 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self._frontend = frontend
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:  # noqa: N802
-        async def accepted() -> None:
-            await context.send_initial_metadata(())
+        trace = trace_of(context)
 
-        asked = generation_from_wire(request)
+        async def accepted() -> None:
+            await context.send_initial_metadata(trace_metadata(trace))
+
+        asked = generation_from_wire(request, context.time_remaining(), trace)
+        ended = []
         try:
             async with aclosing(generation.generate(self._frontend, asked, accepted)) as deltas:
                 async for delta in deltas:
                     await context.write(response_to_wire(delta))
+                    if delta.finish is not None:
+                        ended.append(delta)
         except Refusal as refusal:
             await refusal.end(context)
+        context.set_trailing_metadata(trailers(ended))
 
     async def Abort(self, request: pb.AbortRequest, context: Context) -> pb.AbortResponse:  # noqa: N802
         generation.abort(self._frontend, request.request_id)
@@ -42,9 +53,10 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self, request: pb.GetModelInfoRequest, context: Context
     ) -> pb.GetModelInfoResponse:
         try:
-            ready = self._frontend.model.ready
+            model = self._frontend.model
         except Refusal as refusal:
             await refusal.end(context)
+        ready, limits = model.ready, model.limits
         return pb.GetModelInfoResponse(
             served_name=self._frontend.options.served_name,
             architecture=ready.architecture,
@@ -53,6 +65,10 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             dtype=ready.dtype,
             ranks=self._frontend.options.engine.ranks,
             gears=ready.gears,
+            max_prompt_tokens=ready.max_prompt_tokens,
+            eos_token_ids=limits.eos_ids,
+            default_sampling=defaults_to_wire(limits.defaults),
+            unsupported_features=sorted(UNSUPPORTED),
         )
 
     async def GetLoads(self, request: pb.GetLoadsRequest, context: Context) -> pb.GetLoadsResponse:  # noqa: N802
@@ -62,3 +78,35 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         except Refusal as refusal:
             await refusal.end(context)
         return pb.GetLoadsResponse(load=load_to_wire(state.load))
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:  # noqa: N802
+        try:
+            model = self._frontend.model
+            check_model(request.model, model.limits)
+        except Refusal as refusal:
+            await refusal.end(context)
+        special = not request.HasField("add_special_tokens") or request.add_special_tokens
+        ids = await generation.tokenise(model, request.text, special)
+        return pb.TokenizeResponse(token_ids=ids, pieces=[model.text.token_bytes(token_id) for token_id in ids])
+
+    async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:  # noqa: N802
+        try:
+            model = self._frontend.model
+            check_model(request.model, model.limits)
+            check_token_ids("token id", request.token_ids, model.limits)
+        except Refusal as refusal:
+            await refusal.end(context)
+        return pb.DetokenizeResponse(text=decode(model.text.decoder(), request.token_ids))
+
+
+def trace_of(context: Context) -> TraceContext | None:
+    """The call's trace context, if it carries a valid one."""
+    for key, value in context.invocation_metadata() or ():
+        if key == contract.METADATA_TRACEPARENT and isinstance(value, str):
+            return TraceContext.parse(value)
+    return None
+
+
+def trace_metadata(trace: TraceContext | None) -> tuple[tuple[str, str], ...]:
+    """Initial metadata that sends the trace context back."""
+    return ((contract.METADATA_TRACEPARENT, trace.traceparent),) if trace else ()

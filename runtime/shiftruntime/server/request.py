@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shiftruntime.engine.messages import Finish, Grammar, TopLogprobs
+from shiftruntime.server.trace_context import TraceContext
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Generation:
     timeout_seconds: float | None = None  # from arrival; then the request ends DEADLINE_EXCEEDED
     echo: bool = False  # each choice's text begins with the prompt's
     add_special_tokens: bool = True  # in front of a text prompt, as the model expects
+    trace: TraceContext | None = None  # for log lines
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,13 @@ class Journey:
 
     queue_seconds: float  # from arrival in the engine to its first step
     ttft_seconds: float | None  # from the call's arrival to the first token; None: there was none
-    gear_share: Mapping[str, float]  # gear → its share of the tokens computed for it, the prompt's included; sums to 1
+    gear_tokens: Mapping[str, int]  # tokens computed for it in each gear, the prompt's included
+
+    @property
+    def gear_share(self) -> dict[str, float]:
+        """Gear → its share of the tokens; they sum to 1."""
+        total = sum(self.gear_tokens.values())
+        return {gear: tokens / total for gear, tokens in self.gear_tokens.items()} if total else {}
 
 
 @dataclass(frozen=True)

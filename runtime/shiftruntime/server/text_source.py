@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shiftruntime.models.generation_config import GenerationDefaults, load_generation_defaults
 from shiftruntime.models.token_bytes import StreamDecoder
 from shiftruntime.models.tokenizer import Tokenizer, load_tokenizer
 
@@ -9,8 +10,13 @@ from shiftruntime.models.tokenizer import Tokenizer, load_tokenizer
 class TokenizerText:
     """shiftruntime.server.frontend.Text over a model's tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, defaults: GenerationDefaults) -> None:
         self._tokenizer = tokenizer
+        self._defaults = defaults
+
+    @property
+    def defaults(self) -> GenerationDefaults:
+        return self._defaults
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -19,10 +25,14 @@ class TokenizerText:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return self._tokenizer.encode(text, add_bos=None if add_special_tokens else False)
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token stands for; special tokens and ids outside the vocabulary have none."""
+        return self._tokenizer.bytes_of(token_id)
+
     def decoder(self) -> StreamDecoder:
         return self._tokenizer.stream_decoder()
 
 
 def load(model: str) -> TokenizerText:
     """Raises StartupError. Reads the whole vocabulary: seconds for a large one, so call it in a thread."""
-    return TokenizerText(load_tokenizer(model))
+    return TokenizerText(load_tokenizer(model), load_generation_defaults(model))

@@ -9,6 +9,7 @@ from typing import TypeVar
 import grpc
 
 from shiftruntime.engine.messages import Sampling
+from shiftruntime.models.generation_config import GenerationDefaults
 from shiftruntime.server.refusal import Refusal
 from shiftruntime.server.request import Generation, Options
 
@@ -29,6 +30,8 @@ MAX_TIMEOUT_SECONDS = 86_400.0
 # The engine counts seeds in 63 bits.
 _SEED_MASK = 2**63 - 1
 
+NO_DEFAULTS = GenerationDefaults()
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -39,6 +42,7 @@ class Limits:
     max_prompt_tokens: int
     max_model_len: int
     eos_ids: tuple[int, ...]
+    defaults: GenerationDefaults = NO_DEFAULTS
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,7 @@ _RANGES = {
 
 def check_generation(generation: Generation, limits: Limits) -> None:
     """Everything that can be said before the prompt is tokenised; raises Refusal."""
-    if generation.model not in ("", limits.served_name):
-        raise Refusal(
-            grpc.StatusCode.NOT_FOUND,
-            "ModelNotFound",
-            f"model {_quoted(generation.model)} is not served here; this pod serves {limits.served_name!r}",
-        )
+    check_model(generation.model, limits)
     _check_name("request_id", "RequestIdInvalid", generation.request_id)
     _check_name("tenant", "TenantInvalid", generation.tenant)
     _check_range("priority", generation.priority, _Range("PriorityInvalid", -MAX_PRIORITY, MAX_PRIORITY))
@@ -96,6 +95,16 @@ def check_generation(generation: Generation, limits: Limits) -> None:
         raise _invalid("PromptEmpty", "the request has no prompt; set text or tokens")
 
 
+def check_model(model: str, limits: Limits) -> None:
+    """Raises Refusal (NOT_FOUND) for another model than the one that is served."""
+    if model not in ("", limits.served_name):
+        raise Refusal(
+            grpc.StatusCode.NOT_FOUND,
+            "ModelNotFound",
+            f"model {_quoted(model)} is not served here; this pod serves {limits.served_name!r}",
+        )
+
+
 def check_prompt(tokens: Sequence[int], limits: Limits) -> None:
     """A tokenised prompt; raises Refusal."""
     if not tokens:
@@ -105,44 +114,45 @@ def check_prompt(tokens: Sequence[int], limits: Limits) -> None:
             "PromptTooLong",
             f"the prompt has {len(tokens)} tokens; this model takes at most {limits.max_prompt_tokens}",
         )
-    _check_token_ids("prompt token id", tokens, limits)
+    check_token_ids("prompt token id", tokens, limits)
 
 
 def resolve_sampling(options: Options, prompt_tokens: int, limits: Limits, drawn_seed: int, index: int = 0) -> Sampling:
     """Checked options of choice ``index`` with every default filled in; raises Refusal when they do not fit."""
-    temperature = _or(options.temperature, 1.0)
-    room = limits.max_model_len - prompt_tokens
-    max_tokens = max(1, min(_or(options.max_tokens, room), room))
-    min_tokens = _or(options.min_tokens, 0)
+    defaults, room = limits.defaults, limits.max_model_len - prompt_tokens
+    temperature = _first(1.0, options.temperature, defaults.temperature)
+    max_tokens = max(1, min(_first(room, options.max_tokens, defaults.max_new_tokens), room))
+    min_tokens = _first(0, options.min_tokens)
     if min_tokens > max_tokens:
         raise _invalid(
             "MinTokensInvalid",
             f"min_tokens {min_tokens} is above the {max_tokens} tokens that max_tokens and the model's length allow",
         )
     ends = () if options.ignore_eos else limits.eos_ids
-    top_k = _or(options.top_k, 0)
+    top_k = _first(0, options.top_k, defaults.top_k)
     return Sampling(
         temperature=temperature if temperature >= GREEDY_BELOW_TEMPERATURE else 0.0,
-        top_p=_or(options.top_p, 1.0),
-        seed=(_or(options.seed, drawn_seed) + index) & _SEED_MASK,
+        top_p=_first(1.0, options.top_p, defaults.top_p),
+        seed=(_first(drawn_seed, options.seed) + index) & _SEED_MASK,
         max_tokens=max_tokens,
         stop_token_ids=tuple(sorted({*options.stop_token_ids, *ends})),
         logprobs=options.logprobs or options.top_logprobs > 0,
         top_logprobs=options.top_logprobs,
         prompt_logprobs=options.prompt_logprobs and index == 0,
         top_k=top_k if top_k < limits.vocab_size else 0,
-        min_p=_or(options.min_p, 0.0),
+        min_p=_first(0.0, options.min_p, defaults.min_p),
         min_tokens=min_tokens,
-        repetition_penalty=_or(options.repetition_penalty, 1.0),
-        presence_penalty=_or(options.presence_penalty, 0.0),
-        frequency_penalty=_or(options.frequency_penalty, 0.0),
+        repetition_penalty=_first(1.0, options.repetition_penalty, defaults.repetition_penalty),
+        presence_penalty=_first(0.0, options.presence_penalty),
+        frequency_penalty=_first(0.0, options.frequency_penalty),
         logit_bias=tuple(sorted(options.logit_bias.items())),
         grammar=options.grammar,
     )
 
 
-def _or(value: T | None, default: T) -> T:
-    return default if value is None else value
+def _first(otherwise: T, *values: T | None) -> T:
+    """The first value that is not None: the client's, then the model's, then ours."""
+    return next((value for value in values if value is not None), otherwise)
 
 
 def _check_range(name: str, value: float | None, within: _Range) -> None:
@@ -184,7 +194,7 @@ def _check_stops(options: Options, limits: Limits) -> None:
         raise _invalid(
             "StopInvalid", f"{len(options.stop_token_ids)} stop token ids; at most {MAX_STOP_TOKEN_IDS} are allowed"
         )
-    _check_token_ids("stop token id", options.stop_token_ids, limits)
+    check_token_ids("stop token id", options.stop_token_ids, limits)
 
 
 def _check_logit_bias(options: Options, limits: Limits) -> None:
@@ -192,7 +202,7 @@ def _check_logit_bias(options: Options, limits: Limits) -> None:
         raise _invalid(
             "LogitBiasInvalid", f"{len(options.logit_bias)} logit biases; at most {MAX_LOGIT_BIASES} are allowed"
         )
-    _check_token_ids("logit_bias token id", tuple(options.logit_bias), limits)
+    check_token_ids("logit_bias token id", tuple(options.logit_bias), limits)
     for token, bias in options.logit_bias.items():
         _check_range(f"logit_bias of token {token}:", bias, _Range("LogitBiasInvalid", -100, 100))
 
@@ -207,7 +217,8 @@ def _check_grammar(options: Options) -> None:
         )
 
 
-def _check_token_ids(what: str, ids: Iterable[int], limits: Limits) -> None:
+def check_token_ids(what: str, ids: Iterable[int], limits: Limits) -> None:
+    """Raises Refusal that names the first unknown id and its position."""
     for position, token in enumerate(ids):
         if not 0 <= token < limits.vocab_size:
             raise _invalid(

@@ -22,6 +22,7 @@ from shiftruntime.engine.messages import (
     EngineState,
     Finish,
     GearState,
+    Journey,
     LoadState,
     Output,
     PhaseUpdate,
@@ -30,6 +31,7 @@ from shiftruntime.engine.messages import (
     Submit,
 )
 from shiftruntime.engine.options import EngineOptions
+from shiftruntime.models.generation_config import GenerationDefaults
 from shiftruntime.server.app import serve
 from shiftruntime.server.listeners import Ports
 from shiftruntime.server.options import Environment, ServeOptions
@@ -38,15 +40,20 @@ EOS = 0
 VOCAB_SIZE = 300
 MAX_MODEL_LEN = 64
 WAIT_SECONDS = 10.0
+JOURNEY = Journey(queue_seconds=0.25, cached_tokens=16, gear_tokens={"tp2": 3, "sp2": 9})
 
 
 class FakeText:
     """One token per byte of UTF-8; 0 is end-of-sequence and has no text."""
 
     eos_ids = (EOS,)
+    defaults = GenerationDefaults()
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id]) if 0 < token_id < 256 else b""
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return list(text.encode())
+        return list(text.encode())  # no special token
 
     def decoder(self) -> FakeDecoder:
         return FakeDecoder()
@@ -125,13 +132,13 @@ class FakeEngine:
             for start in range(0, len(tokens), self.tokens_per_output):
                 await self._step(running)
                 if running.aborted:
-                    yield Output(request.request_id, (), finish=Finish.ABORT)
+                    yield Output(request.request_id, (), finish=Finish.ABORT, journey=JOURNEY)
                     return
                 new = tuple(tokens[start : start + self.tokens_per_output])
                 last = start + len(new) == len(tokens)
                 finish = (Finish.STOP if ends_itself else Finish.LENGTH) if last else None
                 logprobs = tuple(-0.5 for _ in new) if request.sampling.logprobs else ()
-                yield Output(request.request_id, new, logprobs, finish)
+                yield Output(request.request_id, new, logprobs, finish, journey=JOURNEY if finish else None)
         finally:
             self.running.pop(request.request_id, None)
 

@@ -220,3 +220,108 @@ async def test_model_info_and_loads(pod):
     assert (info.dtype, info.ranks, list(info.gears)) == ("float32", 2, ["tp2", "sp2"])
     loads = await pod.inference.GetLoads(pb.GetLoadsRequest(), timeout=SECONDS)
     assert (loads.load.kv_blocks_total, loads.load.tpot_p95_seconds) == (100, 0.02)
+
+
+async def test_the_choices_of_a_request_come_in_one_stream(pod):
+    responses = await collect(pod.inference.Generate(ask(n=2, max_tokens=3), timeout=SECONDS))
+    assert {r.index: text_of([s for s in responses if s.index == r.index]) for r in responses} == {0: "hel", 1: "hel"}
+    assert sorted(r.index for r in responses if r.finish_reason == pb.FINISH_REASON_LENGTH) == [0, 1]
+
+
+async def test_what_a_request_says_reaches_the_engine(pod):
+    request = pb.GenerateRequest(
+        text="hi", tenant="t", priority=-3, sampling=pb.SamplingParams(top_k=5, regex="a+", logit_bias={7: 1.5})
+    )
+    await collect(pod.inference.Generate(request, timeout=SECONDS))
+    submit = pod.engine.submitted[0]
+    assert (submit.tenant, submit.priority, submit.sampling.top_k) == ("t", -3, 5)
+    assert (submit.sampling.grammar.text, submit.sampling.logit_bias) == ("a+", ((7, 1.5),))
+    assert 0 < submit.timeout_seconds <= SECONDS  # the call's own deadline
+
+
+async def test_a_request_without_deadline_has_none_in_the_engine(pod):
+    async with asyncio.timeout(SECONDS):
+        await collect(pod.inference.Generate(ask()))
+    assert pod.engine.submitted[0].timeout_seconds is None
+
+
+async def test_timeout_seconds_end_the_stream_with_a_reason(pod):
+    pod.engine.flow.clear()
+    error = await refused(
+        pod.inference.Generate(pb.GenerateRequest(request_id="late", text="x", timeout_seconds=0.1), timeout=SECONDS)
+    )
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "deadline passed, 0.1" in error.details()
+    assert dict(error.trailing_metadata())[REASON_METADATA] == "DeadlineExceeded"
+    assert pod.engine.aborted == ["late"]
+    assert 'shift_requests_total{outcome="deadline"} 1.0' in (await pod.http("/metrics"))[1]
+
+
+async def test_trailers_tell_how_it_went(pod):
+    call = pod.inference.Generate(ask(), timeout=SECONDS)
+    responses = await collect(call)
+    trailing = dict(await call.trailing_metadata())
+    assert trailing["shift-gear-share"] == "sp2=0.75,tp2=0.25"
+    assert (trailing["shift-queue-ms"], trailing["shift-cached-tokens"]) == ("250.0", "16")
+    assert 0 < float(trailing["shift-ttft-ms"]) < 1000 * SECONDS
+    assert responses[-1].usage.cached_tokens == 16
+    assert dict(responses[-1].journey.gear_tokens) == {"tp2": 3, "sp2": 9}
+
+
+async def test_usage_and_trailers_come_also_after_a_stop_string(pod):
+    call = pod.inference.Generate(ask(stop=["wo"]), timeout=SECONDS)
+    responses = await collect(call)
+    assert (responses[-1].finish_reason, responses[-1].usage.cached_tokens) == (pb.FINISH_REASON_STOP, 16)
+    assert "shift-gear-share" in dict(await call.trailing_metadata())
+
+
+async def test_a_trace_context_goes_back_and_into_the_log(start_pod, caplog):
+    caplog.set_level("INFO")
+    pod = await start_pod(log_requests=True)
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    call = pod.inference.Generate(ask(), timeout=SECONDS, metadata=(("traceparent", traceparent),))
+    assert dict(await call.initial_metadata())["traceparent"] == traceparent
+    await collect(call)
+    await eventually(lambda: any("4bf92f3577b34da6a3ce929d0e0e4736" in line for line in caplog.messages))
+    call = pod.inference.Generate(ask(), timeout=SECONDS, metadata=(("traceparent", "nonsense"),))
+    assert "traceparent" not in dict(await call.initial_metadata())
+    assert text_of(await collect(call)) == "hello world"
+
+
+async def test_refusals_are_timed_by_outcome(pod):
+    await refused(pod.inference.Generate(ask(top_p=0.0), timeout=SECONDS))
+    pod.engine.refusal = RequestRefused("QueueFull", "256 requests wait, the limit is 256")
+    await refused(pod.inference.Generate(ask(), timeout=SECONDS))
+    metrics = (await pod.http("/metrics"))[1]
+    for outcome in ("invalid", "rejected"):
+        assert f'shift_refusal_seconds_count{{outcome="{outcome}"}} 1.0' in metrics
+
+
+async def test_tokenize_and_detokenize(pod):
+    answer = await pod.inference.Tokenize(pb.TokenizeRequest(text="hé"), timeout=SECONDS)
+    assert (list(answer.token_ids), b"".join(answer.pieces)) == (list("hé".encode()), "hé".encode())
+    long = await pod.inference.Tokenize(pb.TokenizeRequest(model="fake", text="x" * 5000), timeout=SECONDS)
+    assert len(long.token_ids) == 5000
+    text = await pod.inference.Detokenize(pb.DetokenizeRequest(token_ids=answer.token_ids), timeout=SECONDS)
+    assert text.text == "hé"
+
+
+@pytest.mark.parametrize(
+    ("rpc", "request_", "code", "words"),
+    [
+        ("Tokenize", pb.TokenizeRequest(model="other", text="x"), "NOT_FOUND", "'other'"),
+        ("Detokenize", pb.DetokenizeRequest(model="other"), "NOT_FOUND", "'other'"),
+        ("Detokenize", pb.DetokenizeRequest(token_ids=[1, 300]), "INVALID_ARGUMENT", "300 at position 1"),
+    ],
+)
+async def test_wrong_tokens_are_refused(pod, rpc, request_, code, words):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await getattr(pod.inference, rpc)(request_, timeout=SECONDS)
+    assert caught.value.code() is grpc.StatusCode[code]
+    assert words in caught.value.details()
+
+
+async def test_model_info_tells_defaults_and_what_is_not_there(pod):
+    info = await pod.inference.GetModelInfo(pb.GetModelInfoRequest(), timeout=SECONDS)
+    assert (info.max_prompt_tokens, list(info.eos_token_ids), info.default_sampling.temperature) == (63, [0], 1.0)
+    assert list(info.unsupported_features) == ["embeddings", "lora", "speculation", "vision"]

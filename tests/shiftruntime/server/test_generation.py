@@ -95,11 +95,11 @@ async def test_a_refused_sibling_refuses_the_request_and_ends_the_others(fronten
 
 async def test_the_id_of_a_choice_is_taken_while_the_request_runs():
     flights = Flights()
-    with flights.enter(("r", "r/1")):
-        with pytest.raises(Refusal, match="'r/1' is in flight"), flights.enter(("r/1",)):
+    with flights.enter(("r", "r/1"), 0.0):
+        with pytest.raises(Refusal, match="'r/1' is in flight"), flights.enter(("r/1",), 0.0):
             pass
         assert len(flights) == 1
-    with flights.enter(("r/1",)):
+    with flights.enter(("r/1",), 0.0):
         assert len(flights) == 1
 
 
