@@ -105,11 +105,15 @@ class Scheduler:
         self._end(request)
         return True
 
-    def schedule(self, now: float = 0.0) -> Batch:
-        """The next batch, after ending what is past its deadline (``take_expired``); empty when nothing can run."""
+    def schedule(self, now: float = 0.0, budget: int | None = None) -> Batch:
+        """The next batch, after ending what is past its deadline (``take_expired``); empty when nothing can run.
+
+        It has at most ``budget`` tokens, never more than the limits allow.
+        """
         assert not self._in_flight, "a step is in flight"
         self._expire(now)
-        step = _Step(self.limits.max_batched_tokens)
+        largest = self.limits.max_batched_tokens
+        step = _Step(largest if budget is None else min(budget, largest))
         # Decodes first: a long prompt must not make those who already read wait.
         for request in sorted(self.running, key=lambda r: (r.missing > 1, r.importance)):
             if request in self.running and step.budget:  # not preempted for the sake of a more important one

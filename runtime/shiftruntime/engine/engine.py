@@ -43,6 +43,7 @@ from shiftruntime.engine.messages import (
     ToEngine,
 )
 from shiftruntime.engine.options import EngineOptions
+from shiftruntime.engine.pacing import step_budget
 from shiftruntime.engine.plans import plan_chunks
 from shiftruntime.engine.ranks import RankGroup
 from shiftruntime.engine.startup import Started, Startup
@@ -95,7 +96,9 @@ class Engine:
 
     def step(self) -> bool:
         """Run one step; False if there was nothing to do."""
-        batch = self.scheduler.schedule(time.monotonic())
+        options = self._options
+        budget = step_budget(self.scheduler, self.table, self.policy, options.tpot_target_seconds, options.block_size)
+        batch = self.scheduler.schedule(time.monotonic(), budget)
         for request in self.scheduler.take_expired():
             self._end(request, Finish.DEADLINE)
         if not batch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from shiftcore.layout import Gear
 from shiftcore.policy import Policy
@@ -18,6 +17,7 @@ class EngineOptions:
     base_gear: Gear
     dtype: str = "auto"
     exact: bool = False
+    require_manifest: bool = False  # refuse a model without a manifest; one that is there is always verified
     policy: Policy = INITIAL_POLICY
     max_num_seqs: int = 64
     max_batched_tokens: int = 2048
@@ -27,7 +27,7 @@ class EngineOptions:
     block_size: int = 16
     prefix_cache: bool = True
     calibrate: bool = True
-    calibration_file: Path | None = None  # costs are kept there and read back while they hold
+    calibration_file: str | None = None  # costs are kept there and read back while they hold
     tpot_target_seconds: float | None = None  # prefill chunks are cut so that a mixed step ends in time
     startup_timeout_seconds: float = 600.0
     step_timeout_seconds: float = 10.0  # a progress counter standing still this long fails the group

@@ -1,4 +1,4 @@
-"""From processes to a proven set of gears: start ranks → load → KV → warm → calibrate → self-check."""
+"""From processes to a proven set of gears: start ranks → verify → load → KV → warm → calibrate → self-check."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from shiftcore.costs import CostCurve
 from shiftcore.gears import GearTable
@@ -14,12 +15,14 @@ from shiftcore.layout import Gear, allowed_gears
 from shiftprotos import contract
 
 from shiftruntime.config import ModelConfig
+from shiftruntime.engine import calibration_file
 from shiftruntime.engine.calibration import CacheShape, calibrate, step_chunks
 from shiftruntime.engine.memory import available_bytes, check_weights_fit, kv_blocks
 from shiftruntime.engine.messages import PhaseUpdate, SelfCheckState
 from shiftruntime.engine.options import EngineOptions
 from shiftruntime.engine.ranks import RankGroup
 from shiftruntime.engine.self_check import self_check
+from shiftruntime.engine.verification import Verification
 from shiftruntime.errors import StartupError
 from shiftruntime.worker.messages import (
     Allocated,
@@ -38,6 +41,8 @@ from shiftruntime.worker.messages import (
 _DEFAULT_MODEL_LEN = 8192
 _CALIBRATION_SECONDS = 20.0
 _WARM_TOKENS = 32
+_VERIFY_TICK_SECONDS = 0.02
+_VERIFY_REPORT_SECONDS = 0.5
 
 Report = Callable[[PhaseUpdate], None]
 
@@ -66,19 +71,42 @@ class Startup:
 
     def run(self) -> Started:
         """Raises StartupError or RankError."""
-        with self._phase("ranks"):
-            self._ranks.wait_hello(self._left())
+        with Verification(self._options.model, self._options.require_manifest) as verification:
+            with self._phase("ranks"):
+                self._ranks.wait_hello(self._left())
+            self._verify(verification)
         opened = self._load()
         max_model_len = self._max_model_len(opened.config)
         num_blocks = self._kv(opened, max_model_len)
         with self._phase("warm"):
             self._warm(max_model_len, num_blocks)
-        table = GearTable(self._options.base_gear, self._measure(max_model_len, num_blocks))
+        table = GearTable(self._options.base_gear, self._costs(opened, max_model_len, num_blocks))
         with self._phase("self-check"):
             check = self._self_check(opened, max_model_len)
         if not check.passed:
             raise StartupError(contract.REASON_SELF_CHECK_FAILED, check.message)
         return Started(opened.config, opened.dtype, max_model_len, num_blocks, table, check)
+
+    def _verify(self, verification: Verification) -> None:
+        """Wait for the sums, which were begun with the ranks; a model without a manifest has no such phase."""
+        started = reported = time.monotonic()
+        while verification.running:
+            self._ranks.serve(_VERIFY_TICK_SECONDS)
+            now = time.monotonic()
+            if now - reported > _VERIFY_REPORT_SECONDS:
+                reported = now
+                self._report(
+                    PhaseUpdate("verify", now - started, verification.done_bytes, verification.total_bytes, done=False)
+                )
+            if not self._left():
+                raise StartupError(
+                    contract.REASON_START_TIMEOUT,
+                    f"the sums of {verification.done_bytes >> 20} of {verification.total_bytes >> 20} MiB were checked "
+                    f"when the start-up deadline of {self._options.startup_timeout_seconds:g} s passed",
+                )
+        verification.result()
+        if total := verification.total_bytes:
+            self._report(PhaseUpdate("verify", time.monotonic() - started, total, total, done=True))
 
     def _load(self) -> Opened:
         options, ranks = self._options, self._ranks
@@ -118,11 +146,20 @@ class Startup:
             for gear in self._gears:
                 self.run_chunks(gear, chunks)
 
-    def _measure(self, max_model_len: int, num_blocks: int) -> dict[Gear, CostCurve]:
-        if not self._options.calibrate:
+    def _costs(self, opened: Opened, max_model_len: int, num_blocks: int) -> calibration_file.Costs:
+        options = self._options
+        if not options.calibrate:
             return {}
+        provenance = calibration_file.Provenance.of(options, opened.config, opened.dtype, max_model_len)
         with self._phase("calibrate"):
-            return self.calibrate(max_model_len, num_blocks)
+            path = Path(options.calibration_file) if options.calibration_file else None
+            kept = calibration_file.read(path, provenance, self._gears) if path else None
+            if kept is not None:
+                return kept
+            costs = self.calibrate(max_model_len, num_blocks)
+            if path:
+                calibration_file.write(path, provenance, costs)
+            return costs
 
     def calibrate(self, max_model_len: int, num_blocks: int) -> dict[Gear, CostCurve]:
         return calibrate(

@@ -41,7 +41,7 @@ def build_parser(parser_class: type[argparse.ArgumentParser]) -> argparse.Argume
         prog="shift-runtime", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=formatter, allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"shift-runtime {version('shift-runtime')}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="serve", parser_class=parser_class)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=parser_class)
     serve = verbs.add_parser(
         "serve",
         help="serve one model",
@@ -51,6 +51,18 @@ def build_parser(parser_class: type[argparse.ArgumentParser]) -> argparse.Argume
         allow_abbrev=False,
     )
     serve.add_argument("model", metavar="MODEL", help="a .gguf file, or a folder with config.json and safetensors")
+    serve.add_argument(
+        "--require-manifest",
+        action="store_true",
+        help="refuse a model without sums of its files; where there are some, they are checked before serving anyway",
+    )
+    manifest = verbs.add_parser(
+        "manifest",
+        help="write the sums of a model's files",
+        description="Write SHA256SUMS into a model's folder, or FILE.sha256 beside a single file, as sha256sum has it.",
+        allow_abbrev=False,
+    )
+    manifest.add_argument("model", metavar="MODEL", help="a .gguf file or a folder, known to be good")
     _add_layout(serve)
     _add_engine(serve)
     _add_network(serve)
@@ -124,6 +136,19 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--kv-memory", metavar="SIZE", help="KV cache of each rank, for example 512Mi (default: from what is free)"
+    )
+    group.add_argument(
+        "--tpot-target-ms",
+        type=float,
+        metavar="MS",
+        help="cut prompts into chunks such that a step with decodes ends within MS milliseconds, in the gear in which "
+        "the chunk can be largest (default: chunks as large as --max-batched-tokens allows)",
+    )
+    group.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="keep the measured costs of the gears in this JSON file, and read them back at the next start if model, "
+        "options and machine are the same (default: measure at every start)",
     )
     group.add_argument(
         "--no-prefix-cache",

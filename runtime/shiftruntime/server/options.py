@@ -22,6 +22,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)(|[KMGT]i?)B?")
 _SIZE_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SIZE_UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate("KMGT", start=1)}
 MIN_KV_MEMORY_BYTES = 2**20
+MAX_TPOT_TARGET_MS = 60_000.0
 MAX_DRAIN_SECONDS = 3600.0
 
 
@@ -77,12 +78,15 @@ def parse(arguments: Sequence[str], variables: Mapping[str, str] | None = None) 
         base_gear=base_gear,
         dtype=_dtype(values.dtype, values.exact),
         exact=values.exact,
+        require_manifest=values.require_manifest,
         policy=_policy(values.policy, values.threshold, base_gear),
         max_num_seqs=values.max_num_seqs,
         max_batched_tokens=values.max_batched_tokens,
         max_model_len=values.max_model_len,
         kv_memory_bytes=_kv_memory(values.kv_memory),
         prefix_cache=values.prefix_cache,
+        calibration_file=values.calibration,
+        tpot_target_seconds=_tpot_target(values.tpot_target_ms),
     )
     if not 0 <= values.drain_seconds <= MAX_DRAIN_SECONDS:  # NaN compares false
         raise UsageError(f"--drain-seconds {values.drain_seconds:g} is outside 0..{MAX_DRAIN_SECONDS:g}")
@@ -101,6 +105,11 @@ def parse(arguments: Sequence[str], variables: Mapping[str, str] | None = None) 
         log_format=LogFormat(values.log_format),
         environment=environment,
     )
+
+
+def parse_manifest(arguments: Sequence[str]) -> str:
+    """The model of `shift-runtime manifest`; raises UsageError."""
+    return str(build_parser(_Parser).parse_args(arguments).model)
 
 
 def parse_size(text: str) -> int:
@@ -162,6 +171,14 @@ def _dtype(dtype: str, exact: bool) -> str:
     if dtype == "bfloat16":
         raise UsageError("--exact needs --dtype float32 or float64; bfloat16 cannot be bit-stable over gears")
     return "float32" if dtype == "auto" else dtype
+
+
+def _tpot_target(milliseconds: float | None) -> float | None:
+    if milliseconds is None:
+        return None
+    if not 0 < milliseconds <= MAX_TPOT_TARGET_MS:  # NaN compares false
+        raise UsageError(f"--tpot-target-ms {milliseconds:g} is outside (0, {MAX_TPOT_TARGET_MS:g}]")
+    return milliseconds / 1e3
 
 
 def _kv_memory(text: str | None) -> int | None:

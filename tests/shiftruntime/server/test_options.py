@@ -35,6 +35,7 @@ def test_everything_reaches_the_engine():
         *_words("--ranks 4 --base-gear sp2tp2 --dtype float64 --exact --policy auto --threshold 64 --max-num-seqs 7"),
         *_words("--max-batched-tokens 512 --max-model-len 1024 --kv-memory 512Mi --served-name g --host ::"),
         *_words("--port 1 --control-port 2 --ops-port 3 --drain-seconds 4.5 --no-reflection --log-format json"),
+        *_words("--tpot-target-ms 80 --calibration /var/costs.json"),
         SHIFT_CONTROL_TOKEN_FILE="/token",
         SHIFT_POD_NAME="pod-0",
         SHIFT_TERMINATION_LOG="",
@@ -44,6 +45,7 @@ def test_everything_reaches_the_engine():
     assert (engine.policy.threshold_tokens, engine.policy.generation) == (64, 0)
     assert (engine.max_num_seqs, engine.max_batched_tokens, engine.max_model_len) == (7, 512, 1024)
     assert engine.kv_memory_bytes == 512 * 2**20
+    assert (engine.tpot_target_seconds, engine.calibration_file) == (0.08, "/var/costs.json")
     assert (options.served_name, options.host, options.drain_seconds) == ("g", "::", 4.5)
     assert (options.port, options.control_port, options.ops_port, options.reflection) == (1, 2, 3, False)
     assert str(options.environment.control_token_file) == "/token"
@@ -154,3 +156,9 @@ def test_json_lines_carry_fields_and_the_pod():
 
 def test_text_lines_read_as_sentences():
     assert TextFormatter().format(record()).endswith("INFO    phase load")
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "60001"])
+def test_a_target_that_no_step_can_have_is_refused(value):
+    with pytest.raises(UsageError, match=r"--tpot-target-ms .* is outside \(0, 60000\]"):
+        serve(f"--tpot-target-ms={value}")
