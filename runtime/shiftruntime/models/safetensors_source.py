@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from shiftruntime.errors import model_damaged, model_not_found, model_unsupported
+from shiftruntime.errors import model_damaged, model_unsupported
 from shiftruntime.models import gemma2, gemma3, llama, qwen
 from shiftruntime.models.family import Family, Piece, token_ids
+from shiftruntime.models.safetensors_header import StoredTensor, read_json, stored_tensors
 from shiftruntime.models.shapes import tensor_shapes
 from shiftruntime.models.tokenizer import Tokenizer
 
@@ -23,8 +22,9 @@ FAMILIES |= dict.fromkeys(qwen.QWEN2_ARCHITECTURES, qwen.QWEN2_FAMILY)
 FAMILIES |= dict.fromkeys(qwen.QWEN3_ARCHITECTURES, qwen.QWEN3_FAMILY)
 FAMILIES |= dict.fromkeys(gemma2.ARCHITECTURES, gemma2.FAMILY)
 FAMILIES |= dict.fromkeys(gemma3.ARCHITECTURES, gemma3.FAMILY)
-_LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON header
-_MAX_HEADER_BYTES = 100_000_000
+_DTYPES = ("F64", "F32", "F16", "BF16")
+# Written by old converters, and computed by us: RoPE frequencies, and attention masks.
+_IGNORED_SUFFIXES = (".rotary_emb.inv_freq", ".self_attn.bias", ".self_attn.masked_bias")
 
 
 class SafetensorsSource:
@@ -32,39 +32,45 @@ class SafetensorsSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        raw = _read_json(path / "config.json", "a model folder needs it")
-        architectures = raw.get("architectures") or ["none"]
-        family = FAMILIES.get(architectures[0])
-        if family is None:
-            raise model_unsupported(
-                f"{path / 'config.json'}: architecture {architectures[0]!r}; supported: {', '.join(FAMILIES)}"
-            )
-        self._family = family
+        raw = read_json(path / "config.json", "a model folder needs it")
+        self._family = _family(raw, path)
         generation = path / "generation_config.json"
-        more_eos = token_ids(_read_json(generation, "").get("eos_token_id")) if generation.exists() else ()
-        config = family.read(raw, path / "config.json")
+        more_eos = token_ids(read_json(generation).get("eos_token_id")) if generation.exists() else ()
+        config = self._family.read(raw, path / "config.json")
         self.config = dataclasses.replace(config, eos_ids=tuple(dict.fromkeys(config.eos_ids + more_eos)))
-        self._files = _weight_files(path)
-        self._wanted = self._plan({name: file for file in self._files for name in _check_header(file)})
+        self._wanted = self._plan(stored_tensors(path))
 
-    def _plan(self, home: dict[str, Path]) -> dict[Path, list[tuple[str, str]]]:
+    def _plan(self, stored: dict[str, StoredTensor]) -> dict[Path, list[tuple[str, str]]]:
         """File → (canonical name, name in the file) of what to read from it."""
         wanted: dict[Path, list[tuple[str, str]]] = {}
         for canonical, shape in tensor_shapes(self.config).items():
             name = self._family.file_name(canonical)
-            if name not in home:
+            tensor = stored.pop(name, None)
+            if tensor is None:
                 raise model_damaged(f"{self.path}: tensor {name} with shape {shape} is in no safetensors file")
-            wanted.setdefault(home[name], []).append((canonical, name))
+            _check(tensor, name, shape)
+            wanted.setdefault(tensor.file, []).append((canonical, name))
+        self._refuse_rest(stored)
         return wanted
 
+    def _refuse_rest(self, stored: Mapping[str, StoredTensor]) -> None:
+        """A tensor that nobody reads (a bias, a scale, one more layer) would change what the model says."""
+        head = self._family.file_name("lm_head")  # some files repeat a tied embedding under this name
+        rest = [name for name in stored if not name.endswith(_IGNORED_SUFFIXES) and name != head]
+        if rest:
+            more = f" and {len(rest) - 1} more" if len(rest) > 1 else ""
+            raise model_unsupported(
+                f"{stored[rest[0]].file}: tensor {rest[0]}{more} has no meaning for {self.config.architecture} "
+                f"with this config.json; are both of the same model?"
+            )
+
     def pieces(self) -> Iterator[Piece]:
-        """All tensors, file by file; raises StartupError(ModelDamaged) for a wrong shape."""
-        shapes = tensor_shapes(self.config)
+        """All tensors, file by file; raises StartupError(ModelDamaged)."""
         for file, names in self._wanted.items():
             try:
                 with safe_open(file, framework="pt") as opened:
                     for canonical, name in names:
-                        yield Piece(canonical, 0, _checked(opened.get_tensor(name), shapes[canonical], name, file))
+                        yield Piece(canonical, 0, opened.get_tensor(name))
             except SafetensorError as error:
                 raise model_damaged(f"{file}: {error}") from error
 
@@ -72,54 +78,24 @@ class SafetensorsSource:
         return Tokenizer.from_folder(self.path)
 
 
-def _checked(tensor: Tensor, shape: tuple[int, ...], name: str, file: Path) -> Tensor:
-    if tuple(tensor.shape) != shape:
-        raise model_damaged(f"{file}: tensor {name} has shape {tuple(tensor.shape)}, expected {shape}")
-    return tensor
+def _family(raw: Mapping[str, Any], path: Path) -> Family:
+    architectures = raw.get("architectures")
+    name = architectures[0] if isinstance(architectures, list) and architectures else None
+    family = FAMILIES.get(str(name))
+    if family is None:
+        raise model_unsupported(f"{path / 'config.json'}: architecture {name!r}; supported: {', '.join(FAMILIES)}")
+    if raw.get("quantization_config"):
+        raise model_unsupported(
+            f"{path / 'config.json'}: quantization_config {raw['quantization_config']!r}; quantised safetensors are "
+            "not supported, give the checkpoint in bfloat16 or a GGUF file"
+        )
+    return family
 
 
-def _read_json(file: Path, why: str) -> dict[str, Any]:
-    try:
-        raw = json.loads(file.read_bytes())
-    except FileNotFoundError as error:
-        raise model_not_found(f"{file} does not exist; {why}") from error
-    except ValueError as error:
-        raise model_damaged(f"{file} is no JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise model_damaged(f"{file} holds no JSON object")
-    return raw
-
-
-def _weight_files(path: Path) -> tuple[Path, ...]:
-    index = path / "model.safetensors.index.json"
-    if index.exists():
-        weight_map = _read_json(index, "").get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise model_damaged(f"{index} has no weight_map")
-        files = tuple(path / Path(str(name)).name for name in sorted(set(weight_map.values())))
-    else:
-        files = tuple(sorted(path.glob("*.safetensors")))
-    if not files:
-        raise model_not_found(f"{path} holds no *.safetensors file")
-    for file in files:
-        if not file.exists():
-            raise model_damaged(f"{file} is named in {index.name} but does not exist")
-    return files
-
-
-def _check_header(file: Path) -> list[str]:
-    """Names of the tensors in a file; raises StartupError(ModelDamaged) if the file is shorter than it says."""
-    actual = file.stat().st_size
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
-        if not 0 < length <= min(_MAX_HEADER_BYTES, actual - _LENGTH_BYTES):
-            raise model_damaged(f"{file}: header of {length} bytes in a file of {actual} bytes")
-        try:
-            header = json.loads(opened.read(length))
-            spans = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
-            expected = _LENGTH_BYTES + length + max((end for _, end in spans.values()), default=0)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise model_damaged(f"{file}: unreadable header: {error}") from error
-    if actual != expected:
-        raise model_damaged(f"{file}: {actual} bytes, expected {expected}; it is truncated or damaged")
-    return list(spans)
+def _check(tensor: StoredTensor, name: str, shape: tuple[int, ...]) -> None:
+    if tensor.shape != shape:
+        raise model_damaged(f"{tensor.file}: tensor {name} has shape {tensor.shape}, expected {shape}")
+    if tensor.dtype not in _DTYPES:
+        raise model_unsupported(
+            f"{tensor.file}: tensor {name} has dtype {tensor.dtype}; supported: {', '.join(_DTYPES)}"
+        )

@@ -12,7 +12,8 @@ import gguf
 import numpy
 import pytest
 import torch
-from helpers.tiny_models import LoadedModel, save_gemma3, save_llama
+from helpers.tiny_families import save_gemma3, save_llama, save_mistral
+from helpers.tiny_models import LoadedModel
 from safetensors.torch import load_file, save_file
 from shiftcore.layout import Gear
 from shiftruntime.errors import StartupError
@@ -105,6 +106,120 @@ def test_weights_in_several_files(llama: Path) -> None:
     (llama / "model.safetensors").unlink()
     again = LoadedModel.load(llama, 2).weights
     assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def split(folder: Path, **extra: torch.Tensor) -> dict[str, Path]:
+    """The weights in two files with an index; ``extra`` tensors go to the second. Returns the files by name."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    files = {name: folder / f"model-{name}.safetensors" for name in ("a", "b")}
+    names = sorted(tensors)
+    parts = {"a": {n: tensors[n] for n in names[::2]}, "b": {n: tensors[n] for n in names[1::2]} | extra}
+    for name, part in parts.items():
+        save_file(part, files[name])
+    weight_map = {tensor: files[name].name for name, part in parts.items() for tensor in part}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return files
+
+
+def test_a_tensor_in_two_files_is_refused(llama: Path) -> None:
+    files = split(llama, **{"lm_head.weight": torch.ones(131, 48)})
+    refused(llama, "ModelDamaged", "lm_head.weight", str(files["a"]), str(files["b"]), "remove")
+
+
+def test_a_tensor_that_moved_to_another_file_of_the_index_is_found(llama: Path) -> None:
+    whole = LoadedModel.load(llama, 1).weights
+    files = split(llama)
+    a, b = load_file(files["a"]), load_file(files["b"])
+    b["lm_head.weight"] = a.pop("lm_head.weight")
+    save_file(a, files["a"])
+    save_file(b, files["b"])
+    assert torch.equal(LoadedModel.load(llama, 1).weights["lm_head"], whole["lm_head"])
+
+
+@pytest.mark.parametrize("index", ["{}", '{"weight_map": {}}', '{"weight_map": ["a"]}', '{"weight_map": {"a": [1]}}'])
+def test_an_index_without_a_map_is_refused(llama: Path, index: str) -> None:
+    (llama / "model.safetensors.index.json").write_text(index)
+    refused(llama, "ModelDamaged", "model.safetensors.index.json", "weight_map")
+
+
+def test_files_that_no_index_names_are_left_alone(llama: Path) -> None:
+    """Mistral's repositories carry the weights a second time, as consolidated.safetensors with other names."""
+    save_file({"output.weight": torch.ones(2)}, llama / "consolidated.safetensors")
+    LoadedModel.load(llama, 1)
+    split(llama)
+    LoadedModel.load(llama, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.int64], ids=str)
+def test_wrong_dtype(llama: Path, dtype: torch.dtype) -> None:
+    """An fp8 weight without its scale would load and say nonsense."""
+    edit_weights(llama, lambda tensors: tensors.update({"model.norm.weight": torch.ones(48).to(dtype)}))
+    refused(llama, "ModelUnsupported", "model.norm.weight", "dtype", "BF16")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_floats_of_any_width_are_converted(llama: Path, dtype: torch.dtype) -> None:
+    stored = load_file(llama / "model.safetensors")["model.layers.0.mlp.up_proj.weight"].to(dtype)
+    edit_weights(llama, lambda tensors: tensors.update({"model.layers.0.mlp.up_proj.weight": stored}))
+    assert torch.equal(LoadedModel.load(llama, 1).weights["layers.0.up"], stored.float())
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.0.self_attn.q_proj.bias", "model.layers.2.mlp.up_proj.weight", "model.norm.weight_scale"]
+)
+def test_extra_tensors_are_refused(llama: Path, name: str) -> None:
+    """A bias that config.json does not announce used to be left out, and the model said something else."""
+    edit_weights(llama, lambda tensors: tensors.update({name: torch.ones(48), "z": torch.ones(1)}))
+    refused(llama, "ModelUnsupported", name, "and 1 more", "LlamaForCausalLM")
+
+
+def test_extra_tensors_without_meaning_are_ignored(tmp_path: Path) -> None:
+    save_llama(tmp_path, tie_word_embeddings=True)
+    embedding = load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"].clone()
+    extra = {"lm_head.weight": embedding, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}
+    edit_weights(tmp_path, lambda tensors: tensors.update(extra))
+    LoadedModel.load(tmp_path, 1)
+
+
+def test_quantised_safetensors_are_refused_by_name(llama: Path) -> None:
+    edit_config(llama, lambda raw: raw.update(quantization_config={"quant_method": "awq"}))
+    refused(llama, "ModelUnsupported", "quantization_config", "awq", "GGUF")
+
+
+@pytest.mark.parametrize("kind", ["linear_attention", "chunked_attention"])
+def test_unknown_layer_types_are_refused(tmp_path: Path, kind: str) -> None:
+    """They used to be read as full attention."""
+    save_gemma3(tmp_path)
+    edit_config(tmp_path, lambda raw: raw["layer_types"].__setitem__(1, kind))
+    refused(tmp_path, "ModelUnsupported", f"layer type '{kind}'")
+
+
+def test_a_sliding_window_means_nothing_to_llama(llama: Path) -> None:
+    """It used to make every layer slide."""
+    edit_config(llama, lambda raw: raw.update(sliding_window=4))
+    assert open_model(llama).config.window(0) is None
+
+
+def test_the_window_of_an_early_mistral_is_in_its_code(tmp_path: Path) -> None:
+    save_mistral(tmp_path)
+    edit_config(tmp_path, lambda raw: raw.pop("sliding_window"))
+    assert open_model(tmp_path).config.window(0) == 4096
+    edit_config(tmp_path, lambda raw: raw.update(sliding_window=None))
+    assert open_model(tmp_path).config.window(0) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"num_attention_heads": 0}, "num_query_heads is 0"), ({"head_dim": "x"}, "head_dim"), ({"head_dim": 7}, "odd"),
+     ({"rms_norm_eps": None}, "rms_norm_eps"), ({"hidden_act": "relu"}, "activation 'relu'"),
+     ({"rope_parameters": 5}, "config.json")],
+)  # fmt: skip
+def test_senseless_values_are_refused(llama: Path, changes: dict[str, Any], words: str) -> None:
+    edit_config(llama, lambda raw: raw.update(changes))
+    with pytest.raises(StartupError) as refusal:
+        open_model(llama)
+    assert words in refusal.value.message
 
 
 def test_unknown_architecture(llama: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -130,6 +132,24 @@ def test_logprobs_agree_while_shifting(name: str, references: Callable[..., Refe
     model = references(name)
     steps = random_steps(model.sequences, allowed_gears(Gear(4, 1)), random.Random(9))
     model.check(run_steps(LoadedModel.load(model.folder, 4), steps, model.sequences).logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "trait", "without"),
+    [
+        ("gemma2", "attention_soft_cap", None), ("gemma2", "logit_soft_cap", None), ("gemma3", "sliding_layers", ()),
+        ("gemma3", "attention_scale", None), ("gemma3-rope-by-layer-type", "rope_scaling_local", None),
+        ("yarn-rope-in-full", "rope_scaling", None), ("llama3-rope", "rope_scaling", None),
+    ],
+)  # fmt: skip
+def test_each_trait_is_seen(name: str, trait: str, without: object, references: Callable[..., Reference]) -> None:
+    """The oracle would notice a trait that is left out."""
+    model = references(name)
+    loaded = LoadedModel.load(model.folder, 1)
+    source = SimpleNamespace(config=dataclasses.replace(loaded.source.config, **{trait: without}))
+    changed = dataclasses.replace(loaded, source=source)
+    run = run_steps(changed, one_step_each(model.sequences, Gear(1, 1)), model.sequences)
+    assert largest_difference(run.logits, model.expected) > 100 * MAX_DIFFERENCE
 
 
 def test_a_wrong_head_order_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
