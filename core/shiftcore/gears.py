@@ -52,9 +52,9 @@ class GearTable:
 def choose(tokens: int, table: GearTable, policy: Policy) -> Gear:
     """The gear for a step of ``tokens`` tokens (paper: algorithm 2, with a measured table for its constant).
 
-    A pinned gear or mode wins; then the policy's threshold; then the cheapest of the tp gear and the gears that beat it
-    beyond doubt at this size; without any such gear the default threshold, because a table inside its own noise says
-    nothing.
+    A pinned gear or mode wins; then the policy's threshold; then, within the policy's bounds, the cheapest of the tp
+    gear and the gears that beat it beyond doubt at this size; without any such gear the default threshold, because a
+    table inside its own noise says nothing.
     """
     if policy.gear is not None:
         return Gear.parse(policy.gear)
@@ -62,11 +62,29 @@ def choose(tokens: int, table: GearTable, policy: Policy) -> Gear:
         return table.latency
     if policy.mode is Mode.THROUGHPUT:
         return table.base
-    if policy.threshold_tokens is None and table.worth_from:
-        worthy = [gear for gear, first in table.worth_from.items() if tokens >= first]
-        return min([table.latency, *worthy], key=lambda gear: table.costs[gear].seconds(tokens))
-    limit = policy.threshold_tokens or DEFAULT_THRESHOLD_TOKENS
-    return table.latency if tokens <= limit else table.base
+    if not _is_measured(table, policy):
+        return table.latency if tokens <= _fixed_threshold(policy) else table.base
+    low, high = policy.bounds
+    if tokens <= low:
+        return table.latency
+    worthy = [gear for gear, first in table.worth_from.items() if tokens >= first]
+    if tokens <= high:
+        worthy.insert(0, table.latency)  # first, so that it wins a tie
+    return min(worthy, key=lambda gear: table.costs[gear].seconds(tokens), default=table.base)
+
+
+def _is_measured(table: GearTable, policy: Policy) -> bool:
+    """Whether the table decides, and not one number."""
+    return policy.threshold_tokens is None and bool(table.worth_from)
+
+
+def _fixed_threshold(policy: Policy) -> int:
+    return policy.threshold_tokens or _bounded(DEFAULT_THRESHOLD_TOKENS, policy)
+
+
+def _bounded(threshold: int, policy: Policy) -> int:
+    low, high = policy.bounds
+    return min(max(threshold, low), high)
 
 
 def shift_points(table: GearTable, policy: Policy) -> tuple[int, ...]:
@@ -77,9 +95,10 @@ def shift_points(table: GearTable, policy: Policy) -> tuple[int, ...]:
     """
     if policy.gear is not None or policy.mode is not Mode.AUTO:
         return ()
-    if policy.threshold_tokens is None and table.worth_from:
-        return tuple(sorted({first - 1 for first in table.worth_from.values()}))
-    return (policy.threshold_tokens or DEFAULT_THRESHOLD_TOKENS,)
+    if not _is_measured(table, policy):
+        return (_fixed_threshold(policy),)
+    low, high = policy.bounds
+    return tuple(sorted({low, high, *(first - 1 for first in table.worth_from.values())}))
 
 
 def threshold_in_use(table: GearTable, policy: Policy) -> tuple[int | None, ThresholdSource]:
@@ -89,5 +108,5 @@ def threshold_in_use(table: GearTable, policy: Policy) -> tuple[int | None, Thre
     if policy.threshold_tokens is not None:
         return policy.threshold_tokens, ThresholdSource.POLICY
     if table.worth_from:
-        return min(table.worth_from.values()) - 1, ThresholdSource.CALIBRATION
-    return DEFAULT_THRESHOLD_TOKENS, ThresholdSource.DEFAULT
+        return _bounded(min(table.worth_from.values()) - 1, policy), ThresholdSource.CALIBRATION
+    return _bounded(DEFAULT_THRESHOLD_TOKENS, policy), ThresholdSource.DEFAULT

@@ -27,19 +27,30 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True)
 class Policy:
-    """Mode, optional threshold in tokens per step, optional pinned gear (wins over mode), and a generation."""
+    """Mode, optional threshold in tokens per step, optional pinned gear (wins over mode), and a generation.
+
+    Bounds keep a threshold that is measured where an operator of the pods trusts it: steps of at most
+    ``min_threshold_tokens`` always run the tp gear, steps of more than ``max_threshold_tokens`` never do.
+    """
 
     mode: Mode = Mode.AUTO
     threshold_tokens: int | None = None
     gear: str | None = None
     generation: int = 0
+    min_threshold_tokens: int | None = None
+    max_threshold_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        threshold = self.threshold_tokens
-        if threshold is not None and not MIN_THRESHOLD_TOKENS <= threshold <= MAX_THRESHOLD_TOKENS:
-            raise PolicyError(
-                f"threshold {threshold} is outside {MIN_THRESHOLD_TOKENS}..{MAX_THRESHOLD_TOKENS} tokens per step"
-            )
+        for threshold in (self.threshold_tokens, self.min_threshold_tokens, self.max_threshold_tokens):
+            if threshold is not None and not MIN_THRESHOLD_TOKENS <= threshold <= MAX_THRESHOLD_TOKENS:
+                raise PolicyError(
+                    f"threshold {threshold} is outside {MIN_THRESHOLD_TOKENS}..{MAX_THRESHOLD_TOKENS} tokens per step"
+                )
+        low, high = self.bounds
+        if low > high:
+            raise PolicyError(f"the bounds of the threshold exclude each other: at least {low} and at most {high}")
+        if self.threshold_tokens is not None and not low <= self.threshold_tokens <= high:
+            raise PolicyError(f"threshold {self.threshold_tokens} is outside its bounds {low}..{high}")
         if self.generation < 0:
             raise PolicyError(f"generation {self.generation} is negative")
         if self.gear is not None:
@@ -47,6 +58,11 @@ class Policy:
                 Gear.parse(self.gear)
             except LayoutError as error:
                 raise PolicyError(str(error)) from error
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Of a threshold that is measured; as wide as can be when none are set."""
+        return self.min_threshold_tokens or 0, self.max_threshold_tokens or MAX_THRESHOLD_TOKENS
 
 
 def accept(current: Policy, new: Policy, gears: tuple[Gear, ...]) -> Policy:

@@ -45,6 +45,11 @@ THREE = GearTable(
         ("three gears", Policy(), THREE, (1, TP4), (256, SP2TP2), (4096, SP4)),
         ("threshold of three", Policy(threshold_tokens=16), THREE, (1, TP4), (16, TP4), (17, SP4)),
         ("one gear", Policy(), GearTable(TP2, {}), (1, TP2), (256, TP2), (4096, TP2)),
+        ("at least", Policy(min_threshold_tokens=300), CROSSING, (256, TP2), (300, TP2), (301, SP2)),
+        ("at most", Policy(max_threshold_tokens=20), CROSSING, (16, TP2), (20, TP2), (21, SP2)),
+        ("at most, three", Policy(max_threshold_tokens=9), THREE, (9, TP4), (10, SP4), (16, SP2TP2)),
+        ("at least, default", Policy(min_threshold_tokens=999), NOISY, (1, TP2), (999, TP2), (1000, SP2)),
+        ("at most, default", Policy(max_threshold_tokens=9), UNMEASURED, (1, TP2), (9, TP2), (10, SP2)),
     ],
 )
 def test_choice(
@@ -111,16 +116,19 @@ def test_threshold_in_use(policy: Policy, table: GearTable, expected: tuple[int 
 COSTS = st.lists(st.floats(0.001, 1), min_size=4, max_size=4)
 
 
-@given(COSTS, COSTS, st.one_of(st.none(), st.integers(1, 5000)), st.integers(1, 4096))
+BOUNDS = st.tuples(st.none() | st.integers(1, 5000), st.none() | st.integers(1, 5000)).filter(
+    lambda pair: None in pair or pair[0] <= pair[1]
+)
+
+
+@given(COSTS, COSTS, st.none() | st.integers(1, 5000), BOUNDS, st.integers(1, 6000))
 def test_the_threshold_explains_the_choice(
-    tp: list[float], sp: list[float], threshold: int | None, tokens: int
+    tp: list[float], sp: list[float], threshold: int | None, bounds: tuple[int | None, int | None], tokens: int
 ) -> None:
     table = GearTable(SP2, {TP2: curve(tuple(tp)), SP2: curve(tuple(sp))})
-    policy = Policy(threshold_tokens=threshold)
-    limit, source = threshold_in_use(table, policy)
+    policy = Policy(threshold_tokens=threshold) if threshold else Policy(Mode.AUTO, None, None, 0, *bounds)
+    limit, _ = threshold_in_use(table, policy)
     assert limit is not None
-    gear = choose(tokens, table, policy)
-    if source is ThresholdSource.CALIBRATION:
-        assert gear == (TP2 if tokens <= limit else SP2)
-    else:
-        assert gear == (TP2 if tokens <= limit else SP2)
+    assert choose(tokens, table, policy) == (TP2 if tokens <= limit else SP2)
+    low, high = policy.bounds
+    assert low <= limit <= high

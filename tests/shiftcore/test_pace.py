@@ -35,6 +35,7 @@ def tables(draw: st.DrawFn) -> GearTable:
 
 policies = st.one_of(
     st.builds(Policy, mode=st.sampled_from(list(Mode)), threshold_tokens=st.none() | st.integers(1, 300)),
+    st.builds(Policy, min_threshold_tokens=st.integers(1, 100), max_threshold_tokens=st.integers(100, 300)),
     st.builds(Policy, gear=st.sampled_from(["tp4", "sp2tp2", "sp4"])),
 )
 mixes = st.builds(Mix, st.integers(0, 40), st.integers(0, 5_000), st.integers(0, 200))

@@ -58,3 +58,17 @@ def test_senseless_policies_are_refused() -> None:
         Policy(generation=-1)
     with pytest.raises(PolicyError, match="'fast' is no gear"):
         Policy(gear="fast")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "sentence"),
+    [
+        ({"min_threshold_tokens": 0}, "threshold 0 is outside"),
+        ({"max_threshold_tokens": MAX_THRESHOLD_TOKENS + 1}, "is outside"),
+        ({"min_threshold_tokens": 9, "max_threshold_tokens": 8}, "at least 9 and at most 8"),
+        ({"min_threshold_tokens": 9, "threshold_tokens": 8}, "threshold 8 is outside its bounds 9"),
+    ],
+)
+def test_bounds_that_cannot_hold_are_refused(bounds: dict[str, int], sentence: str) -> None:
+    with pytest.raises(PolicyError, match=sentence):
+        Policy(**bounds)  # type: ignore[arg-type]

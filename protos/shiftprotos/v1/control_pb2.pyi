@@ -33,16 +33,20 @@ THRESHOLD_SOURCE_DEFAULT: ThresholdSource
 THRESHOLD_SOURCE_PINNED: ThresholdSource
 
 class Policy(_message.Message):
-    __slots__ = ("mode", "threshold_tokens", "generation", "gear")
+    __slots__ = ("mode", "threshold_tokens", "generation", "gear", "min_threshold_tokens", "max_threshold_tokens")
     MODE_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_TOKENS_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     GEAR_FIELD_NUMBER: _ClassVar[int]
+    MIN_THRESHOLD_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_THRESHOLD_TOKENS_FIELD_NUMBER: _ClassVar[int]
     mode: PolicyMode
     threshold_tokens: int
     generation: int
     gear: str
-    def __init__(self, mode: _Optional[_Union[PolicyMode, str]] = ..., threshold_tokens: _Optional[int] = ..., generation: _Optional[int] = ..., gear: _Optional[str] = ...) -> None: ...
+    min_threshold_tokens: int
+    max_threshold_tokens: int
+    def __init__(self, mode: _Optional[_Union[PolicyMode, str]] = ..., threshold_tokens: _Optional[int] = ..., generation: _Optional[int] = ..., gear: _Optional[str] = ..., min_threshold_tokens: _Optional[int] = ..., max_threshold_tokens: _Optional[int] = ...) -> None: ...
 
 class CostPoint(_message.Message):
     __slots__ = ("tokens", "median_seconds", "spread_seconds", "samples")

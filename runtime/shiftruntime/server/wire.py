@@ -34,7 +34,14 @@ def policy_from_wire(message: control.Policy) -> Policy:
     if mode is None:
         raise _invalid_policy(f"policy mode {message.mode} is unknown; use AUTO, LATENCY or THROUGHPUT")
     try:
-        return Policy(mode, message.threshold_tokens or None, message.gear or None, message.generation)
+        return Policy(
+            mode,
+            message.threshold_tokens or None,
+            message.gear or None,
+            message.generation,
+            message.min_threshold_tokens or None,
+            message.max_threshold_tokens or None,
+        )
     except PolicyError as error:
         raise _invalid_policy(str(error)) from error
 
@@ -45,6 +52,8 @@ def policy_to_wire(policy: Policy) -> control.Policy:
         threshold_tokens=policy.threshold_tokens or 0,
         generation=policy.generation,
         gear=policy.gear or "",
+        min_threshold_tokens=policy.min_threshold_tokens or 0,
+        max_threshold_tokens=policy.max_threshold_tokens or 0,
     )
 
 
