@@ -11,17 +11,20 @@ from shiftprotos import contract
 
 from shiftruntime import log
 from shiftruntime.engine.client import EngineClient
-from shiftruntime.server import termination, text_source
+from shiftruntime.server import manifest_command, termination, text_source
 from shiftruntime.server.app import serve
-from shiftruntime.server.options import Environment, UsageError, parse
+from shiftruntime.server.options import Environment, UsageError, parse, parse_manifest
 
 EXIT_USAGE = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a drain, 1 for a failure, 2 for a wrong command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        options = parse(sys.argv[1:] if arguments is None else arguments)
+        if arguments[:1] == ["manifest"]:
+            return manifest_command.write(parse_manifest(arguments))
+        options = parse(arguments)
     except UsageError as error:
         print(f"shift-runtime: error: {error}\nTry 'shift-runtime serve --help'.", file=sys.stderr)
         path = Environment.of(os.environ).termination_log

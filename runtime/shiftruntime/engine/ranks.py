@@ -130,6 +130,10 @@ class RankGroup:
                 )
         return min(dones, key=lambda done: done.generation)
 
+    def serve(self, timeout_seconds: float) -> None:
+        """Handle what arrives while the ranks have nothing to do; raises RankError."""
+        self._pump(timeout_seconds)
+
     def collect(
         self,
         answer: type[R],

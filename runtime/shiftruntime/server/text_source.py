@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shiftruntime.models.generation_config import GenerationDefaults, load_generation_defaults
+from shiftruntime.models.manifest import verify
 from shiftruntime.models.token_bytes import StreamDecoder
 from shiftruntime.models.tokenizer import Tokenizer, load_tokenizer
 
@@ -35,4 +36,5 @@ class TokenizerText:
 
 def load(model: str) -> TokenizerText:
     """Raises StartupError. Reads the whole vocabulary: seconds for a large one, so call it in a thread."""
+    verify(model, weights=False)  # a damaged tokenizer is called damaged, not strange; the engine checks the rest
     return TokenizerText(load_tokenizer(model), load_generation_defaults(model))
