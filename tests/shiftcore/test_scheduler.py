@@ -265,6 +265,16 @@ def test_a_block_is_offered_only_when_its_step_is_complete() -> None:
     assert second.blocks[2] != batch[0].request.blocks[2]
 
 
+def test_a_block_that_was_computed_in_part_is_not_offered() -> None:
+    scheduler = make(budget=6)
+    scheduler.add(shared("first", 12))
+    assert step(scheduler) == ["first:6"]
+    scheduler.abort("first")
+    scheduler.add(second := shared("second", 12))
+    step(scheduler)
+    assert second.cached_tokens == 4
+
+
 @pytest.mark.parametrize(
     ("changes", "cached"),
     [({"tenant": "a"}, 16), ({"tenant": "b"}, 0), ({}, 0), ({"tenant": "a", "skip_cache_read": True}, 0)],

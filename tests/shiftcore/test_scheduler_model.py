@@ -47,17 +47,17 @@ LAYOUTS = ((4, 4, Gear(2, 1)), (4, 2, Gear(4, 1)), (6, 2, Gear(6, 1)), (8, 1, Ge
 # Few beginnings, so that prefixes meet.
 PROMPTS = st.builds(
     lambda length, tail: tuple(range(1, length + 1)) + tuple(tail),
-    st.integers(0, 22),
-    st.lists(st.integers(1, 3), max_size=4),
+    st.sampled_from((16, 13, 12, 9, 8, 8, 4, 3, 1, 20, 0)),
+    st.one_of(st.just([]), st.lists(st.integers(1, 3), max_size=5)),
 )
 
 
 def next_token(tokens: list[int]) -> int:
-    """A stand-in for the model: the token depends on every token before it. About one in eleven stops."""
+    """A stand-in for the model: the token depends on every token before it. About one in 23 stops."""
     value = 7
     for token in tokens:
         value = (31 * value + token + 1) % 1009
-    return value % 11
+    return value % 23
 
 
 def generation(prompt: tuple[int, ...], max_tokens: int) -> list[int]:
@@ -88,10 +88,12 @@ class Ranks:
 
     def run(self, gear: Gear, batch: Batch) -> dict[str, int]:
         rows = [(chunk, position) for chunk in batch for position in range(chunk.start, chunk.end)]
+        for chunk in batch:
+            self._read(chunk, 0, chunk.start)  # of earlier steps: none may need what a neighbour computes in this one
         for rank in range(self.layout.ranks):
             self._write(gear, rank, rows)
         for chunk in batch:
-            self._read(chunk)
+            self._read(chunk, chunk.start, chunk.end)
         return {chunk.request.id: next_token(chunk.request.tokens) for chunk in batch if chunk.samples}
 
     def _write(self, gear: Gear, rank: int, rows: list[tuple[Chunk, int]]) -> None:
@@ -106,11 +108,11 @@ class Ranks:
                     for group, table in enumerate(chunk.request.tables):
                         self.slots[member, group, slot(table, position), projected[i]] = content
 
-    def _read(self, chunk: Chunk) -> None:
+    def _read(self, chunk: Chunk, start: int, end: int) -> None:
         for rank in range(self.layout.ranks):
             for group, (window, table) in enumerate(zip(self.windows, chunk.request.tables, strict=True)):
-                first = 0 if window is None else max(0, chunk.start + 1 - window)
-                for position in range(first, chunk.end):
+                seen = 0 if window is None else chunk.start + 1 - window
+                for position in range(max(start, seen), end):
                     for head in self.layout.kv_range(rank):
                         found = self.slots.get((rank, group, slot(table, position), head))
                         assert found == content_of(chunk.request, position), (
@@ -132,20 +134,20 @@ class Traffic(RuleBasedStateMachine):
     """Requests come, run, meet deadlines and are aborted at any moment, also while a step is in flight."""
 
     @initialize(
-        max_num_seqs=st.integers(1, 5),
-        budget=st.integers(1, 24),
-        waiting=st.integers(1, 6),
-        extra=st.integers(0, 10),
+        max_num_seqs=st.sampled_from((3, 5, 2, 1)),
+        budget=st.sampled_from((16, 24, 8, 5, 3, 1)),
+        waiting=st.sampled_from((8, 4, 2, 1)),
+        blocks=st.sampled_from((6, 7, 8, 12, 3)),  # per layer group
         windows=st.sampled_from(WINDOWS),
         layout=st.sampled_from(LAYOUTS),
         prefix_cache=st.sampled_from((True, True, True, False)),
     )
     def begin(
-        self, max_num_seqs: int, budget: int, waiting: int, extra: int, windows: tuple[int | None, ...],
+        self, max_num_seqs: int, budget: int, waiting: int, blocks: int, windows: tuple[int | None, ...],
         layout: tuple[int, int, Gear], prefix_cache: bool,
     ) -> None:  # fmt: skip
         self.limits = Limits(max_num_seqs, budget, MAX_MODEL_LEN, waiting, prefix_cache)
-        self.scheduler = Scheduler(self.limits, BlockPool(3 * len(windows) + extra, BLOCK_SIZE), windows)
+        self.scheduler = Scheduler(self.limits, BlockPool(blocks * len(windows), BLOCK_SIZE), windows)
         query_heads, kv_heads, base = layout
         self.ranks = Ranks(HeadLayout(query_heads, kv_heads, base.ranks), windows)
         self.gears, self.policy = GearTable(base, {}), Policy(threshold_tokens=6)
@@ -157,7 +159,8 @@ class Traffic(RuleBasedStateMachine):
         self.ends: Counter[Request] = Counter()
 
     @rule(
-        name=st.sampled_from(NAMES), prompt=PROMPTS, n=st.integers(0, 12), tenant=st.sampled_from(TENANTS),
+        name=st.sampled_from(NAMES), prompt=PROMPTS, n=st.sampled_from((12, 8, 5, 2, 1, 0)),
+        tenant=st.sampled_from(TENANTS),
         priority=st.sampled_from((0, 0, 0, 1, -1)), seconds=st.sampled_from((None, None, None, 0.0, 2.0, 9.0)),
         skip_cache_read=st.sampled_from((False, False, False, True)),
     )  # fmt: skip
@@ -172,6 +175,14 @@ class Traffic(RuleBasedStateMachine):
                 skip_cache_read=skip_cache_read,
             )
         )  # fmt: skip
+
+    @rule(prompts=st.lists(PROMPTS, min_size=2, max_size=6), n=st.integers(8, 16), priority=st.sampled_from((0, 0, 1)))
+    def burst(self, prompts: list[tuple[int, ...]], n: int, priority: int) -> None:
+        """Long ones of one tenant at once: what small pools cannot hold together."""
+        for prompt in prompts:
+            name = next(letter for letter in (*NAMES, *map(str, range(20))) if letter not in self.live)
+            n = min(n, self.longest - 1)
+            self._add(Request(name, prompt[: self.longest - n], n, frozenset({STOP}), self.now, None, "x", priority))
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), name=st.sampled_from(NAMES), priority=st.sampled_from((0, 0, 1)))
@@ -292,6 +303,16 @@ class Traffic(RuleBasedStateMachine):
         self.batch = ()
         for request, token, finish in outputs:
             self._yielded(request, token, finish)
+
+    @precondition(lambda self: not self.batch)
+    @rule(steps=st.integers(1, 6))
+    def run(self, steps: int) -> None:
+        """Some whole steps, so that examples come far."""
+        for _ in range(steps):
+            self.now += 0.2
+            self.schedule()
+            if self.batch:
+                self.complete()
 
     def _yielded(self, request: Request, token: int, finish: Finish | None) -> None:
         assert self.live.get(request.id) is request, "output of a request that has ended"
