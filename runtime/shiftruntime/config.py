@@ -16,15 +16,18 @@ Activation = Literal["silu", "gelu_tanh"]
 class RopeScaling:
     """How the inverse frequencies are stretched for long contexts."""
 
-    kind: Literal["linear", "llama3", "yarn"]
+    kind: Literal["linear", "llama3", "yarn", "factors"]
     factor: float
     low_freq_factor: float = 1.0  # llama3 only, as the next
     high_freq_factor: float = 4.0
     original_max_position: int = 8192  # llama3 and yarn
-    beta_fast: float = 32.0  # yarn only, as all below: turns in the original context above which nothing is stretched
+    beta_fast: float = (
+        32.0  # yarn only, as the next three: turns in the original context above which nothing is stretched
+    )
     beta_slow: float = 1.0  # turns below which everything is
     truncate: bool = True  # the ends of the blend are whole dimensions
     attention_factor: float = 1.0  # on cos and sin
+    factors: tuple[float, ...] = ()  # factors only: what divides each frequency, [head_dim / 2]
 
     def __post_init__(self) -> None:
         positive = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position", "beta_fast", "beta_slow",
@@ -37,6 +40,23 @@ class RopeScaling:
                 f"RoPE scaling llama3: low_freq_factor {self.low_freq_factor} is not below "
                 f"high_freq_factor {self.high_freq_factor}"
             )
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The sparse layers of a mixture of experts: a router sends each token to a few of many small FFNs."""
+
+    count: int
+    per_token: int
+    intermediate_size: int  # of one expert
+    sparse_layers: tuple[bool, ...]  # per layer; the others have one dense FFN
+    normalised: bool = True  # a token's weights are scaled to the sum 1
+
+    def __post_init__(self) -> None:
+        if self.intermediate_size < 1:
+            raise model_unsupported(f"experts of intermediate size {self.intermediate_size}; it must be positive")
+        if not 1 <= self.per_token <= self.count:
+            raise model_unsupported(f"{self.per_token} experts per token, but there are {self.count} experts")
 
 
 @dataclass(frozen=True)
@@ -71,6 +91,7 @@ class ModelConfig:
     attention_bias: bool = False  # of q, k and v
     output_bias: bool = False  # of the projection after attention
     mlp_bias: bool = False
+    experts: Experts | None = None  # None: every layer is dense
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
     add_bos: bool = False
@@ -85,6 +106,10 @@ class ModelConfig:
         if self.sliding_layers and len(self.sliding_layers) != self.num_layers:
             raise model_unsupported(
                 f"{self.architecture}: {len(self.sliding_layers)} layer types for {self.num_layers} layers"
+            )
+        if self.experts is not None and len(self.experts.sparse_layers) != self.num_layers:
+            raise model_unsupported(
+                f"{self.architecture}: {len(self.experts.sparse_layers)} sparse or dense layers for {self.num_layers}"
             )
         for name in ("attention_soft_cap", "logit_soft_cap"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
@@ -104,6 +129,14 @@ class ModelConfig:
         """Tokens that a query of this layer sees, its own included; None: all."""
         return self.sliding_window if self.slides(layer) else None
 
+    def is_sparse(self, layer: int) -> bool:
+        """Whether the layer has experts instead of one FFN."""
+        return self.experts is not None and self.experts.sparse_layers[layer]
+
+    @property
+    def has_dense_layers(self) -> bool:
+        return self.experts is None or not all(self.experts.sparse_layers)
+
     def heads(self, ranks: int) -> HeadLayout:
         """Raises StartupError(InvalidLayout)."""
         try:
@@ -115,8 +148,13 @@ class ModelConfig:
         return padded_vocabulary(self.vocab_size, ranks)
 
     def check_layout(self, ranks: int) -> None:
-        """Raises StartupError(InvalidLayout) with the numbers if the model does not divide over the ranks."""
+        """Raises StartupError(InvalidLayout) with the numbers if the model does not divide over the ranks.
+
+        Experts always do: each lies whole on one rank, and with fewer experts than ranks some ranks own none.
+        """
         self.heads(ranks)
+        if not self.has_dense_layers:
+            return
         try:
             shard(self.intermediate_size, ranks, 0, "intermediate_size (FFN)")
         except LayoutError as error:

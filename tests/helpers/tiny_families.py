@@ -20,27 +20,27 @@ _GEMMA: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 1, "s
 def save_llama(folder: Path, seed: int = 0, **overrides: Any) -> transformers.PreTrainedModel:
     """A Llama with grouped queries; returns the Hugging Face model."""
     config = transformers.LlamaConfig(**(_SHAPE | overrides), attn_implementation="eager")
-    return _save(transformers.LlamaForCausalLM, config, folder, seed)
+    return save_random(transformers.LlamaForCausalLM, config, folder, seed)
 
 
 def save_mistral(folder: Path, seed: int = 0, **overrides: Any) -> transformers.PreTrainedModel:
     """A Mistral whose layers all slide, with a window shorter than the tests' sequences."""
     values = _SHAPE | {"num_key_value_heads": 2, "sliding_window": 9}
     config = transformers.MistralConfig(**(values | overrides), attn_implementation="eager")
-    return _save(transformers.MistralForCausalLM, config, folder, seed)
+    return save_random(transformers.MistralForCausalLM, config, folder, seed)
 
 
 def save_qwen2(folder: Path, seed: int = 0, **overrides: Any) -> transformers.PreTrainedModel:
     """A Qwen 2; its heads are hidden size / heads wide."""
     values = {key: value for key, value in _SHAPE.items() if key != "head_dim"}
     config = transformers.Qwen2Config(**(values | overrides), attn_implementation="eager")
-    return _save(transformers.Qwen2ForCausalLM, config, folder, seed)
+    return save_random(transformers.Qwen2ForCausalLM, config, folder, seed)
 
 
 def save_qwen3(folder: Path, seed: int = 0, **overrides: Any) -> transformers.PreTrainedModel:
     """A Qwen 3."""
     config = transformers.Qwen3Config(**(_SHAPE | overrides), attn_implementation="eager")
-    return _save(transformers.Qwen3ForCausalLM, config, folder, seed)
+    return save_random(transformers.Qwen3ForCausalLM, config, folder, seed)
 
 
 def save_gemma2(folder: Path, seed: int = 0, **overrides: Any) -> transformers.PreTrainedModel:
@@ -48,19 +48,20 @@ def save_gemma2(folder: Path, seed: int = 0, **overrides: Any) -> transformers.P
     caps = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 20}
     values = _SHAPE | _GEMMA | {"num_hidden_layers": 4} | caps
     config = transformers.Gemma2Config(**(values | overrides), attn_implementation="eager")
-    return _save(transformers.Gemma2ForCausalLM, config, folder, seed)
+    return save_random(transformers.Gemma2ForCausalLM, config, folder, seed)
 
 
 def save_gemma3(folder: Path, seed: int = 0, **overrides: Any) -> transformers.PreTrainedModel:
     """A Gemma 3 with one kv head, a window shorter than the tests' sequences and two full layers among six."""
     values = _SHAPE | _GEMMA | {"num_hidden_layers": 6, "sliding_window_pattern": 3, "query_pre_attn_scalar": 20}
     config = transformers.Gemma3TextConfig(**(values | overrides), attn_implementation="eager")
-    return _save(transformers.Gemma3ForCausalLM, config, folder, seed)
+    return save_random(transformers.Gemma3ForCausalLM, config, folder, seed)
 
 
-def _save(
+def save_random(
     model_class: type[transformers.PreTrainedModel], config: transformers.PreTrainedConfig, folder: Path, seed: int
 ) -> transformers.PreTrainedModel:
+    """A model of this configuration with every weight drawn anew, saved with a tokenizer."""
     torch.manual_seed(seed)
     model = model_class(config).float().eval()
     with torch.no_grad():

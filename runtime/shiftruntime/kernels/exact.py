@@ -16,7 +16,8 @@ from torch import Tensor
 
 from shiftruntime.config import Activation, ModelConfig
 from shiftruntime.errors import invalid_layout
-from shiftruntime.kernels.ops import AttentionPlan, Chunk, Reducer, token_slots, write_slots
+from shiftruntime.kernels.ops import AttentionPlan, Chunk, ExpertWeights, Reducer, token_slots, write_slots
+from shiftruntime.kernels.routing import assigned, largest
 
 LEAF_COUNTS = (24, 16)  # leaves of a sharded K: the first count that divides it
 _FUNCTION_BLOCK = 1024  # elements; a multiple of every vector width, below torch's threshold for threads
@@ -36,7 +37,9 @@ class ExactOps:
     name = "exact"
 
     def check_model(self, config: ModelConfig, ranks: int) -> None:
-        sharded = {"attention output": config.num_query_heads * config.head_dim, "FFN": config.intermediate_size}
+        sharded = {"attention output": config.num_query_heads * config.head_dim}
+        if config.has_dense_layers:  # an expert lies whole on one rank, so that its K is not cut
+            sharded["FFN"] = config.intermediate_size
         for what, K in sharded.items():
             count = leaf_count(K)
             if count is None or count % ranks:
@@ -79,6 +82,24 @@ class ExactOps:
 
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
         return _in_blocks(torch.tanh, x / cap) * cap
+
+    def route(self, logits: Tensor, per_token: int, normalised: bool) -> tuple[Tensor, Tensor]:
+        grown = self.exp(logits - logits.amax(-1, keepdim=True))
+        ids, weights = largest(grown / _tree_sum(grown)[:, None], per_token)
+        return ids, weights / _tree_sum(weights)[:, None] if normalised else weights
+
+    def run_experts(self, x: Tensor, ids: Tensor, weights: Tensor, w: ExpertWeights, activation: Activation) -> Tensor:
+        """[rows, per token, hidden]: apart, and zero where the expert is not of ``w``: adding these rounds nothing."""
+        out = x.new_zeros((*ids.shape, x.shape[1]))
+        for expert, rows, places in assigned(ids, w.first, len(w.gate)):
+            some = x[rows]
+            gate, up = self.linear_columns(some, w.gate[expert]), self.linear_columns(some, w.up[expert])
+            fed = self.linear_columns(self.gated(gate, up, activation), w.down[expert])
+            out[rows, places] = fed * weights[rows, places, None]
+        return out
+
+    def sum_experts(self, parts: Tensor) -> Tensor:
+        return _sum_in_order(parts.movedim(1, 0))
 
     def plan_attention(
         self, chunks: tuple[Chunk, ...], block_size: int, windows: tuple[int | None, ...], dtype: torch.dtype

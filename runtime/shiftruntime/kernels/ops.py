@@ -40,6 +40,16 @@ class AttentionPlan(Protocol):
     def write_slots(self) -> Tensor: ...  # [tokens] int64, the flat KV slot of every token of the step
 
 
+@dataclass(frozen=True)
+class ExpertWeights:
+    """One rank's experts of one layer, whole and the same views in every gear."""
+
+    first: int  # id of the first
+    gate: Tensor  # [experts of rank, intermediate, hidden]
+    up: Tensor
+    down: Tensor  # [experts of rank, hidden, intermediate]
+
+
 class Ops(Protocol):
     @property
     def name(self) -> str: ...
@@ -70,6 +80,24 @@ class Ops(Protocol):
 
     def gated(self, gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
         """activation(gate) * up, elementwise."""
+        ...
+
+    def route(self, logits: Tensor, per_token: int, normalised: bool) -> tuple[Tensor, Tensor]:
+        """logits [rows, experts] → ids of each row's experts in ascending order and their weights, [rows, per_token].
+
+        Softmax over all experts, then the largest, of equal ones the lowest ids. int64, and float32 at least.
+        """
+        ...
+
+    def run_experts(self, x: Tensor, ids: Tensor, weights: Tensor, w: ExpertWeights, activation: Activation) -> Tensor:
+        """x [rows, hidden] → what the experts of ``w`` add to each row, weighted, [rows, ..., hidden].
+
+        Results of several ranks are to be added elementwise, in any order, before ``sum_experts``.
+        """
+        ...
+
+    def sum_experts(self, parts: Tensor) -> Tensor:
+        """[rows, ..., hidden] → [rows, hidden]: what all experts together add to each row."""
         ...
 
     def plan_attention(

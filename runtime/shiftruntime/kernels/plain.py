@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from shiftruntime.config import Activation, ModelConfig
-from shiftruntime.kernels.ops import AttentionPlan, Chunk, Reducer, token_slots, write_slots
+from shiftruntime.kernels.ops import AttentionPlan, Chunk, ExpertWeights, Reducer, token_slots, write_slots
+from shiftruntime.kernels.routing import assigned, largest
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,23 @@ class PlainOps:
 
     def gated(self, gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
         return (functional.silu(gate) if activation == "silu" else functional.gelu(gate, approximate="tanh")) * up
+
+    def route(self, logits: Tensor, per_token: int, normalised: bool) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        ids, weights = largest(logits.softmax(-1, dtype=wide), per_token)
+        return ids, weights / weights.sum(-1, keepdim=True) if normalised else weights
+
+    def run_experts(self, x: Tensor, ids: Tensor, weights: Tensor, w: ExpertWeights, activation: Activation) -> Tensor:
+        out = torch.zeros_like(x)
+        for expert, rows, places in assigned(ids, w.first, len(w.gate)):
+            some = x[rows]
+            gate, up = functional.linear(some, w.gate[expert]), functional.linear(some, w.up[expert])
+            fed = functional.linear(self.gated(gate, up, activation), w.down[expert])
+            out.index_add_(0, rows, (fed * weights[rows, places, None]).to(x.dtype))
+        return out
+
+    def sum_experts(self, parts: Tensor) -> Tensor:
+        return parts
 
     def plan_attention(
         self, chunks: tuple[Chunk, ...], block_size: int, windows: tuple[int | None, ...], dtype: torch.dtype

@@ -10,6 +10,7 @@ from torch import Tensor
 from shiftruntime.config import ModelConfig
 from shiftruntime.kernels.ops import AttentionPlan, Ops
 from shiftruntime.layers.exchange import HeadPlan, heads_to_rows, rows_to_heads
+from shiftruntime.layers.moe import ExpertPlan
 from shiftruntime.parallel.comm import Comm
 
 
@@ -39,6 +40,7 @@ class StepState:
     attention: AttentionPlan
     rope_full: tuple[Tensor, Tensor]  # cos, sin [rows, 1, head_dim / 2] of this rank's rows
     rope_sliding: tuple[Tensor, Tensor]
+    experts: ExpertPlan | None  # None: every layer is dense
 
 
 def attend(

@@ -9,12 +9,13 @@ from shiftcore.layout import Gear
 from torch import Tensor
 from torch.nn import functional
 
-from shiftruntime.config import ModelConfig
+from shiftruntime.config import Experts, ModelConfig
 from shiftruntime.kernels.ops import Chunk as Chunk
 from shiftruntime.kernels.ops import Ops
 from shiftruntime.layers.attention import StepState, attend
 from shiftruntime.layers.exchange import HeadPlan
-from shiftruntime.layers.mlp import feed_forward
+from shiftruntime.layers.mlp import MlpWeights, feed_forward
+from shiftruntime.layers.moe import ExpertPlan, MoeWeights, sparse_feed_forward
 from shiftruntime.layers.rope import Rope
 from shiftruntime.models.kv_cache import KvCache as KvCache
 from shiftruntime.models.weights import LayerWeights, layer_views, lm_head_shard
@@ -85,7 +86,11 @@ class Decoder:
             self.ops.plan_attention(batch.chunks, self.kv.block_size, windows, self.dtype),
             self._rope.tables(positions, self.ops),
             self._rope_sliding.tables(positions, self.ops),
+            None if config.experts is None else self._expert_plan(config.experts, batch),
         )
+
+    def _expert_plan(self, experts: Experts, batch: StepBatch) -> ExpertPlan:
+        return ExpertPlan.of(experts, batch.gear, self.comm.rank, batch.token_ids.shape[0])
 
     def _embed(self, token_ids: Tensor) -> Tensor:
         x = self._weights["embed"][token_ids]
@@ -98,8 +103,15 @@ class Decoder:
         mixed = attend(normed, w.attention, i, state, self.kv.layer(i), config, ops, comm)
         x = x + (mixed if w.post_attn_norm is None else ops.rms_norm(mixed, w.post_attn_norm, eps))
         normed = ops.rms_norm(x, w.mlp_norm, eps)
-        fed = feed_forward(normed, w.mlp, config.activation, state.tensor_group, ops, comm)
+        fed = self._feed(normed, w.mlp, state)
         return x + (fed if w.post_mlp_norm is None else ops.rms_norm(fed, w.post_mlp_norm, eps))
+
+    def _feed(self, x: Tensor, w: MlpWeights | MoeWeights, state: StepState) -> Tensor:
+        activation, ops, comm = self.config.activation, self.ops, self.comm
+        if isinstance(w, MlpWeights):
+            return feed_forward(x, w, activation, state.tensor_group, ops, comm)
+        assert state.experts is not None, "a sparse layer without a plan for its experts"
+        return sparse_feed_forward(x, w, state.experts, activation, ops, comm)
 
     def _needed_rows(self, x: Tensor, batch: StepBatch, rows: slice) -> Tensor:
         """Final norm of the rows that need logits, [m, hidden] on every rank; only these leave the shards."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,24 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """Rows of a canonical tensor, and where in a file they are."""
+
+    canonical: str
+    first_row: int
+    name: str  # in the file
+    shape: tuple[int, ...]  # of the whole tensor in the file
+    part: tuple[slice, ...] = ()  # of the tensor in the file; empty: all of it
+
+
+@dataclass(frozen=True)
 class Family:
     """One architecture in one file format."""
 
     config: Callable[[Mapping[str, Any]], ModelConfig]  # from config.json or from GGUF metadata
-    names: Mapping[str, str]  # canonical name → name in the file; "{i}" stands for the layer
+    names: Mapping[str, str]  # canonical name → name in the file; "{i}" stands for the layer, "{e}" for the expert
+    # For files that keep all experts of a layer in one tensor: canonical name → its name, and which half of its rows.
+    fused: Mapping[str, tuple[str, int | None]] = field(default_factory=dict)
 
     def read(self, raw: Mapping[str, Any], file: Path) -> ModelConfig:
         """The configuration; raises StartupError, also for values of a kind that nobody writes."""
@@ -41,7 +54,30 @@ class Family:
         if not canonical.startswith("layers."):
             return self.names[canonical]
         _, layer, name = canonical.split(".")
-        return self.names[name].format(i=layer)
+        return self.names[name].format(i=layer, e="{e}")
+
+    def readings(self, canonical: str, shape: tuple[int, ...], present: Container[str]) -> Iterator[Reading]:
+        """What to read for one canonical tensor, from files that hold the tensors ``present``."""
+        _, layer, short = canonical.split(".") if canonical.startswith("layers.") else ("", "", canonical)
+        name, half = self.fused.get(short, ("", None))
+        if name and name.format(i=layer) in present:
+            yield from _fused(canonical, shape, name.format(i=layer), half)
+        elif "{e}" in (name := self.file_name(canonical)):
+            yield from (Reading(canonical, e, name.format(e=e), shape[1:]) for e in range(shape[0]))
+        else:
+            yield Reading(canonical, 0, name, shape)
+
+
+def _fused(canonical: str, shape: tuple[int, ...], name: str, half: int | None) -> Iterator[Reading]:
+    """One expert at a time, because a layer's experts together may be large."""
+    if len(shape) < 3:
+        yield Reading(canonical, 0, name, shape)
+        return
+    experts, rows, columns = shape
+    first = 0 if half is None else half * rows
+    whole = shape if half is None else (experts, 2 * rows, columns)
+    for e in range(experts):
+        yield Reading(canonical, e, name, whole, (slice(e, e + 1), slice(first, first + rows)))
 
 
 def required(raw: Mapping[str, Any], key: str, kind: type[int] | type[float], where: str) -> Any:

@@ -10,8 +10,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from shiftruntime.errors import model_damaged, model_unsupported
-from shiftruntime.models import gemma2, gemma3, llama, qwen
-from shiftruntime.models.family import Family, Piece, token_ids
+from shiftruntime.models import gemma2, gemma3, llama, mixtral, qwen, qwen3_moe
+from shiftruntime.models.family import Family, Piece, Reading, token_ids
 from shiftruntime.models.safetensors_header import StoredTensor, read_json, stored_tensors
 from shiftruntime.models.shapes import tensor_shapes
 from shiftruntime.models.tokenizer import Tokenizer
@@ -20,6 +20,8 @@ FAMILIES: dict[str, Family] = dict.fromkeys(llama.ARCHITECTURES, llama.FAMILY)
 FAMILIES |= dict.fromkeys(llama.MISTRAL_ARCHITECTURES, llama.MISTRAL_FAMILY)
 FAMILIES |= dict.fromkeys(qwen.QWEN2_ARCHITECTURES, qwen.QWEN2_FAMILY)
 FAMILIES |= dict.fromkeys(qwen.QWEN3_ARCHITECTURES, qwen.QWEN3_FAMILY)
+FAMILIES |= dict.fromkeys(mixtral.ARCHITECTURES, mixtral.FAMILY)
+FAMILIES |= dict.fromkeys(qwen3_moe.ARCHITECTURES, qwen3_moe.FAMILY)
 FAMILIES |= dict.fromkeys(gemma2.ARCHITECTURES, gemma2.FAMILY)
 FAMILIES |= dict.fromkeys(gemma3.ARCHITECTURES, gemma3.FAMILY)
 _DTYPES = ("F64", "F32", "F16", "BF16")
@@ -40,17 +42,20 @@ class SafetensorsSource:
         self.config = dataclasses.replace(config, eos_ids=tuple(dict.fromkeys(config.eos_ids + more_eos)))
         self._wanted = self._plan(stored_tensors(path))
 
-    def _plan(self, stored: dict[str, StoredTensor]) -> dict[Path, list[tuple[str, str]]]:
-        """File → (canonical name, name in the file) of what to read from it."""
-        wanted: dict[Path, list[tuple[str, str]]] = {}
+    def _plan(self, stored: Mapping[str, StoredTensor]) -> dict[Path, list[Reading]]:
+        """What to read from each file."""
+        wanted: dict[Path, list[Reading]] = {}
+        used: set[str] = set()
         for canonical, shape in tensor_shapes(self.config).items():
-            name = self._family.file_name(canonical)
-            tensor = stored.pop(name, None)
-            if tensor is None:
-                raise model_damaged(f"{self.path}: tensor {name} with shape {shape} is in no safetensors file")
-            _check(tensor, name, shape)
-            wanted.setdefault(tensor.file, []).append((canonical, name))
-        self._refuse_rest(stored)
+            for reading in self._family.readings(canonical, shape, stored):
+                tensor = stored.get(reading.name)
+                if tensor is None:
+                    what = f"tensor {reading.name} with shape {reading.shape}"
+                    raise model_damaged(f"{self.path}: {what} is in no safetensors file")
+                _check(tensor, reading.name, reading.shape)
+                wanted.setdefault(tensor.file, []).append(reading)
+                used.add(reading.name)
+        self._refuse_rest({name: tensor for name, tensor in stored.items() if name not in used})
         return wanted
 
     def _refuse_rest(self, stored: Mapping[str, StoredTensor]) -> None:
@@ -66,11 +71,14 @@ class SafetensorsSource:
 
     def pieces(self) -> Iterator[Piece]:
         """All tensors, file by file; raises StartupError(ModelDamaged)."""
-        for file, names in self._wanted.items():
+        dimensions = {name: len(shape) for name, shape in tensor_shapes(self.config).items()}
+        for file, readings in self._wanted.items():
             try:
                 with safe_open(file, framework="pt") as opened:
-                    for canonical, name in names:
-                        yield Piece(canonical, 0, opened.get_tensor(name))
+                    for r in readings:
+                        rows = opened.get_slice(r.name)[r.part] if r.part else opened.get_tensor(r.name)
+                        one_of_many = rows.dim() < dimensions[r.canonical]  # an expert
+                        yield Piece(r.canonical, r.first_row, rows[None] if one_of_many else rows)
             except SafetensorError as error:
                 raise model_damaged(f"{file}: {error}") from error
 

@@ -11,14 +11,15 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     q, kv, d = config.num_query_heads * config.head_dim, config.num_kv_heads * config.head_dim, config.head_dim
     layer: dict[str, tuple[int, ...]] = {
         "attn_norm": (H,), "q": (q, H), "k": (kv, H), "v": (kv, H), "o": (H, q),
-        "mlp_norm": (H,), "gate": (F, H), "up": (F, H), "down": (H, F),
+        "mlp_norm": (H,),
     }  # fmt: skip
+    dense: dict[str, tuple[int, ...]] = {"gate": (F, H), "up": (F, H), "down": (H, F)}
     if config.attention_bias:
         layer |= {"q_bias": (q,), "k_bias": (kv,), "v_bias": (kv,)}
     if config.output_bias:
         layer |= {"o_bias": (H,)}
     if config.mlp_bias:
-        layer |= {"gate_bias": (F,), "up_bias": (F,), "down_bias": (H,)}
+        dense |= {"gate_bias": (F,), "up_bias": (F,), "down_bias": (H,)}
     if config.qk_norm:
         layer |= {"q_norm": (d,), "k_norm": (d,)}
     if config.post_norms:
@@ -27,5 +28,13 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if not config.tie_embeddings:
         shapes["lm_head"] = (V, H)
     for i in range(config.num_layers):
-        shapes |= {f"layers.{i}.{name}": shape for name, shape in layer.items()}
+        fed = _expert_shapes(config) if config.is_sparse(i) else dense
+        shapes |= {f"layers.{i}.{name}": shape for name, shape in (layer | fed).items()}
     return shapes
+
+
+def _expert_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The router, and all experts of a layer as one tensor each, so that a rank's experts are a range of it."""
+    assert config.experts is not None, "a sparse layer without experts"
+    E, F, H = config.experts.count, config.experts.intermediate_size, config.hidden_size
+    return {"router": (E, H), "expert_gate": (E, F, H), "expert_up": (E, F, H), "expert_down": (E, H, F)}

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from mmap import mmap
 
 import torch
+from shiftcore.experts import ExpertLayout
 from shiftcore.layout import Gear, shard
 from torch import Tensor
 
-from shiftruntime.config import ModelConfig
+from shiftruntime.config import Experts, ModelConfig
+from shiftruntime.kernels.ops import ExpertWeights
 from shiftruntime.layers.attention import AttentionWeights
 from shiftruntime.layers.exchange import HeadPlan
 from shiftruntime.layers.mlp import MlpWeights
+from shiftruntime.layers.moe import MoeWeights
 from shiftruntime.models.shapes import tensor_shapes
 from shiftruntime.models.source import ModelSource
 
@@ -51,7 +54,7 @@ class LayerWeights:
     """Views of one rank in one gear."""
 
     attention: AttentionWeights
-    mlp: MlpWeights
+    mlp: MlpWeights | MoeWeights
     attn_norm: Tensor  # [hidden]
     mlp_norm: Tensor
     post_attn_norm: Tensor | None
@@ -116,29 +119,42 @@ def layer_views(
     weights: dict[str, Tensor], config: ModelConfig, gear: Gear, rank: int, heads: HeadPlan
 ) -> tuple[LayerWeights, ...]:
     """All layers of one rank in one gear, as views."""
-    ffn = shard(config.intermediate_size, gear.tensor, gear.tensor_index(rank), "intermediate_size (FFN)")
     d = config.head_dim
     query = slice(heads.query.start * d, heads.query.stop * d)
     kv = slice(heads.kv.start * d, heads.kv.stop * d)
-    ffn_slice = slice(ffn.start, ffn.stop)
 
     def layer(i: int) -> LayerWeights:
         own = {name.removeprefix(f"layers.{i}."): t for name, t in weights.items() if name.startswith(f"layers.{i}.")}
 
-        def bias(name: str, part: slice) -> Tensor | None:
-            return own[name][part] if name in own else None
-
         attention = AttentionWeights(
             own["q"][query], own["k"][kv], own["v"][kv], own["o"][:, query],
-            bias("q_bias", query), bias("k_bias", kv), bias("v_bias", kv), own.get("o_bias"),
+            _part(own, "q_bias", query), _part(own, "k_bias", kv), _part(own, "v_bias", kv), own.get("o_bias"),
             own.get("q_norm"), own.get("k_norm"),
         )  # fmt: skip
-        mlp = MlpWeights(
-            own["gate"][ffn_slice], own["up"][ffn_slice], own["down"][:, ffn_slice],
-            bias("gate_bias", ffn_slice), bias("up_bias", ffn_slice), own.get("down_bias"),
-        )  # fmt: skip
+        sparse = config.experts if config.is_sparse(i) else None
+        mlp = _mlp_views(own, config, gear, rank) if sparse is None else _moe_views(own, sparse, gear.ranks, rank)
         return LayerWeights(
             attention, mlp, own["attn_norm"], own["mlp_norm"], own.get("post_attn_norm"), own.get("post_mlp_norm")
         )
 
     return tuple(layer(i) for i in range(config.num_layers))
+
+
+def _part(own: dict[str, Tensor], name: str, part: slice) -> Tensor | None:
+    return own[name][part] if name in own else None
+
+
+def _mlp_views(own: dict[str, Tensor], config: ModelConfig, gear: Gear, rank: int) -> MlpWeights:
+    ffn = shard(config.intermediate_size, gear.tensor, gear.tensor_index(rank), "intermediate_size (FFN)")
+    part = slice(ffn.start, ffn.stop)
+    return MlpWeights(
+        own["gate"][part], own["up"][part], own["down"][:, part],
+        _part(own, "gate_bias", part), _part(own, "up_bias", part), own.get("down_bias"),
+    )  # fmt: skip
+
+
+def _moe_views(own: dict[str, Tensor], experts: Experts, ranks: int, rank: int) -> MoeWeights:
+    """The rank's experts; no view depends on the gear."""
+    owned = ExpertLayout(experts.count, ranks).owned(rank)
+    gate, up, down = (own[f"expert_{name}"][owned.start : owned.stop] for name in ("gate", "up", "down"))
+    return MoeWeights(own["router"], ExpertWeights(owned.start, gate, up, down))
