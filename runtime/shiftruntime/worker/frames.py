@@ -8,9 +8,13 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from shiftruntime.errors import ShiftError
+
 MAX_FRAME_BYTES = 64 << 20
 _LENGTH = struct.Struct("<I")
 _READ_BYTES = 1 << 16
+# Beside msgspec's own error: text that is no UTF-8, nesting without end, and values that a type refuses at its birth.
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeError, RecursionError, ShiftError)
 
 M = TypeVar("M")
 
@@ -46,7 +50,7 @@ class FrameBuffer(Generic[M]):
                 break
             try:
                 messages.append(self._decoder.decode(memoryview(self._bytes)[_LENGTH.size : end]))
-            except msgspec.MsgspecError as error:
+            except _UNDECODABLE as error:
                 raise FrameError(f"a frame of {size} bytes does not decode: {error}") from error
             del self._bytes[:end]
         return messages
