@@ -36,6 +36,8 @@ def inverse_frequencies(theta: float, head_dim: int, scaling: RopeScaling | None
     frequencies = 1.0 / theta**exponents
     if scaling is None:
         return frequencies.to(dtype)
+    if scaling.kind == "factors":
+        return (frequencies / torch.tensor(scaling.factors, dtype=torch.float32)).to(dtype)
     if scaling.kind == "linear":
         kept = torch.zeros_like(frequencies)
     else:

@@ -13,6 +13,7 @@ from typing import Any
 from shiftruntime.config import ModelConfig
 from shiftruntime.models.family import Family, required
 from shiftruntime.models.gemma2 import HF_NAMES
+from shiftruntime.models.gguf_config import eos_ids, gguf_scaling
 from shiftruntime.models.hf_config import WHERE, common_values, optional, refuse, sliding_values
 from shiftruntime.models.rope_config import rope_parameters, rope_scaling, rope_theta
 
@@ -20,6 +21,7 @@ ARCHITECTURES = ("Gemma3ForCausalLM", "Gemma3TextForCausalLM")
 GGUF_ARCHITECTURE = "gemma3"
 _LOCAL_THETA = 10_000.0
 _GLOBAL_THETA = 1_000_000.0
+_LAYERS_OF_27B = 62  # whose scores are scaled by hidden size / heads; its GGUF header does not say so
 _PATTERN = 6  # one full layer after five sliding ones
 
 _GGUF_LAYER = "blk.{i}."
@@ -88,12 +90,12 @@ def read_gguf_config(raw: Mapping[str, Any]) -> ModelConfig:
         return int(required(raw, f"gemma3.{key}", int, "GGUF header"))
 
     hidden, layers, head_dim = number("embedding_length"), number("block_count"), number("attention.key_length")
-    eos = raw.get("tokenizer.ggml.eos_token_id")
+    heads = number("attention.head_count")
     return ModelConfig(
         architecture=GGUF_ARCHITECTURE,
         hidden_size=hidden,
         num_layers=layers,
-        num_query_heads=number("attention.head_count"),
+        num_query_heads=heads,
         num_kv_heads=number("attention.head_count_kv"),
         head_dim=head_dim,
         intermediate_size=number("feed_forward_length"),
@@ -101,25 +103,18 @@ def read_gguf_config(raw: Mapping[str, Any]) -> ModelConfig:
         max_position_embeddings=number("context_length"),
         rms_norm_eps=required(raw, "gemma3.attention.layer_norm_rms_epsilon", float, "GGUF header"),
         rope_theta=float(raw.get("gemma3.rope.freq_base", _GLOBAL_THETA)),
-        rope_scaling=_gguf_rope_scaling(raw),
+        rope_scaling=gguf_scaling(raw, GGUF_ARCHITECTURE, number("context_length")),
         rope_theta_local=_LOCAL_THETA,
         sliding_window=number("attention.sliding_window"),
         sliding_layers=_pattern(layers, _PATTERN),
-        attention_scale=head_dim**-0.5,
+        attention_scale=(hidden / heads if layers == _LAYERS_OF_27B else head_dim) ** -0.5,
         activation="gelu_tanh",
         bos_id=raw.get("tokenizer.ggml.bos_token_id"),
-        eos_ids=(eos,) if isinstance(eos, int) else (),
+        eos_ids=eos_ids(raw),
         tie_embeddings=True,
         add_bos=True,
         **_shared(hidden),
     )
-
-
-def _gguf_rope_scaling(raw: Mapping[str, Any]) -> Any:
-    kind = raw.get("gemma3.rope.scaling.type", "none")
-    if kind == "none":
-        return None
-    return rope_scaling({"rope_type": kind, "factor": raw.get("gemma3.rope.scaling.factor", 1.0)}, GGUF_ARCHITECTURE)
 
 
 FAMILY = Family(read_config, HF_NAMES)

@@ -112,6 +112,8 @@ def _parse(path: Path, cursor: _Cursor, file_bytes: int) -> GgufHeader:
     for _ in range(num_tensors):
         name, dimensions = cursor.string(), cursor.scalar("I")
         shape = tuple(reversed([cursor.scalar("Q") for _ in range(dimensions)]))
+        if name in table:
+            raise model_damaged(f"{path}: tensor {name} is there twice")
         table[name] = TensorEntry(shape, cursor.scalar("I"), cursor.scalar("Q"))
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1:

@@ -352,7 +352,7 @@ def test_damaged_gguf(tmp_path: Path) -> None:
 
 
 def test_gguf_of_another_architecture_or_without_a_tensor(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "other.gguf", architecture="qwen3")
-    refused(tmp_path / "other.gguf", "ModelUnsupported", "qwen3", "gemma3")
+    write_gguf(tmp_path / "other.gguf", architecture="mamba")
+    refused(tmp_path / "other.gguf", "ModelUnsupported", "mamba", "gemma3")
     write_gguf(tmp_path / "less.gguf", drop="blk.1.ffn_up.weight")
     refused(tmp_path / "less.gguf", "ModelDamaged", "blk.1.ffn_up.weight", "(64, 32)")
