@@ -46,6 +46,7 @@ from shiftruntime.engine.options import EngineOptions
 from shiftruntime.engine.pacing import step_budget
 from shiftruntime.engine.plans import plan_chunks
 from shiftruntime.engine.ranks import RankGroup
+from shiftruntime.engine.samples import History, SamplingError, StepResults, step_results
 from shiftruntime.engine.startup import Started, Startup
 from shiftruntime.worker.messages import Done, StepPlan
 
@@ -56,6 +57,7 @@ _REFUSALS: dict[type[Exception], str] = {
     DuplicateRequestError: contract.REFUSED_DUPLICATE_REQUEST,
     NeverFitsError: contract.REFUSED_INVALID_REQUEST,
     DeadlinePassedError: contract.REFUSED_DEADLINE,
+    SamplingError: contract.REFUSED_INVALID_REQUEST,
 }
 
 Send = Callable[[msgspec.Struct], None]
@@ -81,6 +83,7 @@ class Engine:
         )
         self.scheduler = Scheduler(limits, BlockPool(started.num_blocks, options.block_size))
         self._samplings: dict[str, Sampling] = {}
+        self._histories: dict[str, History] = {}
         self._first_token: dict[str, float] = {}
         self._calibrations: list[int] = []  # call ids that wait for an idle moment
         self._journeys = Journeys()
@@ -106,9 +109,10 @@ class Engine:
         tokens = sum(chunk.length for chunk in batch)
         gear = choose(tokens, self.table, self.policy)
         started = time.monotonic()
-        done = self._ranks.run(self._plan(gear, batch))
+        plan = self._plan(gear, batch)
+        done = self._ranks.run(plan)
         self._account(gear, batch, tokens, time.monotonic() - started, done)
-        self._complete(batch, done)
+        self._complete(batch, step_results(batch, plan.chunks, done))
         return True
 
     def handle(self, message: ToEngine) -> None:
@@ -126,7 +130,7 @@ class Engine:
     # --- one step ---------------------------------------------------------------------------------------------------
 
     def _plan(self, gear: Gear, batch: Batch) -> StepPlan:
-        chunks = plan_chunks(batch, self._samplings, self._options.block_size)
+        chunks = plan_chunks(batch, self._samplings, self._options.block_size, self._histories)
         return StepPlan(self._ranks.last_step + 1, gear.name, self.policy.generation, chunks)
 
     def _account(self, gear: Gear, batch: Batch, tokens: int, seconds: float, done: Done) -> None:
@@ -142,15 +146,24 @@ class Engine:
         self._windows.busy_seconds.add(now, seconds)
         self._windows.output_tokens.add(now, sum(chunk.samples for chunk in batch))
 
-    def _complete(self, batch: Batch, done: Done) -> None:
-        sampling = [chunk.request.id for chunk in batch if chunk.samples]
-        sampled = dict(zip(sampling, done.tokens, strict=True))
-        logprobs = dict(zip(sampling, done.logprobs, strict=True))
-        for request, token, finish in self.scheduler.complete(sampled):
-            wanted = (logprobs[request.id],) if self._samplings[request.id].logprobs else ()
+    def _complete(self, batch: Batch, results: StepResults) -> None:
+        for request, start, scores in results.scores:
+            if not request.ended and (new := self._histories[request.id].take_scores(start, scores)):
+                self._send(Output(request.id, (), prompt_logprobs=new))
+        for request, token, finish in self.scheduler.complete(results.tokens):
+            sampling = self._samplings[request.id]
+            self._histories[request.id].accept(token)
             self._observe(request, finish)
-            journey = self._forget(request) if finish else None
-            self._send(Output(request.id, (token,), wanted, finish, journey=journey))
+            self._send(
+                Output(
+                    request.id,
+                    (token,),
+                    (results.logprobs[request.id],) if sampling.logprobs else (),
+                    finish,
+                    (results.likeliest[request.id],) if sampling.top_logprobs else (),
+                    journey=self._forget(request) if finish else None,
+                )
+            )
 
     def _observe(self, request: Request, finish: Finish | None) -> None:
         now = time.monotonic()
@@ -187,11 +200,12 @@ class Engine:
             self._send(Refused(request.id, contract.REFUSED_DRAINING, "this pod is draining; retry on another"))
             return
         try:
+            history = History(s, request.prompt)
             self.scheduler.add(request)
         except tuple(_REFUSALS) as error:
             self._send(Refused(request.id, _REFUSALS[type(error)], str(error)))
         else:
-            self._samplings[request.id] = s
+            self._samplings[request.id], self._histories[request.id] = s, history
             self._windows.prompt_tokens.add(now, len(request.prompt))
             for call_id in self._calibrations:
                 self._send(
@@ -212,7 +226,7 @@ class Engine:
 
     def _forget(self, request: Request) -> Journey:
         """Nothing is looked up under the id of an ended request any more, also if it is still in flight."""
-        del self._samplings[request.id]
+        del self._samplings[request.id], self._histories[request.id]
         self._first_token.pop(request.id, None)
         return self._journeys.end(request, time.monotonic())
 

@@ -7,18 +7,28 @@ from collections.abc import Mapping
 from shiftcore.scheduler import Batch, Chunk
 
 from shiftruntime.engine.messages import Sampling
-from shiftruntime.worker.messages import ChunkPlan, Sample
+from shiftruntime.engine.samples import History
+from shiftruntime.worker.messages import ChunkPlan
 
 
-def plan_chunks(batch: Batch, samplings: Mapping[str, Sampling], block_size: int) -> tuple[ChunkPlan, ...]:
-    """One plan per chunk, in batch order; ``samplings`` by request id."""
-    return tuple(plan_chunk(chunk, samplings[chunk.request.id], block_size) for chunk in batch)
+def plan_chunks(
+    batch: Batch, samplings: Mapping[str, Sampling], block_size: int, histories: Mapping[str, History] | None = None
+) -> tuple[ChunkPlan, ...]:
+    """One plan per chunk, in batch order; ``samplings`` and kept ``histories`` by request id."""
+    kept = histories or {}
+    return tuple(
+        plan_chunk(chunk, samplings[chunk.request.id], block_size, kept.get(chunk.request.id)) for chunk in batch
+    )
 
 
-def plan_chunk(chunk: Chunk, sampling: Sampling, block_size: int) -> ChunkPlan:
-    """The chunk's tokens with the blocks that hold the sequence up to its end."""
+def plan_chunk(chunk: Chunk, sampling: Sampling, block_size: int, history: History | None = None) -> ChunkPlan:
+    """The chunk's tokens with the blocks that hold the sequence up to its end; a history that is not kept is made."""
     request, end = chunk.request, chunk.start + chunk.length
-    s = sampling
-    sample = Sample(s.temperature, s.top_p, s.seed, end, s.logprobs) if chunk.samples else None
-    blocks = tuple(request.blocks[: -(-end // block_size)])
-    return ChunkPlan(tuple(request.tokens[chunk.start : end]), chunk.start, blocks, sample)
+    history = history or History(sampling, request.prompt, request.tokens[len(request.prompt) :])
+    return ChunkPlan(
+        tuple(request.tokens[chunk.start : end]),
+        chunk.start,
+        tuple(request.blocks[: -(-end // block_size)]),
+        history.sample(end) if chunk.samples else None,
+        history.targets(request.prompt, chunk.start, end),
+    )
