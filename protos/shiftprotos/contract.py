@@ -83,6 +83,7 @@ REFUSED_STARTING = "Starting"
 REFUSED_UNAUTHENTICATED = "Unauthenticated"
 REFUSED_ABORTED = "Aborted"
 REFUSED_DEADLINE = "DeadlineExceeded"
+REFUSED_WAITED_TOO_LONG = "WaitedTooLong"  # for its first token
 REFUSED_UNSUPPORTED = "Unsupported"  # a feature that this version does not have
 
 # Bounds that the CRD, the command line and the wire check alike.

@@ -13,7 +13,8 @@ from shiftruntime import log
 from shiftruntime.engine.client import EngineClient
 from shiftruntime.server import manifest_command, termination, text_source
 from shiftruntime.server.app import serve
-from shiftruntime.server.options import Environment, UsageError, parse, parse_manifest
+from shiftruntime.server.options import Environment, parse, parse_manifest
+from shiftruntime.server.usage import UsageError
 
 EXIT_USAGE = 2
 

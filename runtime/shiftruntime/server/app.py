@@ -34,6 +34,8 @@ STATE_POLL_SECONDS = 1.0
 # After its end was decided, a stream has this long to write its status.
 LAST_WORDS_SECONDS = 2.0
 ENGINE_DRAIN_SECONDS = 5.0
+# Until then new calls on old connections are refused with a reason; endpoints and DNS learn meanwhile.
+GOAWAY_AFTER_SECONDS = 3.0
 ENGINE_STOP_SECONDS = 5.0
 # The engine keeps its start-up deadline itself and says which phase was late; this one catches a silent engine.
 START_MARGIN_SECONDS = 10.0
@@ -157,8 +159,11 @@ class _Pod:
         log.info("draining: %d requests in flight have %g s to end", len(frontend.flights), seconds)
         with suppress(TimeoutError):  # the front end refuses new requests by itself as well
             await asyncio.wait_for(frontend.engine.drain(), ENGINE_DRAIN_SECONDS)
-        if not await self._all_ended(deadline - monotonic()):
-            await self._interrupt(seconds)
+        ended = await self._all_ended(min(GOAWAY_AFTER_SECONDS, seconds))
+        if not ended:
+            self._listeners.go_away(max(0.0, deadline - monotonic()) + 2 * LAST_WORDS_SECONDS)
+            if not await self._all_ended(deadline - monotonic()):
+                await self._interrupt(seconds)
         self._raise_failure()
         log.info("drained")
 

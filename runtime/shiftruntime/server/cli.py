@@ -9,6 +9,7 @@ from importlib.metadata import version
 from shiftprotos import contract
 
 from shiftruntime.engine.options import EngineOptions
+from shiftruntime.server.cli_limits import add_limits, add_tls
 
 _DESCRIPTION = """\
 Serve a language model over gRPC, shifting between tensor and sequence parallelism from step to step."""
@@ -66,6 +67,8 @@ def build_parser(parser_class: type[argparse.ArgumentParser]) -> argparse.Argume
     _add_layout(serve)
     _add_engine(serve)
     _add_network(serve)
+    add_limits(serve)
+    add_tls(serve)
     _add_operation(serve)
     return parser
 

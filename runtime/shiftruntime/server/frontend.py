@@ -88,6 +88,7 @@ class FrontEnd:
             max_model_len=ready.max_model_len,
             eos_ids=text.eos_ids,
             defaults=text.defaults if self.options.model_defaults else NO_DEFAULTS,
+            request_seconds=self.options.limits.request_seconds,
         )
         self._model = Model(ready, text, limits)
 

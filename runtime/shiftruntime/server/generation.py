@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from time import monotonic
 from uuid import uuid4
 
@@ -22,6 +22,7 @@ from shiftprotos import contract
 from shiftruntime.engine.client import EngineFailed, RequestRefused
 from shiftruntime.engine.messages import Finish, Output, Submit
 from shiftruntime.server.choices import Choice, choice_ids, close, merge
+from shiftruntime.server.deadlines import Deadlines
 from shiftruntime.server.flights import Flight
 from shiftruntime.server.frontend import FrontEnd, Model
 from shiftruntime.server.refusal import ENGINE_SILENT, Refusal
@@ -89,12 +90,11 @@ async def _run(
     frontend: FrontEnd, model: Model, generation: Generation, flight: Flight, accepted: Accepted
 ) -> AsyncGenerator[Delta, None]:
     """The request while its ids are held; however it ends, the engine forgets it."""
-    seconds = generation.timeout_seconds
-    deadline = None if seconds is None else flight.arrived + seconds
+    deadlines = Deadlines.of(generation, frontend.options.limits, flight.arrived)
     streams: list[AsyncIterator[Output]] = []
     try:
-        async with _until(deadline, flight):
-            choices = await _choices(model, generation, flight, deadline)
+        async with deadlines.whole():
+            choices = await _choices(model, generation, flight, deadlines.end)
             await _admit(frontend, [choice.submit for choice in choices], flight, streams)
         await accepted()
         for index in range(len(choices)):
@@ -102,7 +102,7 @@ async def _run(
             if head is not None:
                 yield head
         async with aclosing(merge(streams)) as outputs:
-            async for delta in _deltas(frontend, flight, choices, outputs, deadline):
+            async for delta in _deltas(frontend, flight, choices, outputs, deadlines):
                 yield delta
     except EngineFailed as failure:
         flight.open_ids.clear()
@@ -113,7 +113,7 @@ async def _run(
             frontend.engine.abort(choice_id)
 
 
-async def _choices(model: Model, generation: Generation, flight: Flight, deadline: float | None) -> tuple[Choice, ...]:
+async def _choices(model: Model, generation: Generation, flight: Flight, deadline: float) -> tuple[Choice, ...]:
     """The complete requests, one per choice; raises Refusal (INVALID_ARGUMENT)."""
     assert generation.prompt is not None, "check_generation comes first"
     options, limits = generation.options, model.limits
@@ -132,7 +132,7 @@ async def _choices(model: Model, generation: Generation, flight: Flight, deadlin
             sampling,
             tenant=generation.tenant,
             priority=generation.priority,
-            timeout_seconds=None if deadline is None else max(0.0, deadline - monotonic()),
+            timeout_seconds=max(0.0, deadline - monotonic()),
             shares_prompt_with=flight.request_id if index else "",
         )
         completion = Completion(
@@ -181,12 +181,13 @@ async def _deltas(
     flight: Flight,
     choices: tuple[Choice, ...],
     outputs: AsyncGenerator[tuple[int, Output], None],
-    deadline: float | None,
+    deadlines: Deadlines,
 ) -> AsyncGenerator[Delta, None]:
     """Up to the last delta of the last choice; raises Refusal when the pod or the deadline ends the request."""
+    begun = False
     while any(choice.finish is None for choice in choices):
         try:
-            async with _until(deadline, flight):
+            async with deadlines.whole() if begun else deadlines.first_token():
                 index, output = await anext(outputs)
         except StopAsyncIteration:
             text = "the engine ended the request without a reason"
@@ -197,7 +198,8 @@ async def _deltas(
         if flight.interruption is not None:
             raise flight.interruption
         if output.finish is Finish.DEADLINE:
-            raise _late(flight)
+            raise deadlines.late()
+        begun = begun or bool(output.token_ids)
         delta = _push(frontend, flight, choice, output)
         if delta.finish or delta.token_ids or delta.text or delta.prompt_logprobs:
             yield delta
@@ -215,22 +217,3 @@ def _push(frontend: FrontEnd, flight: Flight, choice: Choice, output: Output) ->
     if choice.stopped and not had_stopped and output.finish is None:
         frontend.engine.abort(choice.submit.request_id)  # its last output brings usage and journey
     return delta
-
-
-@asynccontextmanager
-async def _until(deadline: float | None, flight: Flight) -> AsyncIterator[None]:
-    """Raises Refusal (DEADLINE_EXCEEDED) when the deadline (monotonic seconds) passes inside."""
-    try:
-        async with asyncio.timeout(None if deadline is None else max(0.0, deadline - monotonic())):
-            yield
-    except TimeoutError as error:
-        raise _late(flight) from error
-
-
-def _late(flight: Flight) -> Refusal:
-    seconds = monotonic() - flight.arrived
-    return Refusal(
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        contract.REFUSED_DEADLINE,
-        f"the request's deadline passed, {seconds:.3g} s after its arrival",
-    )

@@ -12,7 +12,6 @@ from shiftruntime.engine.messages import Finish, Grammar
 from shiftruntime.models.generation_config import GenerationDefaults
 from shiftruntime.server.request import Delta, Generation, Journey, Options
 from shiftruntime.server.trace_context import TraceContext
-from shiftruntime.server.validation import MAX_TIMEOUT_SECONDS
 
 FINISH_REASONS = {
     Finish.STOP: pb.FINISH_REASON_STOP,
@@ -28,7 +27,7 @@ _OPTIONAL = (
 def generation_from_wire(
     request: pb.GenerateRequest, deadline_seconds: float | None = None, trace: TraceContext | None = None
 ) -> Generation:
-    """``deadline_seconds``: what is left of the call's own deadline; the earlier one counts."""
+    """``deadline_seconds``: what is left of the call's own deadline."""
     prompt: str | tuple[int, ...] | None = None
     match request.WhichOneof("prompt"):
         case "text":
@@ -42,20 +41,12 @@ def generation_from_wire(
         model=request.model,
         tenant=request.tenant,
         priority=request.priority,
-        timeout_seconds=_timeout(request, deadline_seconds),
+        timeout_seconds=request.timeout_seconds if request.HasField("timeout_seconds") else None,
+        deadline_seconds=deadline_seconds,
         echo=request.echo,
         add_special_tokens=not request.HasField("add_special_tokens") or request.add_special_tokens,
         trace=trace,
     )
-
-
-def _timeout(request: pb.GenerateRequest, deadline_seconds: float | None) -> float | None:
-    if deadline_seconds is not None:  # one that is too far away to matter counts as none
-        deadline_seconds = max(deadline_seconds, 1e-3) if deadline_seconds <= MAX_TIMEOUT_SECONDS else None
-    if not request.HasField("timeout_seconds"):
-        return deadline_seconds
-    # In this order NaN stays NaN, and is refused.
-    return request.timeout_seconds if deadline_seconds is None else min(request.timeout_seconds, deadline_seconds)
 
 
 def _options(params: pb.SamplingParams) -> Options:

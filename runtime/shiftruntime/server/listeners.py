@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
 
@@ -16,17 +17,14 @@ from shiftruntime.server.auth import BearerInterceptor, TokenFile
 from shiftruntime.server.control import ControlService
 from shiftruntime.server.frontend import FrontEnd
 from shiftruntime.server.inference import InferenceService
+from shiftruntime.server.limits import control_channel, inference_channel
 from shiftruntime.server.ops import OpsServer, routes
 from shiftruntime.server.readiness import INFERENCE_SERVICE, Readiness
+from shiftruntime.server.tls import TlsCredentials
 
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
-INFERENCE_MESSAGE_BYTES = 8 * 2**20  # a prompt of a million token ids
-CONTROL_MESSAGE_BYTES = 2**20
-MAX_METADATA_BYTES = 16 * 2**10
-# Per connection. Far above what runs and waits, so that a full queue is refused with a reason and does not stall.
-MAX_CONCURRENT_STREAMS = 4096
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,15 @@ class Listeners:
     """The three servers of one pod."""
 
     def __init__(self, frontend: FrontEnd, readiness: Readiness) -> None:
-        """Raises StartupError when the control token cannot be read."""
+        """Raises StartupError when the control token or the TLS files cannot be read."""
         self._options = frontend.options
         token_file = self._options.environment.control_token_file
         token = None if token_file is None else TokenFile(token_file)
         self._authenticated = token is not None
+        self._tls = None if self._options.tls is None else TlsCredentials(self._options.tls).grpc()
         self._inference = _inference_server(frontend, readiness)
         self._control = _control_server(frontend, readiness, token)
+        self._going: asyncio.Task[None] | None = None
         self._ops = OpsServer(routes(frontend.lifecycle, frontend.registry))
 
     async def start(self) -> Ports:
@@ -63,21 +63,32 @@ class Listeners:
             ops = await self._ops.start(options.host, options.ops_port)
         except OSError as error:
             raise _cannot_listen(options.host, options.ops_port, "--ops-port", str(error)) from error
-        inference = _bind(self._inference, options.host, options.port, "--port")
-        control = _bind(self._control, control_host, options.control_port, "--control-port")
+        inference = _bind(self._inference, options.host, options.port, "--port", self._tls)
+        control_tls = self._tls if options.tls_control else None
+        control = _bind(self._control, control_host, options.control_port, "--control-port", control_tls)
         await self._inference.start()
         await self._control.start()
         return Ports(inference, control, ops)
 
+    def go_away(self, grace_seconds: float) -> None:
+        """Close the inference port and tell its connections to end (GOAWAY). Returns at once; open calls go on.
+
+        Calls still open after ``grace_seconds`` are cut.
+        """
+        # Never cancelled: gRPC could not be stopped any more after that.
+        self._going = asyncio.create_task(self._inference.stop(grace_seconds))
+
     async def stop(self, grace_seconds: float) -> None:
         """End every call still open after ``grace_seconds``, ops last: probes are answered to the end."""
         await self._inference.stop(grace_seconds)
+        if self._going is not None:
+            await self._going
         await self._control.stop(grace_seconds)
         await self._ops.stop()
 
 
 def _inference_server(frontend: FrontEnd, readiness: Readiness) -> grpc.aio.Server:
-    server = grpc.aio.server(options=_channel_options(INFERENCE_MESSAGE_BYTES))
+    server = grpc.aio.server(options=inference_channel(frontend.options.limits))
     inference_pb2_grpc.add_InferenceServicer_to_server(InferenceService(frontend), server)  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(readiness.health, server)
     if frontend.options.reflection:
@@ -88,31 +99,15 @@ def _inference_server(frontend: FrontEnd, readiness: Readiness) -> grpc.aio.Serv
 
 def _control_server(frontend: FrontEnd, readiness: Readiness, token: TokenFile | None) -> grpc.aio.Server:
     interceptors = () if token is None else (BearerInterceptor(token),)
-    server = grpc.aio.server(interceptors=interceptors, options=_channel_options(CONTROL_MESSAGE_BYTES))
+    server = grpc.aio.server(interceptors=interceptors, options=control_channel(frontend.options.limits))
     control_pb2_grpc.add_ControlServicer_to_server(ControlService(frontend, readiness), server)  # type: ignore[no-untyped-call]
     return server
 
 
-def _channel_options(message_bytes: int) -> list[tuple[str, int]]:
-    return [
-        ("grpc.so_reuseport", 0),  # else two servers share a taken port without a word
-        ("grpc.max_receive_message_length", message_bytes),
-        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-        ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
-        ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
-        # A client that vanished without a word is noticed within 40 s, and its requests are aborted.
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        # Clients may ping as often as every 10 s, also between calls.
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ]
-
-
-def _bind(server: grpc.aio.Server, host: str, port: int, option: str) -> int:
+def _bind(server: grpc.aio.Server, host: str, port: int, option: str, tls: grpc.ServerCredentials | None) -> int:
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        bound = server.add_insecure_port(address)
+        bound = server.add_secure_port(address, tls) if tls else server.add_insecure_port(address)
     except RuntimeError as error:
         raise _cannot_listen(host, port, option, str(error)) from error
     if bound == 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +16,15 @@ from shiftprotos import contract
 from shiftruntime.engine.options import EngineOptions
 from shiftruntime.log import LogFormat
 from shiftruntime.server.cli import build_parser
+from shiftruntime.server.cli_limits import DEFAULTS as DEFAULT_LIMITS
+from shiftruntime.server.cli_limits import limits_of, tls_of
+from shiftruntime.server.limits import ServerLimits
+from shiftruntime.server.tls import TlsFiles
+from shiftruntime.server.usage import UsageError, parse_size
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)(|[KMGT]i?)B?")
-_SIZE_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_SIZE_UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate("KMGT", start=1)}
 MIN_KV_MEMORY_BYTES = 2**20
 MAX_TPOT_TARGET_MS = 60_000.0
 MAX_DRAIN_SECONDS = 3600.0
-
-
-class UsageError(Exception):
-    """A command line that cannot be run; the message names the value and the fix."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +57,9 @@ class ServeOptions:
     ops_port: int = contract.OPS_PORT
     drain_seconds: float = 30.0
     reflection: bool = True
+    limits: ServerLimits = DEFAULT_LIMITS
+    tls: TlsFiles | None = None  # of the inference port
+    tls_control: bool = False  # of the control port as well
     model_defaults: bool = True
     log_requests: bool = False
     log_format: LogFormat = LogFormat.TEXT
@@ -83,6 +83,7 @@ def parse(arguments: Sequence[str], variables: Mapping[str, str] | None = None) 
         max_num_seqs=values.max_num_seqs,
         max_batched_tokens=values.max_batched_tokens,
         max_model_len=values.max_model_len,
+        max_waiting_requests=values.max_waiting,
         kv_memory_bytes=_kv_memory(values.kv_memory),
         prefix_cache=values.prefix_cache,
         calibration_file=values.calibration,
@@ -100,6 +101,9 @@ def parse(arguments: Sequence[str], variables: Mapping[str, str] | None = None) 
         ops_port=values.ops_port,
         drain_seconds=values.drain_seconds,
         reflection=values.reflection,
+        limits=limits_of(values),
+        tls=_tls(values),
+        tls_control=values.tls_control,
         model_defaults=values.sampling_defaults == "model",
         log_requests=values.log_requests,
         log_format=LogFormat(values.log_format),
@@ -110,14 +114,6 @@ def parse(arguments: Sequence[str], variables: Mapping[str, str] | None = None) 
 def parse_manifest(arguments: Sequence[str]) -> str:
     """The model of `shift-runtime manifest`; raises UsageError."""
     return str(build_parser(_Parser).parse_args(arguments).model)
-
-
-def parse_size(text: str) -> int:
-    """Bytes of ``512Mi``, ``1.5G`` or ``1048576``; raises UsageError."""
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise UsageError(f"{text!r} is no size; write bytes or a number with K, Ki, M, Mi, G or Gi, for example 512Mi")
-    return int(float(match[1]) * _SIZE_UNITS[match[2]])
 
 
 class _Parser(argparse.ArgumentParser):
@@ -206,3 +202,10 @@ def _check_ports(ports: Mapping[str, int]) -> None:
         if port and port in taken:
             raise UsageError(f"{option} {port} is also {taken[port]}; give each its own port")
         taken[port] = option
+
+
+def _tls(values: argparse.Namespace) -> TlsFiles | None:
+    try:
+        return tls_of(values)
+    except ValueError as error:
+        raise UsageError(str(error)) from error

@@ -45,6 +45,7 @@ class Generation:
     tenant: str = ""
     priority: int = 0  # lower runs first
     timeout_seconds: float | None = None  # from arrival; then the request ends DEADLINE_EXCEEDED
+    deadline_seconds: float | None = None  # what the transport leaves it; the earlier of the two counts
     echo: bool = False  # each choice's text begins with the prompt's
     add_special_tokens: bool = True  # in front of a text prompt, as the model expects
     trace: TraceContext | None = None  # for log lines

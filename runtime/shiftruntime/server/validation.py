@@ -26,7 +26,6 @@ MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
 MAX_GRAMMAR_CHARACTERS = 64 * 1024
 MAX_PRIORITY = 1000
-MAX_TIMEOUT_SECONDS = 86_400.0
 # The engine counts seeds in 63 bits.
 _SEED_MASK = 2**63 - 1
 
@@ -43,6 +42,7 @@ class Limits:
     max_model_len: int
     eos_ids: tuple[int, ...]
     defaults: GenerationDefaults = NO_DEFAULTS
+    request_seconds: float = 3600.0  # every request ends by then
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def check_generation(generation: Generation, limits: Limits) -> None:
     _check_name("tenant", "TenantInvalid", generation.tenant)
     _check_range("priority", generation.priority, _Range("PriorityInvalid", -MAX_PRIORITY, MAX_PRIORITY))
     if generation.timeout_seconds is not None:
-        within = _Range("TimeoutInvalid", 0, MAX_TIMEOUT_SECONDS, open_low=True)
+        within = _Range("TimeoutInvalid", 0, limits.request_seconds, open_low=True)
         _check_range("timeout_seconds", generation.timeout_seconds, within)
     for name, within in _RANGES.items():
         _check_range(name, getattr(generation.options, name), within)

@@ -239,10 +239,10 @@ async def test_what_a_request_says_reaches_the_engine(pod):
     assert 0 < submit.timeout_seconds <= SECONDS  # the call's own deadline
 
 
-async def test_a_request_without_deadline_has_none_in_the_engine(pod):
+async def test_a_request_without_deadline_gets_the_longest_one(pod):
     async with asyncio.timeout(SECONDS):
         await collect(pod.inference.Generate(ask()))
-    assert pod.engine.submitted[0].timeout_seconds is None
+    assert 3590 < pod.engine.submitted[0].timeout_seconds <= 3600
 
 
 async def test_timeout_seconds_end_the_stream_with_a_reason(pod):

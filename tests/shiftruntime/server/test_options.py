@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 from shiftcore.layout import Gear
@@ -11,7 +12,10 @@ from shiftprotos import contract
 from shiftruntime.__main__ import main
 from shiftruntime.log import JsonFormatter, TextFormatter
 from shiftruntime.server import termination
-from shiftruntime.server.options import UsageError, parse, parse_size
+from shiftruntime.server.limits import ServerLimits
+from shiftruntime.server.options import parse
+from shiftruntime.server.tls import TlsFiles
+from shiftruntime.server.usage import UsageError, parse_size
 
 
 def serve(*arguments: str, **variables: str):
@@ -162,3 +166,45 @@ def test_text_lines_read_as_sentences():
 def test_a_target_that_no_step_can_have_is_refused(value):
     with pytest.raises(UsageError, match=r"--tpot-target-ms .* is outside \(0, 60000\]"):
         serve(f"--tpot-target-ms={value}")
+
+
+def test_limits_and_tls_reach_the_server():
+    options = serve(
+        *_words("--max-message 2Mi --max-metadata 8Ki --max-streams 10 --max-waiting 5 --max-wait-seconds 20"),
+        *_words("--max-request-seconds 90 --max-connection-age 0 --max-connection-grace 7 --keepalive-seconds 3"),
+        *_words("--keepalive-timeout 2 --tls-cert c.pem --tls-key k.pem --tls-client-ca ca.pem --tls-control"),
+        *_words("--sampling-defaults neutral --log-requests"),
+    )
+    assert options.limits == ServerLimits(2 * 2**20, 8 * 2**10, 10, 90.0, 20.0, 0.0, 7.0, 3.0, 2.0)
+    assert options.engine.max_waiting_requests == 5
+    assert options.tls == TlsFiles(Path("c.pem"), Path("k.pem"), Path("ca.pem"))
+    assert (options.tls_control, options.model_defaults, options.log_requests) == (True, False, True)
+
+
+def test_limits_have_defaults_and_tls_is_off():
+    options = serve()
+    assert (options.limits, options.tls, options.tls_control) == (ServerLimits(), None, False)
+    assert (options.limits.grace_seconds, options.engine.max_waiting_requests) == (3600.0, 256)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--max-message 10", ["--max-message", "10 bytes", "1024.."]),
+        ("--max-message huge", ["--max-message", "'huge' is no size"]),
+        ("--max-metadata 2Gi", ["--max-metadata", "2Gi"]),
+        ("--max-streams 0", ["--max-streams", "'0'", "1.."]),
+        ("--max-waiting many", ["--max-waiting", "'many'", "1..65536"]),
+        ("--max-wait-seconds 0", ["--max-wait-seconds", "'0'", "0.001..86400"]),
+        ("--max-request-seconds nan", ["--max-request-seconds", "'nan'"]),
+        ("--max-connection-age -1", ["--max-connection-age", "'-1'", "0..86400"]),
+        ("--tls-cert c.pem", ["--tls-cert needs --tls-key"]),
+        ("--tls-key k.pem", ["--tls-key needs --tls-cert"]),
+        ("--tls-client-ca ca.pem", ["--tls-client-ca needs --tls-cert"]),
+        ("--tls-control", ["--tls-control needs --tls-cert"]),
+    ],
+)
+def test_limits_out_of_range_are_refused_by_name(line, words):
+    with pytest.raises(UsageError) as caught:
+        serve(*_words(line))
+    assert [word for word in words if word not in str(caught.value)] == []
