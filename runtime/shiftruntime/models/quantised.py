@@ -31,11 +31,10 @@ class Quantisation:
     zero_point: str | None = None  # suffix, when the scheme is asymmetric
     block: tuple[int, int] | None = None  # rows and columns that share a scale, where the last block may be cut
 
-    def scale_of(self, weight: str) -> str:
-        return f"{_stem(weight)}.{self.scale}"
-
-    def zero_point_of(self, weight: str) -> str | None:
-        return f"{_stem(weight)}.{self.zero_point}" if self.zero_point else None
+    def sides(self, weight: str) -> tuple[str, ...]:
+        """Names of the tensors that a weight needs: its scale, and its zero point when there is one."""
+        stem = weight.removesuffix(".weight")
+        return tuple(f"{stem}.{suffix}" for suffix in (self.scale, self.zero_point) if suffix)
 
     def is_side(self, name: str) -> bool:
         """Whether a tensor only says something about a weight or its activations."""
@@ -125,7 +124,3 @@ def _spread(values: Tensor, shape: torch.Size, block: tuple[int, int] | None) ->
             raise ValueError(f"{parts} scales do not divide {length} rows or columns in parts of {size}")
         values = values.repeat_interleave(size, dimension).narrow(dimension, 0, length)
     return values
-
-
-def _stem(weight: str) -> str:
-    return weight.removesuffix(".weight")

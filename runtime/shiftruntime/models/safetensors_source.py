@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from shiftruntime.errors import model_damaged, model_unsupported
 from shiftruntime.models import gemma2, gemma3, llama, mixtral, qwen, qwen3_moe
 from shiftruntime.models.family import Family, Piece, Reading, token_ids
+from shiftruntime.models.quantised import STORED_DTYPES, Quantisation, dequantise, read_quantisation
 from shiftruntime.models.safetensors_header import StoredTensor, read_json, stored_tensors
 from shiftruntime.models.shapes import tensor_shapes
 from shiftruntime.models.tokenizer import Tokenizer
@@ -36,10 +38,12 @@ class SafetensorsSource:
         self.path = path
         raw = read_json(path / "config.json", "a model folder needs it")
         self._family = _family(raw, path)
+        self._quantisation = read_quantisation(raw, path / "config.json")
         generation = path / "generation_config.json"
         more_eos = token_ids(read_json(generation).get("eos_token_id")) if generation.exists() else ()
         config = self._family.read(raw, path / "config.json")
         self.config = dataclasses.replace(config, eos_ids=tuple(dict.fromkeys(config.eos_ids + more_eos)))
+        self._sides: dict[str, Path] = {}  # scales and zero points of quantised weights
         self._wanted = self._plan(stored_tensors(path))
 
     def _plan(self, stored: Mapping[str, StoredTensor]) -> dict[Path, list[Reading]]:
@@ -52,16 +56,30 @@ class SafetensorsSource:
                 if tensor is None:
                     what = f"tensor {reading.name} with shape {reading.shape}"
                     raise model_damaged(f"{self.path}: {what} is in no safetensors file")
-                _check(tensor, reading.name, reading.shape)
+                self._check(tensor, reading, stored)
                 wanted.setdefault(tensor.file, []).append(reading)
                 used.add(reading.name)
         self._refuse_rest({name: tensor for name, tensor in stored.items() if name not in used})
         return wanted
 
+    def _check(self, tensor: StoredTensor, reading: Reading, stored: Mapping[str, StoredTensor]) -> None:
+        where = f"{tensor.file}: tensor {reading.name}"
+        if tensor.shape != reading.shape:
+            raise model_damaged(f"{where} has shape {tensor.shape}, expected {reading.shape}")
+        if self._quantisation and tensor.dtype in STORED_DTYPES:
+            for side in self._quantisation.sides(reading.name):
+                if side not in stored:
+                    raise model_damaged(f"{where} has dtype {tensor.dtype}, and {side} is in no safetensors file")
+                self._sides[side] = stored[side].file
+        elif tensor.dtype not in _DTYPES:
+            raise model_unsupported(f"{where} has dtype {tensor.dtype}; supported: {', '.join(_DTYPES)}")
+
     def _refuse_rest(self, stored: Mapping[str, StoredTensor]) -> None:
         """A tensor that nobody reads (a bias, a scale, one more layer) would change what the model says."""
         head = self._family.file_name("lm_head")  # some files repeat a tied embedding under this name
         rest = [name for name in stored if not name.endswith(_IGNORED_SUFFIXES) and name != head]
+        if self._quantisation:
+            rest = [name for name in rest if not self._quantisation.is_side(name)]
         if rest:
             more = f" and {len(rest) - 1} more" if len(rest) > 1 else ""
             raise model_unsupported(
@@ -77,10 +95,24 @@ class SafetensorsSource:
                 with safe_open(file, framework="pt") as opened:
                     for r in readings:
                         rows = opened.get_slice(r.name)[r.part] if r.part else opened.get_tensor(r.name)
+                        if self._quantisation and rows.itemsize == 1:
+                            rows = self._dequantised(r.name, rows, self._quantisation)
                         one_of_many = rows.dim() < dimensions[r.canonical]  # an expert
                         yield Piece(r.canonical, r.first_row, rows[None] if one_of_many else rows)
             except SafetensorError as error:
                 raise model_damaged(f"{file}: {error}") from error
+
+    def _dequantised(self, name: str, rows: Tensor, quantisation: Quantisation) -> Tensor:
+        sides: list[Tensor] = []
+        for side in quantisation.sides(name):
+            with safe_open(self._sides[side], framework="pt") as opened:  # it may lie in another file
+                sides.append(opened.get_tensor(side))
+        scale, zero_point = [*sides, None][:2]
+        assert scale is not None, "every scheme has a scale"
+        try:
+            return dequantise(rows, scale, zero_point, quantisation.block)
+        except ValueError as error:
+            raise model_damaged(f"{self.path}: tensor {name}: {error}") from error
 
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.from_folder(self.path)
@@ -92,18 +124,4 @@ def _family(raw: Mapping[str, Any], path: Path) -> Family:
     family = FAMILIES.get(str(name))
     if family is None:
         raise model_unsupported(f"{path / 'config.json'}: architecture {name!r}; supported: {', '.join(FAMILIES)}")
-    if raw.get("quantization_config"):
-        raise model_unsupported(
-            f"{path / 'config.json'}: quantization_config {raw['quantization_config']!r}; quantised safetensors are "
-            "not supported, give the checkpoint in bfloat16 or a GGUF file"
-        )
     return family
-
-
-def _check(tensor: StoredTensor, name: str, shape: tuple[int, ...]) -> None:
-    if tensor.shape != shape:
-        raise model_damaged(f"{tensor.file}: tensor {name} has shape {tensor.shape}, expected {shape}")
-    if tensor.dtype not in _DTYPES:
-        raise model_unsupported(
-            f"{tensor.file}: tensor {name} has dtype {tensor.dtype}; supported: {', '.join(_DTYPES)}"
-        )

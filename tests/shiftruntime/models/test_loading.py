@@ -184,7 +184,7 @@ def test_extra_tensors_without_meaning_are_ignored(tmp_path: Path) -> None:
 
 def test_quantised_safetensors_are_refused_by_name(llama: Path) -> None:
     edit_config(llama, lambda raw: raw.update(quantization_config={"quant_method": "awq"}))
-    refused(llama, "ModelUnsupported", "quantization_config", "awq", "GGUF")
+    refused(llama, "ModelUnsupported", "config.json", "awq", "GGUF")
 
 
 @pytest.mark.parametrize("kind", ["linear_attention", "chunked_attention"])
