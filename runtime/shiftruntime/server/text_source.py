@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from shiftprotos import contract
+
+from shiftruntime.errors import StartupError
 from shiftruntime.models.generation_config import GenerationDefaults, load_generation_defaults
 from shiftruntime.models.manifest import verify
 from shiftruntime.models.token_bytes import StreamDecoder
 from shiftruntime.models.tokenizer import Tokenizer, load_tokenizer
+from shiftruntime.server.chat import template_source
+from shiftruntime.server.chat.template import ChatTemplateError, ChatTemplates
+
+log = logging.getLogger(__name__)
 
 
 class TokenizerText:
     """shiftruntime.server.frontend.Text over a model's tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer, defaults: GenerationDefaults) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        defaults: GenerationDefaults,
+        chat: ChatTemplates | None = None,
+        chat_error: str = "the model has no chat template",
+    ) -> None:
+        """``chat_error`` says why ``chat`` is None."""
+        self.chat = chat
+        self.chat_error = chat_error
         self._tokenizer = tokenizer
         self._defaults = defaults
+        self._shows_special = replace(tokenizer.bytes_of, special=frozenset())
 
     @property
     def defaults(self) -> GenerationDefaults:
@@ -30,11 +53,36 @@ class TokenizerText:
         """What a token stands for; special tokens and ids outside the vocabulary have none."""
         return self._tokenizer.bytes_of(token_id)
 
-    def decoder(self) -> StreamDecoder:
-        return self._tokenizer.stream_decoder()
+    def token_piece(self, token_id: int) -> bytes:
+        """As token_bytes, with special tokens as they are written."""
+        return self._shows_special(token_id)
+
+    @cached_property
+    def special_ids(self) -> Mapping[str, int]:
+        """Special tokens as they are written → their ids."""
+        pieces = {token_id: self._tokenizer.bytes_of.piece(token_id) for token_id in self._tokenizer.bytes_of.special}
+        return {piece: token_id for token_id, piece in sorted(pieces.items()) if piece is not None}
+
+    def decoder(self, visible_special_ids: frozenset[int] = frozenset()) -> StreamDecoder:
+        """Special tokens have no text, but for those that are to be visible."""
+        bytes_of = self._tokenizer.bytes_of
+        if not visible_special_ids:
+            return StreamDecoder(bytes_of)
+        return StreamDecoder(replace(bytes_of, special=bytes_of.special - visible_special_ids))
 
 
-def load(model: str) -> TokenizerText:
-    """Raises StartupError. Reads the whole vocabulary: seconds for a large one, so call it in a thread."""
+def load(model: str, chat_template: Path | None = None) -> TokenizerText:
+    """Raises StartupError. Reads the whole vocabulary: seconds for a large one, so call it in a thread.
+
+    A model whose own chat template is missing or broken serves everything else; one that is given (``chat_template``)
+    must be good.
+    """
     verify(model, weights=False)  # a damaged tokenizer is called damaged, not strange; the engine checks the rest
-    return TokenizerText(load_tokenizer(model), load_generation_defaults(model))
+    tokenizer, defaults = load_tokenizer(model), load_generation_defaults(model)
+    try:
+        return TokenizerText(tokenizer, defaults, ChatTemplates(template_source.read(model, chat_template)))
+    except ChatTemplateError as error:
+        if chat_template is not None:
+            raise StartupError(contract.REASON_INVALID_ARGUMENT, f"--chat-template: {error}") from error
+        log.warning("no chats: %s", error)
+        return TokenizerText(tokenizer, defaults, chat_error=str(error))

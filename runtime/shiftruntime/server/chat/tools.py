@@ -1,0 +1,114 @@
+"""Functions that a model may call: how it is told, how its calls are read, and how it is made to call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import Any
+
+from shiftruntime.engine.messages import Grammar
+from shiftruntime.server.chat.call_parsers import LLAMA_MARKER, MISTRAL_MARKER, HermesCalls, LlamaCalls, MistralCalls
+from shiftruntime.server.chat.call_python import PythonCalls
+from shiftruntime.server.chat.calls import CallParser
+from shiftruntime.server.chat.messages import Tool
+
+MAX_TOOLS = 256
+_ANY_OBJECT: dict[str, Any] = {"type": "object"}
+
+
+class Family(StrEnum):
+    """How a model writes calls."""
+
+    HERMES = "hermes"  # also Qwen
+    MISTRAL = "mistral"
+    LLAMA = "llama3_json"
+    PYTHON = "pythonic"  # Gemma, and models whose template says nothing about functions
+
+
+PARSERS: dict[Family, Callable[[Sequence[str]], CallParser]] = {
+    Family.HERMES: lambda names: HermesCalls(),
+    Family.MISTRAL: lambda names: MistralCalls(),
+    Family.LLAMA: LlamaCalls,
+    Family.PYTHON: PythonCalls,
+}
+# Special tokens that must not be hidden from the parser.
+MARKERS = {Family.MISTRAL: (MISTRAL_MARKER, "[ARGS]", "[CALL_ID]"), Family.LLAMA: (LLAMA_MARKER,)}
+
+
+class InvalidTools(Exception):
+    """Functions that cannot be offered to the model; the text says why."""
+
+
+def family_of(template: str) -> Family:
+    """What the model was trained to write, by what its chat template shows it."""
+    if MISTRAL_MARKER in template:
+        return Family.MISTRAL
+    if "<tool_call>" in template:
+        return Family.HERMES
+    if LLAMA_MARKER in template or ("<|start_header_id|>" in template and "tools" in template):
+        return Family.LLAMA
+    return Family.PYTHON
+
+
+def check_tools(tools: Sequence[Tool]) -> None:
+    """Raises InvalidTools."""
+    names = [tool.function.name for tool in tools]
+    if len(tools) > MAX_TOOLS:
+        raise InvalidTools(f"{len(tools)} tools; at most {MAX_TOOLS} are allowed")
+    for name in names:
+        if not 1 <= len(name) <= 64 or not all(char.isalnum() or char in "_-." for char in name):
+            raise InvalidTools(f"function name {name[:80]!r} is not 1 to 64 letters, digits, '_', '-' or '.'")
+    if len(set(names)) < len(names):
+        raise InvalidTools("two tools have the same name")
+
+
+def grammar_of_one(tool: Tool) -> Grammar:
+    """Only the arguments of this function."""
+    return Grammar("json_schema", json.dumps(tool.function.parameters or _ANY_OBJECT))
+
+
+def grammar_of_any(tools: Sequence[Tool], parallel: bool) -> Grammar:
+    """A list of at least one call; definitions move to the top, where their references look for them."""
+    definitions: dict[str, Any] = {}
+    calls = []
+    for tool in tools:
+        parameters = dict(tool.function.parameters or _ANY_OBJECT)
+        for key in ("$defs", "definitions"):
+            for name, definition in parameters.pop(key, {}).items():
+                if definitions.setdefault(key, {}).setdefault(name, definition) != definition:
+                    raise InvalidTools(f"two tools define {key}/{name} differently; rename one of them")
+        name_schema = {"type": "string", "enum": [tool.function.name]}
+        calls.append(
+            {
+                "type": "object",
+                "properties": {"name": name_schema, "parameters": parameters},
+                "required": ["name", "parameters"],
+                "additionalProperties": False,
+            }
+        )
+    schema = {"type": "array", "minItems": 1, "items": {"anyOf": calls}, **definitions}
+    return Grammar("json_schema", json.dumps(schema if parallel else schema | {"maxItems": 1}))
+
+
+def described(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For a template that knows no functions: the same conversation in roles and words that it does know."""
+    functions = json.dumps([tool["function"] for tool in tools], ensure_ascii=False)
+    words = (
+        "You can call functions. To call them, answer with nothing but a list "
+        '[{"name": function name, "parameters": object of arguments}]. Functions:\n' + functions
+    )
+    turns = [_in_words(message) for message in messages]
+    if turns and turns[0]["role"] == "system":
+        return [{**turns[0], "content": f"{turns[0]['content']}\n\n{words}"}, *turns[1:]]
+    return [{"role": "system", "content": words}, *turns]
+
+
+def _in_words(message: dict[str, Any]) -> dict[str, Any]:
+    if message["role"] == "tool":
+        return {"role": "user", "content": f"```tool_output\n{message['content']}\n```"}
+    if message.get("tool_calls"):
+        calls = [call["function"] for call in message["tool_calls"]]
+        written = [{"name": call["name"], "parameters": call["arguments"]} for call in calls]
+        return {"role": "assistant", "content": json.dumps(written, ensure_ascii=False)}
+    return message
