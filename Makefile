@@ -14,6 +14,9 @@ demo: setup ## a real cluster, a real model, gears that shift and replicas that 
 test: setup ## everything that this machine can test, with minutes per tier
 	@$(PYTHON) tests/tiers.py
 
+campaign: setup ## the long campaigns at full count: gear fuzz, failures (about half an hour)
+	@$(PYTHON) tests/campaign.py
+
 check: setup ## style, types, layers, generated code
 	ruff check .
 	ruff format --check .
@@ -44,4 +47,4 @@ setup: .venv/.ready
 clean: ## remove the virtual environment and caches of this checkout
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help demo test check up down status images setup clean
+.PHONY: help demo test campaign check up down status images setup clean

@@ -1,0 +1,239 @@
+"""Runs a case: the real scheduler, the engine's own plans, real ranks; notes all that came out, and judges nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import msgspec
+import torch
+from helpers.gear_fuzz.case import UNTIL_DONE, Case, RequestSpec, StepSpec
+from helpers.gear_fuzz.ranks import LogitRows
+from shiftcore.blocks import BlockPool
+from shiftcore.layout import Gear
+from shiftcore.scheduler import Batch, Finish, Limits, Request, Scheduler
+from shiftruntime.engine.messages import Sampling
+from shiftruntime.engine.plans import plan_chunks
+from shiftruntime.models.kv_cache import KvCache
+from shiftruntime.worker.messages import ChunkPlan, Done
+from torch import Tensor
+
+_EXTRA_ROWS_BELOW = 0.12
+_MANY = 1000
+
+PlanChunks = Callable[[Batch, Mapping[str, Sampling], int], tuple[ChunkPlan, ...]]
+
+
+class Ranks(Protocol):
+    """What runs a step; processes hide their logits and caches, and then there is less to compare."""
+
+    def run(self, gear: Gear, chunks: Sequence[ChunkPlan]) -> Done: ...
+
+    def logits(self) -> LogitRows | None: ...
+
+    @property
+    def caches(self) -> list[KvCache]: ...
+
+    def poison(self, blocks: Sequence[int]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a planted bug may replace."""
+
+    scheduler: type[Scheduler] = Scheduler
+    plan: PlanChunks = plan_chunks
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The cache of one request at one moment, by rank: keys and values [layers, tokens, kv heads of rank, head_dim]."""
+
+    step: int
+    tokens: int
+    parts: tuple[tuple[Tensor, Tensor], ...]
+
+
+@dataclass
+class Journey:
+    """All that was computed for one request."""
+
+    spec: RequestSpec
+    request: Request
+    rows: list[tuple[int, int, Tensor]] = field(default_factory=list)  # step, position, logits
+    drawn: list[tuple[int, int, int, float]] = field(default_factory=list)  # step, position, token, log probability
+    scores: list[tuple[int, int, int, float]] = field(default_factory=list)  # step, position, target, log probability
+    snapshots: list[Snapshot] = field(default_factory=list)
+    finish: Finish | None = None
+
+
+@dataclass
+class Run:
+    journeys: dict[str, Journey] = field(default_factory=dict)
+    gears: list[str] = field(default_factory=list)  # of each step that computed something
+    sizes: list[int] = field(default_factory=list)  # tokens of each of them
+    preemptions: int = 0
+    hit_tokens: int = 0  # from the prefix cache
+
+    @property
+    def shifts(self) -> int:
+        return sum(a != b for a, b in zip(self.gears, self.gears[1:], strict=False))
+
+
+class CaseError(AssertionError):
+    """Something broke while the case ran."""
+
+    def __init__(self, step: int, text: str) -> None:
+        super().__init__(text)
+        self.step = step
+
+
+class Driver:
+    def __init__(self, case: Case, ranks: Ranks, num_blocks: int, parts: Parts) -> None:
+        self._case, self._ranks, self._parts = case, ranks, parts
+        self._limits = Limits(case.max_num_seqs, 1, _MANY, _MANY, case.prefix_cache)
+        self._pool = BlockPool(num_blocks, case.block_size)
+        self._scheduler = parts.scheduler(self._limits, self._pool)
+        self._arriving = sorted(case.request_specs(), key=lambda spec: spec.arrival_step)
+        self._writers: dict[int, str] = {}  # block -> tenant whose tokens it holds
+        self._samplings = {spec.id: spec.sampling for spec in self._arriving}
+        self.run = Run()
+
+    def drive(self) -> Run:
+        """Until nothing is left to do, or the case's last step."""
+        number = 0
+        while number < self._case.steps and (self._arriving or self._alive()):
+            try:
+                self._step(number)
+            except (AssertionError, RuntimeError, LookupError, ValueError) as error:
+                raise CaseError(number, f"{type(error).__name__}: {error}") from error
+            number += 1
+        self.run.preemptions = self._scheduler.counts.preemptions
+        self.run.hit_tokens = self._scheduler.counts.hit_tokens
+        if number == UNTIL_DONE:
+            raise CaseError(number, f"{[request.id for request in self._alive()]} never end")
+        if not self._alive():
+            self._check_all_free(number)
+        return self.run
+
+    def _alive(self) -> list[Request]:
+        return [*self._scheduler.running, *self._scheduler.waiting]
+
+    def _step(self, number: int) -> None:
+        spec, scheduler = self._case.step(number), self._scheduler
+        self._arrive(number)
+        self._abort(spec, "before")
+        scheduler.limits = replace(self._limits, max_batched_tokens=spec.budget_tokens)
+        batch = scheduler.schedule(float(number))
+        for request in scheduler.take_expired():
+            self.run.journeys[request.id].finish = Finish.DEADLINE
+        if not batch:
+            return
+        chunks = self._parts.plan(batch, self._samplings, self._case.block_size)
+        chunks = self._with_extra_rows(chunks, batch, spec)
+        self._check_owners(batch)
+        held = {chunk.request: list(chunk.request.blocks) for chunk in batch}
+        self._abort(spec, "planned")
+        self._ranks.poison(list(self._pool._free))  # nobody may read these in this step
+        done = self._ranks.run(spec.gear, chunks)
+        self._note(number, spec.gear, batch, chunks, done)
+        self._abort(spec, "computed")
+        sampling = [chunk.request.id for chunk in batch if chunk.samples]
+        outputs = scheduler.complete(dict(zip(sampling, done.tokens, strict=True)))
+        for request, _, finish in outputs:
+            self.run.journeys[request.id].finish = finish
+        self._pool.check()
+        self._snapshot(number, spec, held, {request for request, _, finish in outputs if finish})
+
+    def _arrive(self, number: int) -> None:
+        while self._arriving and self._arriving[0].arrival_step <= number:
+            spec = self._arriving.pop(0)
+            request = _request(spec, float(number))
+            self._scheduler.add(request)
+            self.run.journeys[spec.id] = Journey(spec, request)
+
+    def _abort(self, spec: StepSpec, phase: str) -> None:
+        alive = [request for request in self._alive() if self._scheduler.find(request.id) is request]
+        if spec.abort_phase == phase and alive:
+            request = alive[int(spec.abort_choice * len(alive))]
+            self._scheduler.abort(request.id)
+            self.run.journeys[request.id].finish = Finish.ABORT
+
+    def _with_extra_rows(self, chunks: tuple[ChunkPlan, ...], batch: Batch, spec: StepSpec) -> tuple[ChunkPlan, ...]:
+        """Some chunks report all their rows; where the next token is not known yet, any will do as a target."""
+        changed = list(chunks)
+        for i, (chunk, draw) in enumerate(zip(batch, spec.extra_rows, strict=False)):
+            if draw < _EXTRA_ROWS_BELOW:
+                targets = [*chunk.request.tokens[chunk.start + 1 :], 0][: chunk.length]
+                changed[i] = msgspec.structs.replace(chunks[i], targets=tuple(targets))
+        return tuple(changed)
+
+    def _check_owners(self, batch: Batch) -> None:
+        """A request reads no block that another tenant's request has filled."""
+        for chunk in batch:
+            request, size = chunk.request, self._case.block_size
+            foreign = [b for b in request.blocks[: -(-chunk.start // size)] if self._writers.get(b) != request.tenant]
+            assert not foreign, f"{request.id} of tenant {request.tenant!r} reads blocks {foreign} of others"
+            end = chunk.start + chunk.length
+            self._writers.update(dict.fromkeys(request.blocks[chunk.start // size : -(-end // size)], request.tenant))
+
+    def _note(self, step: int, gear: Gear, batch: Batch, chunks: Sequence[ChunkPlan], done: Done) -> None:
+        self.run.gears.append(gear.name)
+        self.run.sizes.append(sum(chunk.length for chunk in batch))
+        journeys = [self.run.journeys[chunk.request.id] for chunk in batch]
+        places = [(j, chunk.start + i) for j, chunk in zip(journeys, batch, strict=True) for i in range(chunk.length)]
+        recorded = self._ranks.logits()
+        if recorded is not None:
+            for token, row in zip(recorded.tokens, recorded.logits, strict=True):
+                journey, position = places[token]
+                journey.rows.append((step, position, row))
+        sampling = [(j, chunk.start + chunk.length) for j, chunk in zip(journeys, batch, strict=True) if chunk.samples]
+        for (journey, position), token, logprob in zip(sampling, done.tokens, done.logprobs, strict=True):
+            journey.drawn.append((step, position, token, logprob))
+        scored = [
+            (journey, plan.start + i, target)
+            for journey, plan in zip(journeys, chunks, strict=True)
+            for i, target in enumerate(plan.targets)
+        ]
+        for (journey, position, target), value in zip(scored, done.target_logprobs, strict=True):
+            journey.scores.append((step, position, target, value))
+
+    def _snapshot(self, step: int, spec: StepSpec, held: Mapping[Request, list[int]], finished: set[Request]) -> None:
+        """Of requests that just ended (their blocks still hold what they held), and now and then of all that run."""
+        tables = {request: blocks for request, blocks in held.items() if request in finished}
+        if spec.snapshot:
+            tables |= {request: request.blocks for request in self._scheduler.running}
+        for request, blocks in tables.items():
+            parts = tuple(
+                (_gathered(cache.k, blocks, request.computed), _gathered(cache.v, blocks, request.computed))
+                for cache in self._ranks.caches
+            )
+            self.run.journeys[request.id].snapshots.append(Snapshot(step, request.computed, parts))
+
+    def _check_all_free(self, number: int) -> None:
+        try:
+            self._scheduler.check_idle()
+        except AssertionError as error:
+            raise CaseError(number, f"when all is done: {error}") from error
+
+
+def _request(spec: RequestSpec, now: float) -> Request:
+    """As the engine makes it of a Submit; a step takes a second."""
+    return Request(
+        spec.id,
+        spec.prompt,
+        spec.sampling.max_tokens,
+        frozenset(spec.sampling.stop_token_ids),
+        now,
+        deadline=None if spec.deadline_steps is None else now + spec.deadline_steps,
+        tenant=spec.tenant,
+        priority=spec.priority,
+        waits_for=spec.sibling_of,
+        skip_cache_read=spec.skip_cache_read,
+    )
+
+
+def _gathered(cache: Tensor, blocks: list[int], tokens: int) -> Tensor:
+    """[layers, blocks, block_size, heads, head_dim] → [layers, tokens, heads, head_dim] of one sequence."""
+    return cache[:, torch.tensor(blocks, dtype=torch.int64)].flatten(1, 2)[:, :tokens].clone()
