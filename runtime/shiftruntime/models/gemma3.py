@@ -13,7 +13,8 @@ from typing import Any
 from shiftruntime.config import ModelConfig
 from shiftruntime.models.family import Family, required
 from shiftruntime.models.gemma2 import HF_NAMES
-from shiftruntime.models.gguf_config import eos_ids, gguf_scaling
+from shiftruntime.models.gguf_config import gguf_scaling
+from shiftruntime.models.gguf_file import eos_ids
 from shiftruntime.models.hf_config import WHERE, common_values, optional, refuse, sliding_values
 from shiftruntime.models.rope_config import rope_parameters, rope_scaling, rope_theta
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shiftruntime.errors import model_damaged
-from shiftruntime.models.gguf_file import read_header
+from shiftruntime.models.gguf_file import eos_ids, read_header
 
 _FILE = "generation_config.json"
 _GGUF_KEYS = {
@@ -22,7 +22,6 @@ _GGUF_KEYS = {
     "top_k": "general.sampling.top_k",
     "min_p": "general.sampling.min_p",
     "repetition_penalty": "general.sampling.penalty_repeat",
-    "eos_token_id": "tokenizer.ggml.eos_token_id",
 }
 
 
@@ -50,7 +49,8 @@ def load_generation_defaults(model_path: str | Path) -> GenerationDefaults:
         file = path / _FILE
         return read_generation_defaults(_json_object(file), file) if file.exists() else GenerationDefaults()
     metadata = read_header(path).metadata
-    return read_generation_defaults({key: metadata.get(name) for key, name in _GGUF_KEYS.items()}, path)
+    named = {key: metadata.get(name) for key, name in _GGUF_KEYS.items()}
+    return read_generation_defaults(named | {"eos_token_id": list(eos_ids(metadata))}, path)
 
 
 def read_generation_defaults(raw: Mapping[str, Any], file: Path) -> GenerationDefaults:

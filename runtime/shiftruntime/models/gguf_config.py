@@ -12,6 +12,7 @@ from typing import Any
 from shiftruntime.config import ModelConfig, RopeScaling
 from shiftruntime.errors import model_damaged, model_unsupported
 from shiftruntime.models.family import Family, required
+from shiftruntime.models.gguf_file import eos_ids
 from shiftruntime.models.rope_config import context_length, rope_scaling, rope_theta
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -84,12 +85,6 @@ def read_config(raw: Mapping[str, Any]) -> ModelConfig:
         bos_id=raw.get("tokenizer.ggml.bos_token_id"),
         eos_ids=eos_ids(raw),
     )
-
-
-def eos_ids(raw: Mapping[str, Any]) -> tuple[int, ...]:
-    """End of text, and end of a turn where the header names one."""
-    found = (raw.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot"))
-    return tuple(dict.fromkeys(token for token in found if isinstance(token, int)))
 
 
 def gguf_scaling(raw: Mapping[str, Any], architecture: str, max_position: int) -> RopeScaling | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ class GgufHeader:
     metadata: dict[str, Any]  # arrays as tuples
     tensors: dict[str, TensorEntry]
     file_bytes: int
+
+
+def eos_ids(metadata: Mapping[str, Any]) -> tuple[int, ...]:
+    """End of text, and end of a turn where the header names one."""
+    found = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot"))
+    return tuple(dict.fromkeys(token for token in found if isinstance(token, int)))
 
 
 class _Cursor:

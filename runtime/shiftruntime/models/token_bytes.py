@@ -30,13 +30,19 @@ class TokenBytes:
         return b"" if piece is None else self.to_bytes(piece)
 
     @staticmethod
-    def byte_fallback(tokens: Sequence[str], special: frozenset[int]) -> TokenBytes:
+    def byte_fallback(tokens: Sequence[str], special: frozenset[int], strip_first_space: bool = False) -> TokenBytes:
         """SentencePiece: ▁ is a space and <0xE4> a byte."""
 
         def piece(token: int) -> str | None:
             return tokens[token] if 0 <= token < len(tokens) else None
 
-        return TokenBytes(piece, _from_sentencepiece, special)
+        return TokenBytes(piece, _from_sentencepiece, special, strip_first_space)
+
+    @staticmethod
+    def byte_level(piece: Callable[[int], str | None], special: frozenset[int], verbatim: set[str]) -> TokenBytes:
+        """Every character of a token is a byte, except in added tokens (``verbatim``), which stand as they are."""
+        alphabet = byte_alphabet()
+        return TokenBytes(piece, lambda text: _from_byte_level(text, alphabet, verbatim), special)
 
     @staticmethod
     def of(backend: tokenizers.Tokenizer, spec: dict[str, Any]) -> TokenBytes:
@@ -48,9 +54,9 @@ class TokenBytes:
         kinds = {stage.get("type") for stage in stages}
         strips = any(stage.get("type") == "Strip" and stage.get("start") for stage in stages)
         if "ByteLevel" in kinds:
-            alphabet = byte_alphabet()
-            verbatim = {str(token["content"]) for token in added.values()}
-            return TokenBytes(backend.id_to_token, lambda piece: _from_byte_level(piece, alphabet, verbatim), special)
+            return TokenBytes.byte_level(
+                backend.id_to_token, special, {str(token["content"]) for token in added.values()}
+            )
         if kinds & {"ByteFallback", "Metaspace"}:
             return TokenBytes(backend.id_to_token, _from_sentencepiece, special, strips or "Metaspace" in kinds)
         return TokenBytes(backend.id_to_token, lambda piece: piece.encode(), special)

@@ -1,8 +1,4 @@
-"""Text to ids and back. No torch here: the frontend process uses it.
-
-From tokenizer.json in a folder, or from the header of a Gemma 3 GGUF, whose SentencePiece-BPE is rebuilt from its
-tokens: the merges are not in the file, they follow from the order of the tokens.
-"""
+"""Text to ids and back, from tokenizer.json in a folder or from a GGUF header. No torch: the frontend uses it."""
 
 from __future__ import annotations
 
@@ -13,14 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
-from shiftruntime.errors import model_damaged, model_not_found, model_unsupported
-from shiftruntime.models.gguf_file import GgufHeader, read_header
+from shiftruntime.errors import model_damaged, model_not_found
+from shiftruntime.models import gguf_tokenizer
+from shiftruntime.models.gguf_file import GgufHeader, eos_ids, read_header
 from shiftruntime.models.token_bytes import StreamDecoder, TokenBytes
-
-_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # token types of the GGUF specification
-_SPACE = "\u2581"  # how SentencePiece writes a space
 
 
 @dataclass(frozen=True)
@@ -73,23 +66,10 @@ class Tokenizer:
 
     @staticmethod
     def from_gguf(header: GgufHeader) -> Tokenizer:
-        """Raises StartupError for a vocabulary of another kind than Gemma 3's."""
-        meta = header.metadata
-        kind, architecture = meta.get("tokenizer.ggml.model"), meta.get("general.architecture")
-        if kind != "llama" or architecture != "gemma3":
-            raise model_unsupported(
-                f"{header.path}: tokenizer {kind!r} of architecture {architecture!r}; supported: llama of gemma3"
-            )
-        tokens, types = meta.get("tokenizer.ggml.tokens", ()), meta.get("tokenizer.ggml.token_type", ())
-        if not tokens or len(tokens) != len(types):
-            raise model_damaged(f"{header.path}: {len(tokens)} tokens and {len(types)} token types in the header")
-        spelled = [_SPACE * len(t) if " " in t and not t.strip() else t for t in tokens]
-        backend = _gemma_backend(spelled, types, tokens[meta.get("tokenizer.ggml.unknown_token_id", 3)])
-        special = frozenset(i for i, kind in enumerate(types) if kind in (_CONTROL, _UNKNOWN))
-        eos = _ids(meta.get("tokenizer.ggml.eos_token_id"))
-        bos = meta.get("tokenizer.ggml.bos_token_id")
-        adds_bos = bool(meta.get("tokenizer.ggml.add_bos_token", True))
-        return Tokenizer(backend, TokenBytes.byte_fallback(spelled, special), bos, eos, adds_bos)
+        """Raises StartupError."""
+        backend, bytes_of, adds_bos = gguf_tokenizer.build(header)
+        bos = header.metadata.get("tokenizer.ggml.bos_token_id")
+        return Tokenizer(backend, bytes_of, bos, eos_ids(header.metadata), adds_bos)
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -98,32 +78,6 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if not path.exists():
         raise model_not_found(f"{path} does not exist")
     return Tokenizer.from_folder(path) if path.is_dir() else Tokenizer.from_gguf(read_header(path))
-
-
-def _gemma_backend(tokens: list[str], types: Sequence[int], unknown: str) -> tokenizers.Tokenizer:
-    """The BPE model of Gemma 3: spaces become ▁, words split before it, unknown characters fall back to bytes."""
-    vocab = {token: i for i, token in enumerate(tokens)}
-    backend = tokenizers.Tokenizer(
-        models.BPE(vocab=vocab, merges=_merges(tokens, vocab), unk_token=unknown, fuse_unk=True, byte_fallback=True)
-    )
-    backend.normalizer = normalizers.Replace(" ", _SPACE)
-    backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    backend.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
-    added = [(token, kind) for token, kind in zip(tokens, types, strict=True) if kind in (_CONTROL, _USER_DEFINED)]
-    control = [AddedToken(token, normalized=False, special=True) for token, kind in added if kind == _CONTROL]
-    backend.add_special_tokens([AddedToken(unknown, normalized=False, special=True), *control])
-    backend.add_tokens([AddedToken(token, normalized=False) for token, kind in added if kind == _USER_DEFINED])
-    return backend
-
-
-def _merges(tokens: list[str], vocab: dict[str, int]) -> list[tuple[str, str]]:
-    """Every pair of tokens that makes a token; earlier tokens first, then the longer left part."""
-    return [
-        (token[:cut], token[cut:])
-        for token in tokens
-        for cut in range(len(token) - 1, 0, -1)
-        if token[:cut] in vocab and token[cut:] in vocab
-    ]
 
 
 def _ids(value: object) -> tuple[int, ...]:
