@@ -77,6 +77,7 @@ def _run(options: EngineOptions, frames: FrameSocket[ToEngine | Start]) -> None:
         startup = Startup(options, ranks, frames.send)
         started = startup.run()
         engine = Engine(options, startup, started, ranks, frames.send)
+        selector.register(engine.grammars.wake, selectors.EVENT_READ, engine.take_grammars)
         frames.send(_ready(started))
         for message in inbox:
             engine.handle(message)

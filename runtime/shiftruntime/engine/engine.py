@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from shiftcore.scheduler import (
 )
 from shiftprotos import contract
 
+from shiftruntime.engine.grammar import GrammarError, Matcher, Vocabulary
+from shiftruntime.engine.grammar_compiler import GrammarCompiler
 from shiftruntime.engine.journeys import Journeys
 from shiftruntime.engine.loads import LoadWindows
 from shiftruntime.engine.messages import (
@@ -48,6 +51,7 @@ from shiftruntime.engine.plans import plan_chunks
 from shiftruntime.engine.ranks import RankGroup
 from shiftruntime.engine.samples import History, SamplingError, StepResults, step_results
 from shiftruntime.engine.startup import Started, Startup
+from shiftruntime.models.tokenizer import load_tokenizer
 from shiftruntime.worker.messages import Done, StepPlan
 
 _IDLE_PROBE_SHARE = 0.3  # of the step timeout: how long ranks may be idle before they are asked whether they live
@@ -58,7 +62,10 @@ _REFUSALS: dict[type[Exception], str] = {
     NeverFitsError: contract.REFUSED_INVALID_REQUEST,
     DeadlinePassedError: contract.REFUSED_DEADLINE,
     SamplingError: contract.REFUSED_INVALID_REQUEST,
+    GrammarError: contract.REFUSED_INVALID_REQUEST,
 }
+
+_log = logging.getLogger(__name__)
 
 Send = Callable[[msgspec.Struct], None]
 
@@ -84,6 +91,7 @@ class Engine:
         self.scheduler = Scheduler(limits, BlockPool(started.num_blocks, options.block_size))
         self._samplings: dict[str, Sampling] = {}
         self._histories: dict[str, History] = {}
+        self.grammars = GrammarCompiler(lambda: Vocabulary(load_tokenizer(options.model), started.config.vocab_size))
         self._first_token: dict[str, float] = {}
         self._calibrations: list[int] = []  # call ids that wait for an idle moment
         self._journeys = Journeys()
@@ -99,6 +107,7 @@ class Engine:
 
     def step(self) -> bool:
         """Run one step; False if there was nothing to do."""
+        self.take_grammars()
         options = self._options
         budget = step_budget(self.scheduler, self.table, self.policy, options.tpot_target_seconds, options.block_size)
         batch = self.scheduler.schedule(time.monotonic(), budget)
@@ -119,7 +128,7 @@ class Engine:
         """Answer the front end; never waits for a step."""
         match message:
             case Submit():
-                self._submit(message)
+                self._receive(message)
             case Abort():
                 self._abort(message.request_id)
             case Call():
@@ -152,7 +161,6 @@ class Engine:
                 self._send(Output(request.id, (), prompt_logprobs=new))
         for request, token, finish in self.scheduler.complete(results.tokens):
             sampling = self._samplings[request.id]
-            self._histories[request.id].accept(token)
             self._observe(request, finish)
             self._send(
                 Output(
@@ -164,6 +172,16 @@ class Engine:
                     journey=self._forget(request) if finish else None,
                 )
             )
+            if finish is None:
+                self._go_on(request, token)
+
+    def _go_on(self, request: Request, token: int) -> None:
+        try:
+            self._histories[request.id].accept(token)
+        except GrammarError as error:
+            _log.warning("request %s ends: %s", request.id, error)
+            self.scheduler.abort(request.id)
+            self._end(request, Finish.ABORT)
 
     def _observe(self, request: Request, finish: Finish | None) -> None:
         now = time.monotonic()
@@ -192,15 +210,39 @@ class Engine:
 
     # --- the front end ----------------------------------------------------------------------------------------------
 
-    def _submit(self, message: Submit) -> None:
-        s = message.sampling
+    def _receive(self, message: Submit) -> None:
+        """Submit at once, or when the grammar has been compiled beside the loop."""
         now = time.monotonic()
+        matcher = None
+        try:
+            if self.grammars.waits(message.request_id):
+                raise DuplicateRequestError(f"request {message.request_id} is in flight")
+            if message.sampling.grammar is not None:
+                matcher = self.grammars.compile(message, now)
+                if matcher is None:
+                    return
+        except (DuplicateRequestError, GrammarError) as error:
+            self._send(Refused(message.request_id, _REFUSALS[type(error)], str(error)))
+        else:
+            self._submit(message, now, matcher)
+
+    def take_grammars(self) -> None:
+        """Go on with the requests whose grammar is there now."""
+        for compiled in self.grammars.take(time.monotonic()):
+            if isinstance(compiled.result, GrammarError):
+                refused = Refused(compiled.submit.request_id, contract.REFUSED_INVALID_REQUEST, str(compiled.result))
+                self._send(refused)
+            else:
+                self._submit(compiled.submit, compiled.arrival_seconds, compiled.result)
+
+    def _submit(self, message: Submit, now: float, matcher: Matcher | None) -> None:
+        s = message.sampling
         request = _request(message, now)
         if self._draining:
             self._send(Refused(request.id, contract.REFUSED_DRAINING, "this pod is draining; retry on another"))
             return
         try:
-            history = History(s, request.prompt)
+            history = History(s, request.prompt, matcher=matcher)
             self.scheduler.add(request)
         except tuple(_REFUSALS) as error:
             self._send(Refused(request.id, _REFUSALS[type(error)], str(error)))
@@ -215,6 +257,8 @@ class Engine:
             self._send(Admitted(request.id))
 
     def _abort(self, request_id: str) -> None:
+        if self.grammars.cancel(request_id):  # it has been neither admitted nor refused
+            self._send(Refused(request_id, contract.REFUSED_ABORTED, "aborted while its grammar was compiled"))
         request = self.scheduler.find(request_id)
         if request is not None:
             self.scheduler.abort(request_id)

@@ -11,6 +11,7 @@ from itertools import islice
 
 from shiftcore.scheduler import Batch, Request
 
+from shiftruntime.engine.grammar import Matcher
 from shiftruntime.engine.messages import Sampling, TopLogprobs
 from shiftruntime.worker.messages import ChunkPlan, Done, Likeliest, Penalties, Sample
 
@@ -29,22 +30,30 @@ class History:
     It follows the tokens and not the KV cache, so preemption changes nothing.
     """
 
-    def __init__(self, sampling: Sampling, prompt: Sequence[int], output: Iterable[int] = ()) -> None:
-        """Raises SamplingError."""
+    def __init__(
+        self, sampling: Sampling, prompt: Sequence[int], output: Iterable[int] = (), matcher: Matcher | None = None
+    ) -> None:
+        """Raises SamplingError or GrammarError; ``matcher``, in its first state, comes with a grammar."""
         _check(sampling)
+        assert (matcher is None) == (sampling.grammar is None), f"{sampling.grammar} with matcher {matcher}"
         self.sampling = sampling
         s = sampling
         self._penalised = (s.repetition_penalty, s.presence_penalty, s.frequency_penalty) != (1.0, 0.0, 0.0)
         self._prompt_ids = _int32(set(prompt)) if s.repetition_penalty != 1.0 else b""
         self._counts: Counter[int] = Counter()
         self._num_output = 0
+        self._matcher = matcher
+        self._allowed = self._mask()
         self._scored = 0  # prompt tokens 1 … this one have been reported with their log probability
         for token in output:
             self.accept(token)
 
     def accept(self, token: int) -> None:
-        """The request goes on after this token."""
+        """The request goes on after this token; raises GrammarError when its grammar cannot."""
         self._num_output += 1
+        if self._matcher is not None:
+            self._matcher.accept(token)
+            self._allowed = self._mask()
         if self._penalised:
             self._counts[token] += 1
 
@@ -61,7 +70,8 @@ class History:
             top_k=s.top_k,
             min_p=s.min_p,
             bias=s.logit_bias,
-            banned=s.stop_token_ids if self._num_output < s.min_tokens else (),
+            banned=s.stop_token_ids if self._num_output < s.min_tokens and self._matcher is None else (),
+            allowed=self._allowed,
             penalties=self._penalties() if self._penalised else None,
         )
 
@@ -76,6 +86,12 @@ class History:
         new = tuple(scores[max(0, self._scored - start) :])
         self._scored += len(new)
         return new
+
+    def _mask(self) -> bytes:
+        """Bits of what the grammar allows next, stop ids among them where they may come."""
+        if self._matcher is None:
+            return b""
+        return self._matcher.allowed(self.sampling.stop_token_ids, self._num_output >= self.sampling.min_tokens)
 
     def _penalties(self) -> Penalties:
         s = self.sampling
@@ -138,6 +154,8 @@ def _check(s: Sampling) -> None:
     for token, bias in s.logit_bias:
         if not abs(bias) <= _MAX_CHANGE:
             raise SamplingError(f"logit_bias {bias} of token {token} must be within ±{_MAX_CHANGE:g}")
+    if s.grammar is not None and not s.stop_token_ids:
+        raise SamplingError("a grammar needs a stop token to end with; drop ignore_eos or name stop token ids")
     if len(dict(s.logit_bias)) != len(s.logit_bias):
         raise SamplingError("logit_bias names a token id twice; give each id one bias")
 

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from shiftcore.scheduler import Chunk, Request
 from shiftruntime.engine.messages import Sampling, TopLogprobs
-from shiftruntime.engine.plans import plan_chunk
 from shiftruntime.engine.samples import History, SamplingError, step_results
-from shiftruntime.worker.messages import Done, Sample
+from shiftruntime.worker.messages import ChunkPlan, Done, Sample
 
 PROMPT = (5, 9, 5, 2)
 
@@ -75,8 +74,11 @@ def test_answers_are_dealt_out_in_batch_order() -> None:
     parameters = sampling(prompt_logprobs=True, top_logprobs=1)
     first, second = request(), Request("b", (1, 2, 3), 8)
     batch = (Chunk(first, 0, 4, True), Chunk(second, 0, 2, False))
-    plans = [plan_chunk(chunk, parameters, 4) for chunk in batch]
-    assert [plan.targets for plan in plans] == [(9, 5, 2), (2, 3)]
+    targets = [History(parameters, c.request.prompt).targets(c.request.prompt, c.start, c.end) for c in batch]
+    plans = [
+        ChunkPlan(c.request.prompt[: c.length], c.start, (), targets=t) for c, t in zip(batch, targets, strict=True)
+    ]
+    assert targets == [(9, 5, 2), (2, 3)]
     done = Done(1, 0, (8,), (-0.5,), (-1.0, -2.0, -3.0, -4.0, -5.0), (((6,), (-0.1,)),))
     results = step_results(batch, plans, done)
     assert (results.tokens, results.logprobs) == ({"a": 8}, {"a": -0.5})
