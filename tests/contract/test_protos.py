@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor, ServiceDescriptor
+from shiftprotos.kserve import open_inference_pb2
 from shiftprotos.v1 import control_pb2, inference_pb2
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BASELINE = Path(__file__).with_name("v1.wire")
-GENERATED = sorted((REPOSITORY / "protos/shiftprotos/v1").glob("*_pb2*.py*"))
+GENERATED = sorted((REPOSITORY / "protos/shiftprotos").glob("*/*_pb2*.py*"))
 SECONDS = 100
 
 _TYPES = {
@@ -34,7 +35,7 @@ _TYPES = {
 def listing() -> dict[str, str]:
     """What two peers must agree on: name of the thing → its meaning on the wire."""
     lines: dict[str, str] = {}
-    for file in (inference_pb2.DESCRIPTOR, control_pb2.DESCRIPTOR):
+    for file in (inference_pb2.DESCRIPTOR, control_pb2.DESCRIPTOR, open_inference_pb2.DESCRIPTOR):
         lines |= dict(_file(file))
     return lines
 
@@ -75,9 +76,9 @@ def _enum(enum: EnumDescriptor) -> Iterator[tuple[str, str]]:
 
 def _service(service: ServiceDescriptor) -> Iterator[tuple[str, str]]:
     for method in service.methods:
-        stream = "stream " if method.server_streaming else ""
-        asks, answers = method.input_type.full_name, method.output_type.full_name
-        yield f"rpc {service.full_name}/{method.name}", f"{asks} -> {stream}{answers}"
+        asks = ("stream " if method.client_streaming else "") + method.input_type.full_name
+        answers = ("stream " if method.server_streaming else "") + method.output_type.full_name
+        yield f"rpc {service.full_name}/{method.name}", f"{asks} -> {answers}"
 
 
 def read_baseline() -> dict[str, str]:
@@ -130,7 +131,7 @@ def test_generated_code_is_fresh(tmp_path):
         timeout=SECONDS,
         env={**os.environ, "PATH": path},
     )
-    fresh = sorted((tmp_path / "shiftprotos/v1").iterdir())
+    fresh = sorted((tmp_path / "shiftprotos").glob("*/*"))
     assert [file.name for file in fresh] == [file.name for file in GENERATED]
     stale = [a.name for a, b in zip(fresh, GENERATED, strict=True) if a.read_bytes() != b.read_bytes()]
     assert stale == [], "run protos/generate.sh and commit"
@@ -142,7 +143,9 @@ def main() -> int:
         print("breaking changes:", *broken, sep="\n  ", file=sys.stderr)
         return 1
     lines = [f"{name} = {meaning}" for name, meaning in listing().items()]
-    BASELINE.write_text("\n".join(["# shiftparallel.v1 on the wire; see test_protos.py", *lines, ""]))
+    BASELINE.write_text(
+        "\n".join(["# shiftparallel.v1 and inference (KServe v2) on the wire; see test_protos.py", *lines, ""])
+    )
     return 0
 
 

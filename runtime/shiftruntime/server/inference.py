@@ -6,7 +6,6 @@ from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import grpc
-from shiftprotos import contract
 from shiftprotos.v1 import inference_pb2 as pb
 from shiftprotos.v1 import inference_pb2_grpc
 
@@ -14,8 +13,8 @@ from shiftruntime.server import generation
 from shiftruntime.server.frontend import FrontEnd
 from shiftruntime.server.generation_wire import defaults_to_wire, generation_from_wire, response_to_wire, trailers
 from shiftruntime.server.refusal import Refusal
+from shiftruntime.server.request_metadata import trace_metadata, trace_of
 from shiftruntime.server.text import decode
-from shiftruntime.server.trace_context import TraceContext
 from shiftruntime.server.unsupported import UNSUPPORTED
 from shiftruntime.server.validation import check_model, check_token_ids
 from shiftruntime.server.wire import load_to_wire
@@ -97,16 +96,3 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         except Refusal as refusal:
             await refusal.end(context)
         return pb.DetokenizeResponse(text=decode(model.text.decoder(), request.token_ids))
-
-
-def trace_of(context: Context) -> TraceContext | None:
-    """The call's trace context, if it carries a valid one."""
-    for key, value in context.invocation_metadata() or ():
-        if key == contract.METADATA_TRACEPARENT and isinstance(value, str):
-            return TraceContext.parse(value)
-    return None
-
-
-def trace_metadata(trace: TraceContext | None) -> tuple[tuple[str, str], ...]:
-    """Initial metadata that sends the trace context back."""
-    return ((contract.METADATA_TRACEPARENT, trace.traceparent),) if trace else ()

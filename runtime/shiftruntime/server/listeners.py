@@ -10,6 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from shiftprotos import contract
+from shiftprotos.kserve import open_inference_pb2_grpc
 from shiftprotos.v1 import control_pb2_grpc, inference_pb2_grpc
 
 from shiftruntime.errors import StartupError
@@ -17,9 +18,10 @@ from shiftruntime.server.auth import BearerInterceptor, TokenFile
 from shiftruntime.server.control import ControlService
 from shiftruntime.server.frontend import FrontEnd
 from shiftruntime.server.inference import InferenceService
+from shiftruntime.server.kserve import KServeService
 from shiftruntime.server.limits import control_channel, inference_channel
 from shiftruntime.server.ops import OpsServer, routes
-from shiftruntime.server.readiness import INFERENCE_SERVICE, Readiness
+from shiftruntime.server.readiness import INFERENCE_SERVICE, KSERVE_SERVICE, Readiness
 from shiftruntime.server.tls import TlsCredentials
 
 log = logging.getLogger(__name__)
@@ -90,10 +92,13 @@ class Listeners:
 def _inference_server(frontend: FrontEnd, readiness: Readiness) -> grpc.aio.Server:
     server = grpc.aio.server(options=inference_channel(frontend.options.limits))
     inference_pb2_grpc.add_InferenceServicer_to_server(InferenceService(frontend), server)  # type: ignore[no-untyped-call]
+    open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(KServeService(frontend), server)  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(readiness.health, server)
     if frontend.options.reflection:
         health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        reflection.enable_server_reflection((INFERENCE_SERVICE, health, reflection.SERVICE_NAME), server)
+        reflection.enable_server_reflection(
+            (INFERENCE_SERVICE, KSERVE_SERVICE, health, reflection.SERVICE_NAME), server
+        )
     return server
 
 

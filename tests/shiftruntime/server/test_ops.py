@@ -81,6 +81,24 @@ async def test_health_watch_sees_the_drain(start_pod):
     assert await pod.exit_code() == 0
 
 
+async def test_health_lists_every_service_with_its_status(start_pod):
+    pod = await start_pod(lambda engine: engine.may_start.clear(), ready=False)
+    stub = health_pb2_grpc.HealthStub(pod.channel)
+    names = {"", "shiftparallel.v1.Inference", "inference.GRPCInferenceService"}
+    status = health_pb2.HealthCheckResponse
+
+    async def listed() -> dict[str, int]:
+        answer = await stub.List(health_pb2.HealthListRequest(), timeout=SECONDS)
+        return {name: one.status for name, one in answer.statuses.items()}
+
+    assert await listed() == dict.fromkeys(names, status.NOT_SERVING)
+    watches = [stub.Watch(health_pb2.HealthCheckRequest(service=name), timeout=SECONDS) for name in names]
+    assert [(await watch.read()).status for watch in watches] == [status.NOT_SERVING] * 3
+    pod.engine.may_start.set()
+    assert [(await watch.read()).status for watch in watches] == [status.SERVING] * 3
+    assert await listed() == dict.fromkeys(names, status.SERVING)
+
+
 async def services(pod) -> list[str]:
     stub = reflection_pb2_grpc.ServerReflectionStub(pod.channel)
     call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=SECONDS)
@@ -93,6 +111,7 @@ async def test_reflection_lists_the_services(pod):
     assert await services(pod) == [
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
+        "inference.GRPCInferenceService",
         "shiftparallel.v1.Inference",
     ]
 
