@@ -28,5 +28,5 @@ def planted_bugs(seed: int, _scale: float) -> Outcome:
 
 
 def _cases_to_find(bug: Bug, seed: int) -> int | None:
-    outcomes = (check(Case.draw(seed + i, bug.ranks), bug.wiring) for i in range(CASES_PER_BUG))
+    outcomes = (check(Case.draw(seed + i, bug.ranks, bug.family), bug.wiring) for i in range(CASES_PER_BUG))
     return next((i for i, outcome in enumerate(outcomes, 1) if isinstance(outcome, Failure)), None)

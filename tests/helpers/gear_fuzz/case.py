@@ -15,6 +15,7 @@ from helpers.gear_fuzz.tiny import FAMILIES, RANKS, kv_head_choices
 from shiftcore.layout import Gear, allowed_gears
 from shiftruntime.engine.messages import Sampling
 
+MAX_BUDGET_TOKENS = 40
 UNTIL_DONE = 2000  # steps; a case that is not over by then starves a request
 _STEMS = 2  # prompts begin with a part of one of so many texts
 _TENANTS = ("", "", "a", "b")
@@ -30,7 +31,6 @@ class RequestSpec:
     priority: int = 0
     deadline_steps: int | None = None  # from its arrival
     sibling_of: str = ""  # waits for that request's prompt, which is its own as well
-    skip_cache_read: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,6 @@ class Case:
             tenant=rng.choice(_TENANTS),
             priority=rng.choice((0, 0, 0, 1, -1)),
             deadline_steps=rng.randint(5, 60) if rng.random() < 0.1 and self.aborts else None,
-            skip_cache_read=rng.random() < 0.1,
         )
         if number == 0 or rng.random() > 0.25:
             return spec
@@ -145,6 +144,7 @@ class Case:
             stop_token_ids=tuple(rng.sample(range(V), rng.choice((0, 0, 1, 6)))),
             logprobs=rng.random() < 0.3,
             top_logprobs=rng.choice((0, 0, 0, 3)),
+            prompt_logprobs=rng.random() < 0.1,
             top_k=rng.choice((0, 0, 5, 20)),
             min_p=rng.choice((0.0, 0.0, 0.02)),
             min_tokens=min(limit, rng.choice((0, 0, 4))),
@@ -168,17 +168,12 @@ class Case:
         phase = rng.choice(("before", "planned", "computed"))
         return StepSpec(
             gear=order[turn % len(order)],
-            budget_tokens=rng.choice((1, 2, 3, 5, 7, 8, 13, 16, 24, 40)),
+            budget_tokens=rng.choice((1, 2, 3, 5, 7, 8, 13, 16, 24, MAX_BUDGET_TOKENS)),
             abort_phase=phase if aborts and self.aborts else None,
             abort_choice=rng.random(),
             snapshot=rng.random() < 0.12,
             extra_rows=tuple(rng.random() for _ in range(8)) if self.extra_rows else (),
         )
-
-    def num_blocks(self) -> int:
-        """Enough for the longest request, so that several at once preempt each other."""
-        longest = max(len(spec.prompt) + spec.sampling.max_tokens for spec in self.request_specs())
-        return -(-longest // self.block_size) + self.spare_blocks
 
     def smaller(self, failed_step: int | None) -> Iterator[Case]:
         """Cases with less in them, the boldest cuts first."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from helpers.gear_fuzz import tiny
 from helpers.gear_fuzz.case import Case
-from helpers.gear_fuzz.drive import CaseError, Driver, Journey, Parts, Run
+from helpers.gear_fuzz.drive import CaseError, Driver, Journey, Parts, Run, num_blocks
 from helpers.gear_fuzz.oracle import Expectation, expect
 from helpers.gear_fuzz.ranks import AlterDecoder, WrapComm, logical_ranks
 from shiftcore.layout import Gear, HeadLayout
@@ -66,10 +66,10 @@ class Tally:
 def check(case: Case, wiring: Wiring = PRODUCT) -> Tally | Failure:
     """Run the case on logical ranks and compare."""
     weights = tiny.load(case.family, case.ranks, case.kv_heads, case.vocabulary, case.dtype, case.ranks)
-    blocks = case.num_blocks()
+    blocks = num_blocks(case, weights.config)
     with logical_ranks(weights, case.ranks, case.block_size, blocks, wiring.wrap_comm, wiring.alter_decoder) as ranks:
         try:
-            run = Driver(case, ranks, blocks, wiring.parts).drive()
+            run = Driver(case, weights.config, ranks, wiring.parts).drive()
         except CaseError as error:
             return Failure(case, error.step, str(error))
     return compare(case, run)
@@ -99,9 +99,11 @@ def _differences(journey: Journey, expected: Expectation, heads: HeadLayout) -> 
         if not torch.equal(row, expected.logits[position]):
             worst = float((row - expected.logits[position]).abs().max())
             yield step, f"has other logits at position {position}, by up to {worst:.3g}"
-    for step, position, token, logprob in journey.drawn:
-        if not _same((token, logprob), expected.drawn[position]):
-            yield step, f"got {token, logprob} at position {position}, one rank {expected.drawn[position]}"
+    for drawn in journey.drawn:
+        token, logprob, likeliest = expected.drawn[drawn.position]
+        if drawn.token != token or not _same(drawn.logprob, logprob) or drawn.likeliest != likeliest:
+            got = f"{drawn.token} ({drawn.logprob:.17g})"
+            yield drawn.step, f"got {got} at position {drawn.position}, one rank {token} ({logprob:.17g})"
     for step, position, target, logprob in journey.scores:
         if logprob != expected.score(position, target):
             yield (
@@ -109,23 +111,30 @@ def _differences(journey: Journey, expected: Expectation, heads: HeadLayout) -> 
                 f"scores {target} after position {position} with {logprob}, not {expected.score(position, target)}",
             )
     for snapshot in journey.snapshots:
-        for rank, parts in enumerate(snapshot.parts):
+        for rank, part in enumerate(snapshot.parts):
             owned = heads.kv_range(rank)
-            for name, mine, whole in zip("kv", parts, (expected.k, expected.v), strict=True):
-                if not torch.equal(mine, whole[:, : snapshot.tokens, owned.start : owned.stop]):
-                    yield snapshot.step, f"has other {name} on rank {rank} within {snapshot.tokens} tokens"
+            for layer, (mine, whole) in enumerate(zip(part.layers, expected.heads.layers, strict=True)):
+                positions = mine[0]
+                for name, held, right in zip("kv", mine[1:], whole[1:], strict=True):
+                    if not torch.equal(held, right[positions, owned.start : owned.stop]):
+                        yield snapshot.step, f"has other {name} in layer {layer} of rank {rank}"
+    told = [expected.score(i, token) for i, token in enumerate(journey.spec.prompt[1:])]
+    complete = journey.spec.sampling.prompt_logprobs and journey.finish in (Finish.STOP, Finish.LENGTH)
+    if journey.prompt_logprobs != told[: None if complete else len(journey.prompt_logprobs)]:
+        yield 0, f"was told {len(journey.prompt_logprobs)} of {len(told)} prompt log probabilities, or others"
     yield from ((0, text) for text in _wrong_end(journey))
 
 
-def _same(a: tuple[int, float], b: tuple[int, float]) -> bool:
-    return a[0] == b[0] and (a[1] == b[1] or (math.isnan(a[1]) and math.isnan(b[1])))
+def _same(a: float, b: float) -> bool:
+    """One that nobody wanted is not a number."""
+    return a == b or (math.isnan(a) and math.isnan(b))
 
 
 def _wrong_end(journey: Journey) -> Iterator[str]:
     """The tokens are those drawn, and the end is where stop tokens and the limit say."""
     sampling, request = journey.spec.sampling, journey.request
     output = request.tokens[len(journey.spec.prompt) :]
-    drawn = {position: token for _, position, token, _ in journey.drawn}
+    drawn = {draw.position: draw.token for draw in journey.drawn}
     if output != [drawn[len(journey.spec.prompt) + i] for i in range(len(output))]:
         yield f"has output {output}, drawn were {drawn}"
     stops = [i for i, token in enumerate(output) if token in sampling.stop_token_ids]
@@ -144,5 +153,5 @@ def _count(tally: Tally, journey: Journey) -> None:
     tally.tokens += len(journey.drawn)
     tally.scores += len(journey.scores)
     for snapshot in journey.snapshots:
-        # [layers, tokens, heads of rank, head_dim]
-        tally.kv_entries += sum(part[:, :, :, 0].numel() for parts in snapshot.parts for part in parts)
+        # [positions, kv heads of rank, head_dim], keys and values
+        tally.kv_entries += sum(2 * k[:, :, 0].numel() for part in snapshot.parts for _, k, _ in part.layers)

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
-import torch
-from helpers.gear_fuzz.case import UNTIL_DONE, Case, RequestSpec, StepSpec
-from helpers.gear_fuzz.ranks import LogitRows
+from helpers.gear_fuzz.case import MAX_BUDGET_TOKENS, UNTIL_DONE, Case, RequestSpec, StepSpec
+from helpers.gear_fuzz.ranks import CachedHeads, LogitRows, layer_windows
+from shiftcore.block_tables import BlockTables
 from shiftcore.blocks import BlockPool
 from shiftcore.layout import Gear
 from shiftcore.scheduler import Batch, Finish, Limits, Request, Scheduler
-from shiftruntime.engine.messages import Sampling
+from shiftruntime.config import ModelConfig
+from shiftruntime.engine.messages import Sampling, TopLogprobs
 from shiftruntime.engine.plans import plan_chunks
-from shiftruntime.models.kv_cache import KvCache
+from shiftruntime.engine.samples import History, StepResults, step_results
 from shiftruntime.worker.messages import ChunkPlan, Done
 from torch import Tensor
 
 _EXTRA_ROWS_BELOW = 0.12
 _MANY = 1000
 
-PlanChunks = Callable[[Batch, Mapping[str, Sampling], int], tuple[ChunkPlan, ...]]
+PlanChunks = Callable[[Batch, Mapping[str, Sampling], int, Mapping[str, History]], tuple[ChunkPlan, ...]]
+Tables = tuple[list[int], ...]  # per layer group
 
 
 class Ranks(Protocol):
@@ -32,8 +34,9 @@ class Ranks(Protocol):
 
     def logits(self) -> LogitRows | None: ...
 
-    @property
-    def caches(self) -> list[KvCache]: ...
+    def cached(self, tables: Tables, tokens: int) -> list[CachedHeads]:
+        """By rank."""
+        ...
 
     def poison(self, blocks: Sequence[int]) -> None: ...
 
@@ -48,11 +51,20 @@ class Parts:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The cache of one request at one moment, by rank: keys and values [layers, tokens, kv heads of rank, head_dim]."""
+    """The cache of one request at one moment, by rank."""
 
     step: int
     tokens: int
-    parts: tuple[tuple[Tensor, Tensor], ...]
+    parts: list[CachedHeads]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    step: int
+    position: int
+    token: int
+    logprob: float
+    likeliest: TopLogprobs
 
 
 @dataclass
@@ -62,8 +74,9 @@ class Journey:
     spec: RequestSpec
     request: Request
     rows: list[tuple[int, int, Tensor]] = field(default_factory=list)  # step, position, logits
-    drawn: list[tuple[int, int, int, float]] = field(default_factory=list)  # step, position, token, log probability
+    drawn: list[Drawn] = field(default_factory=list)
     scores: list[tuple[int, int, int, float]] = field(default_factory=list)  # step, position, target, log probability
+    prompt_logprobs: list[float] = field(default_factory=list)  # as a client gets them
     snapshots: list[Snapshot] = field(default_factory=list)
     finish: Finish | None = None
 
@@ -89,15 +102,25 @@ class CaseError(AssertionError):
         self.step = step
 
 
+def num_blocks(case: Case, config: ModelConfig) -> int:
+    """Enough for the longest request and a few more, so that several at once preempt each other."""
+    longest = max(len(spec.prompt) + spec.sampling.max_tokens for spec in case.request_specs())
+    tables = BlockTables(
+        BlockPool(1, case.block_size), layer_windows(config), prefix_cache=False, max_chunk_tokens=MAX_BUDGET_TOKENS
+    )
+    return tables.peak(longest) + case.spare_blocks
+
+
 class Driver:
-    def __init__(self, case: Case, ranks: Ranks, num_blocks: int, parts: Parts) -> None:
+    def __init__(self, case: Case, config: ModelConfig, ranks: Ranks, parts: Parts) -> None:
         self._case, self._ranks, self._parts = case, ranks, parts
-        self._limits = Limits(case.max_num_seqs, 1, _MANY, _MANY, case.prefix_cache)
-        self._pool = BlockPool(num_blocks, case.block_size)
-        self._scheduler = parts.scheduler(self._limits, self._pool)
+        limits = Limits(case.max_num_seqs, MAX_BUDGET_TOKENS, _MANY, _MANY, case.prefix_cache)
+        self._pool = BlockPool(num_blocks(case, config), case.block_size)
+        self._scheduler = parts.scheduler(limits, self._pool, layer_windows(config))
         self._arriving = sorted(case.request_specs(), key=lambda spec: spec.arrival_step)
-        self._writers: dict[int, str] = {}  # block -> tenant whose tokens it holds
         self._samplings = {spec.id: spec.sampling for spec in self._arriving}
+        self._histories = {spec.id: History(spec.sampling, spec.prompt) for spec in self._arriving}
+        self._writers: dict[int, str] = {}  # block -> tenant whose tokens it holds
         self.run = Run()
 
     def drive(self) -> Run:
@@ -124,24 +147,26 @@ class Driver:
         spec, scheduler = self._case.step(number), self._scheduler
         self._arrive(number)
         self._abort(spec, "before")
-        scheduler.limits = replace(self._limits, max_batched_tokens=spec.budget_tokens)
-        batch = scheduler.schedule(float(number))
+        batch = scheduler.schedule(float(number), spec.budget_tokens)
         for request in scheduler.take_expired():
             self.run.journeys[request.id].finish = Finish.DEADLINE
         if not batch:
             return
-        chunks = self._parts.plan(batch, self._samplings, self._case.block_size)
+        chunks = self._parts.plan(batch, self._samplings, self._case.block_size, self._histories)
+        asked = {chunk.request for chunk, plan in zip(batch, chunks, strict=True) if plan.targets}
         chunks = self._with_extra_rows(chunks, batch, spec)
         self._check_owners(batch)
-        held = {chunk.request: list(chunk.request.blocks) for chunk in batch}
+        held = {chunk.request: tuple(map(list, chunk.request.tables)) for chunk in batch}
         self._abort(spec, "planned")
         self._ranks.poison(list(self._pool._free))  # nobody may read these in this step
         done = self._ranks.run(spec.gear, chunks)
-        self._note(number, spec.gear, batch, chunks, done)
+        results = step_results(batch, chunks, done)
+        self._note(number, spec.gear, batch, results)
         self._abort(spec, "computed")
-        sampling = [chunk.request.id for chunk in batch if chunk.samples]
-        outputs = scheduler.complete(dict(zip(sampling, done.tokens, strict=True)))
-        for request, _, finish in outputs:
+        self._report_scores(asked, results)
+        outputs = scheduler.complete(results.tokens)
+        for request, token, finish in outputs:
+            self._histories[request.id].accept(token)
             self.run.journeys[request.id].finish = finish
         self._pool.check()
         self._snapshot(number, spec, held, {request for request, _, finish in outputs if finish})
@@ -164,7 +189,7 @@ class Driver:
         """Some chunks report all their rows; where the next token is not known yet, any will do as a target."""
         changed = list(chunks)
         for i, (chunk, draw) in enumerate(zip(batch, spec.extra_rows, strict=False)):
-            if draw < _EXTRA_ROWS_BELOW:
+            if draw < _EXTRA_ROWS_BELOW and not chunks[i].targets:
                 targets = [*chunk.request.tokens[chunk.start + 1 :], 0][: chunk.length]
                 changed[i] = msgspec.structs.replace(chunks[i], targets=tuple(targets))
         return tuple(changed)
@@ -173,12 +198,14 @@ class Driver:
         """A request reads no block that another tenant's request has filled."""
         for chunk in batch:
             request, size = chunk.request, self._case.block_size
-            foreign = [b for b in request.blocks[: -(-chunk.start // size)] if self._writers.get(b) != request.tenant]
-            assert not foreign, f"{request.id} of tenant {request.tenant!r} reads blocks {foreign} of others"
-            end = chunk.start + chunk.length
-            self._writers.update(dict.fromkeys(request.blocks[chunk.start // size : -(-end // size)], request.tenant))
+            for table in request.tables:
+                read = [block for block in table[: -(-chunk.start // size)] if block >= 0]
+                foreign = [block for block in read if self._writers.get(block) != request.tenant]
+                assert not foreign, f"{request.id} of tenant {request.tenant!r} reads blocks {foreign} of others"
+                written = table[chunk.start // size : -(-chunk.end // size)]
+                self._writers.update(dict.fromkeys(written, request.tenant))
 
-    def _note(self, step: int, gear: Gear, batch: Batch, chunks: Sequence[ChunkPlan], done: Done) -> None:
+    def _note(self, step: int, gear: Gear, batch: Batch, results: StepResults) -> None:
         self.run.gears.append(gear.name)
         self.run.sizes.append(sum(chunk.length for chunk in batch))
         journeys = [self.run.journeys[chunk.request.id] for chunk in batch]
@@ -188,28 +215,32 @@ class Driver:
             for token, row in zip(recorded.tokens, recorded.logits, strict=True):
                 journey, position = places[token]
                 journey.rows.append((step, position, row))
-        sampling = [(j, chunk.start + chunk.length) for j, chunk in zip(journeys, batch, strict=True) if chunk.samples]
-        for (journey, position), token, logprob in zip(sampling, done.tokens, done.logprobs, strict=True):
-            journey.drawn.append((step, position, token, logprob))
-        scored = [
-            (journey, plan.start + i, target)
-            for journey, plan in zip(journeys, chunks, strict=True)
-            for i, target in enumerate(plan.targets)
-        ]
-        for (journey, position, target), value in zip(scored, done.target_logprobs, strict=True):
-            journey.scores.append((step, position, target, value))
+        for chunk in batch:
+            name = chunk.request.id
+            if chunk.samples:
+                drawn = Drawn(step, chunk.end, results.tokens[name], results.logprobs[name], results.likeliest[name])
+                self.run.journeys[name].drawn.append(drawn)
+        for request, start, scores in results.scores:
+            targets = [*request.tokens[start + 1 :], 0]
+            self.run.journeys[request.id].scores += [
+                (step, start + i, targets[i], value) for i, value in enumerate(scores)
+            ]
 
-    def _snapshot(self, step: int, spec: StepSpec, held: Mapping[Request, list[int]], finished: set[Request]) -> None:
+    def _report_scores(self, asked: set[Request], results: StepResults) -> None:
+        """As the engine reports the log probabilities of a prompt, each once."""
+        for request, start, scores in results.scores:
+            if request in asked and not request.ended:
+                told = self._histories[request.id].take_scores(start, scores)
+                self.run.journeys[request.id].prompt_logprobs += told
+
+    def _snapshot(self, step: int, spec: StepSpec, held: Mapping[Request, Tables], finished: set[Request]) -> None:
         """Of requests that just ended (their blocks still hold what they held), and now and then of all that run."""
         tables = {request: blocks for request, blocks in held.items() if request in finished}
         if spec.snapshot:
-            tables |= {request: request.blocks for request in self._scheduler.running}
+            tables |= {request: request.tables for request in self._scheduler.running}
         for request, blocks in tables.items():
-            parts = tuple(
-                (_gathered(cache.k, blocks, request.computed), _gathered(cache.v, blocks, request.computed))
-                for cache in self._ranks.caches
-            )
-            self.run.journeys[request.id].snapshots.append(Snapshot(step, request.computed, parts))
+            heads = self._ranks.cached(blocks, request.computed)
+            self.run.journeys[request.id].snapshots.append(Snapshot(step, request.computed, heads))
 
     def _check_all_free(self, number: int) -> None:
         try:
@@ -230,10 +261,5 @@ def _request(spec: RequestSpec, now: float) -> Request:
         tenant=spec.tenant,
         priority=spec.priority,
         waits_for=spec.sibling_of,
-        skip_cache_read=spec.skip_cache_read,
+        skip_cache_read=spec.sampling.prompt_logprobs,
     )
-
-
-def _gathered(cache: Tensor, blocks: list[int], tokens: int) -> Tensor:
-    """[layers, blocks, block_size, heads, head_dim] → [layers, tokens, heads, head_dim] of one sequence."""
-    return cache[:, torch.tensor(blocks, dtype=torch.int64)].flatten(1, 2)[:, :tokens].clone()

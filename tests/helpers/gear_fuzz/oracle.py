@@ -9,13 +9,15 @@ from functools import lru_cache
 import msgspec
 import torch
 from helpers.gear_fuzz.case import RequestSpec
-from helpers.gear_fuzz.ranks import LogicalRanks
+from helpers.gear_fuzz.ranks import CachedHeads, LogicalRanks, layer_windows
 from helpers.gear_fuzz.tiny import LoadedWeights
 from shiftcore.block_tables import SequenceBlocks
 from shiftcore.layout import Gear
 from shiftcore.prefix_cache import PrefixChain
 from shiftcore.scheduler import Chunk, Request
+from shiftruntime.engine.messages import TopLogprobs
 from shiftruntime.engine.plans import plan_chunk
+from shiftruntime.engine.samples import step_results
 from shiftruntime.kernels.exact import ExactOps
 from shiftruntime.models.sampling import token_logprobs
 from shiftruntime.parallel.local import Board, LocalComm
@@ -33,9 +35,8 @@ class Expectation:
 
     tokens: tuple[int, ...]
     logits: Tensor  # [tokens, vocabulary]; rows of prompt tokens that nobody needs are there too
-    drawn: dict[int, tuple[int, float]]  # position -> (token, log probability)
-    k: Tensor  # [layers, tokens, kv heads, head_dim]
-    v: Tensor
+    drawn: dict[int, tuple[int, float, TopLogprobs]]  # by position: token, its log probability, the likeliest
+    heads: CachedHeads
 
     def score(self, position: int, target: int) -> float:
         """Log probability of ``target`` after the token at ``position``."""
@@ -52,30 +53,38 @@ def expect(
     """
     ranks = _one_rank(weights)
     first = len(spec.prompt)
-    ends = range(first, len(tokens) + 1)
-    blocks = list(range(_NUM_BLOCKS))
-    chunks, drawn, rows = [], {}, []
-    for end in ends:
-        start = 0 if end == first else end - 1
-        request = Request(spec.id, spec.prompt, spec.sampling.max_tokens)
-        request.tokens = list(tokens[:end])
-        request.sequence = SequenceBlocks((blocks,), PrefixChain(spec.tenant, _BLOCK_SIZE))
-        plan = plan_chunk(Chunk(request, start, end - start, samples=True), spec.sampling, _BLOCK_SIZE)
-        chunks.append(_with_all_rows(plan) if start == 0 else plan)
-    for steps in [[chunk] for chunk in chunks] if token_by_token else [chunks]:
-        done = ranks.run(_ALONE, steps)
-        drawn_here = zip(done.tokens, done.logprobs, strict=True)
-        drawn |= {chunk.start + len(chunk.tokens): value for chunk, value in zip(steps, drawn_here, strict=True)}
+    groups = range(len(layer_windows(weights.config)))
+    tables = tuple(list(range(group * _NUM_BLOCKS, (group + 1) * _NUM_BLOCKS)) for group in groups)
+    chunks = [
+        _chunk(spec, tokens, 0 if end == first else end - 1, end, tables) for end in range(first, len(tokens) + 1)
+    ]
+    drawn, rows = {}, []
+    for batch in [(chunk,) for chunk in chunks] if token_by_token else [tuple(chunks)]:
+        plans = [_planned(chunk, spec) for chunk in batch]
+        results = step_results(batch, plans, ranks.run(_ALONE, plans))
+        drawn |= {
+            chunk.end: (results.tokens[name], results.logprobs[name], results.likeliest[name])
+            for chunk in batch
+            if (name := chunk.request.id)
+        }
         rows.append(ranks.logits().logits)
-    (cache,) = ranks.caches
-    k, v = (part.flatten(1, 2)[:, : len(tokens)].clone() for part in (cache.k, cache.v))
-    return Expectation(tuple(tokens), torch.cat(rows), drawn, k, v)
+    return Expectation(tuple(tokens), torch.cat(rows), drawn, ranks.cached(tables, len(tokens))[0])
 
 
-def _with_all_rows(plan: ChunkPlan) -> ChunkPlan:
-    return msgspec.structs.replace(plan, targets=plan.tokens)
+def _chunk(spec: RequestSpec, tokens: Sequence[int], start: int, end: int, tables: tuple[list[int], ...]) -> Chunk:
+    """As if the request had just got its token before ``end``."""
+    request = Request(f"{spec.id}@{end}", spec.prompt, spec.sampling.max_tokens)
+    request.tokens = list(tokens[:end])
+    request.sequence = SequenceBlocks(tables, PrefixChain(spec.tenant, _BLOCK_SIZE))
+    return Chunk(request, start, end - start, samples=True)
+
+
+def _planned(chunk: Chunk, spec: RequestSpec) -> ChunkPlan:
+    """The engine's plan, but all rows of the prompt are wanted."""
+    plan = plan_chunk(chunk, spec.sampling, _BLOCK_SIZE)
+    return msgspec.structs.replace(plan, targets=plan.tokens) if chunk.start == 0 else plan
 
 
 @lru_cache(maxsize=8)
 def _one_rank(weights: LoadedWeights) -> LogicalRanks:
-    return LogicalRanks(weights, 1, _BLOCK_SIZE, _NUM_BLOCKS)
+    return LogicalRanks(weights, 1, _BLOCK_SIZE, _NUM_BLOCKS * len(layer_windows(weights.config)))

@@ -5,8 +5,9 @@ None of them crashes by itself: most are what a wrong line would do, put into on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
 import torch
@@ -16,8 +17,8 @@ from shiftcore.block_tables import SequenceBlocks
 from shiftcore.layout import Gear, shard
 from shiftcore.prefix_cache import PrefixChain
 from shiftcore.scheduler import Batch, Request, Scheduler
-from shiftruntime.engine.messages import Sampling
 from shiftruntime.engine.plans import plan_chunks
+from shiftruntime.engine.samples import History
 from shiftruntime.kernels.plain import PlainOps
 from shiftruntime.layers.exchange import HeadPlan
 from shiftruntime.models.decoder import Decoder, StepBatch
@@ -34,6 +35,7 @@ class Bug:
     story: str
     wiring: Wiring
     ranks: int = 4  # where it can show
+    family: str | None = None
 
 
 class CommProxy:
@@ -167,9 +169,9 @@ def fast_sequence_gears(decoder: Decoder) -> None:
 
 
 def stale_tables() -> Parts:
-    def plan(batch: Batch, samplings: Mapping[str, Sampling], block_size: int) -> tuple[ChunkPlan, ...]:
+    def plan(batch: Batch, *rest: Any) -> tuple[ChunkPlan, ...]:
         plans = []
-        for chunk, right in zip(batch, plan_chunks(batch, samplings, block_size), strict=True):
+        for chunk, right in zip(batch, plan_chunks(batch, *rest), strict=True):
             known = getattr(chunk.request, "remembered_blocks", ())
             blocks = (*known, *right.blocks[len(known) :])
             chunk.request.remembered_blocks = blocks  # type: ignore[attr-defined]
@@ -179,16 +181,30 @@ def stale_tables() -> Parts:
     return Parts(plan=plan)
 
 
-def noise_by_place(batch: Batch, samplings: Mapping[str, Sampling], block_size: int) -> tuple[ChunkPlan, ...]:
+def noise_by_place(batch: Batch, *rest: Any) -> tuple[ChunkPlan, ...]:
     """The noise of a token depends on its place in the batch instead of its position."""
     return tuple(
         plan if plan.sample is None else _with_position(plan, place)
-        for place, plan in enumerate(plan_chunks(batch, samplings, block_size))
+        for place, plan in enumerate(plan_chunks(batch, *rest))
     )
 
 
 def _with_position(plan: ChunkPlan, position: int) -> ChunkPlan:
     return msgspec.structs.replace(plan, sample=msgspec.structs.replace(plan.sample, position=position))
+
+
+def forgotten_penalties(batch: Batch, samplings: Any, block_size: int, _histories: Any) -> tuple[ChunkPlan, ...]:
+    """The history of a request begins anew with every step it computes: penalties and min tokens forget the output."""
+    fresh = {chunk.request.id: History(samplings[chunk.request.id], chunk.request.prompt) for chunk in batch}
+    return plan_chunks(batch, samplings, block_size, fresh)
+
+
+class SwappedVisitors(CommProxy):
+    """Rows that come back from the experts of other ranks are in the wrong order."""
+
+    def all_to_all_v(self, x: Tensor, counts: Sequence[int]) -> Any:
+        rows, received = self._comm.all_to_all_v(x, counts)
+        return rows.flip(0) if rows.dtype is not torch.uint8 else rows, received
 
 
 class EarlyRelease(Scheduler):
@@ -260,6 +276,8 @@ BUGS = (
     Bug("wrong-prefix", "a prefix hit by a block's own tokens alone", _scheduler(BlindPrefix), 2),
     Bug("tenants", "a prefix hit across tenants", _scheduler(SharedTenants), 2),
     Bug("noise", "noise depends on the place in the batch", Wiring(parts=Parts(plan=noise_by_place)), 2),
+    Bug("history", "penalties forget the output", Wiring(parts=Parts(plan=forgotten_penalties)), 2),
+    Bug("experts", "rows come back from experts in another order", Wiring(wrap_comm=SwappedVisitors), 4, "mixtral"),
     Bug("sum-order", "tensor sums in another order, last bits only", Wiring(wrap_comm=ReversedSums), 8),
     Bug("fast-gear", "one gear uses other arithmetic, last bits only", Wiring(alter_decoder=fast_sequence_gears), 2),
 )

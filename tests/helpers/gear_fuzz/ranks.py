@@ -12,6 +12,7 @@ import msgspec
 import torch
 from helpers.gear_fuzz.tiny import LoadedWeights
 from shiftcore.layout import Gear
+from shiftruntime.config import ModelConfig
 from shiftruntime.models.decoder import Decoder, StepBatch
 from shiftruntime.models.kv_cache import KvCache
 from shiftruntime.parallel.comm import Comm
@@ -32,6 +33,18 @@ class LogitRows:
 
     tokens: list[int]
     logits: Tensor  # [m, vocabulary]
+
+
+@dataclass(frozen=True)
+class CachedHeads:
+    """What one rank holds of one sequence, by layer: positions, keys and values [positions, kv heads, head_dim]."""
+
+    layers: list[tuple[Tensor, Tensor, Tensor]]
+
+
+def layer_windows(config: ModelConfig) -> tuple[int | None, ...]:
+    """Attention window per layer group."""
+    return tuple(group.window for group in getattr(config, "layer_groups", ())) or (None,)
 
 
 class TurnBoard(Board):
@@ -142,9 +155,28 @@ class LogicalRanks:
         for thread in self._threads:
             thread.start()
 
+    def cached(self, tables: Sequence[Sequence[int]], tokens: int) -> list[CachedHeads]:
+        """What the ranks hold of a sequence with these tables (one per layer group), by rank."""
+        return [self._cached(cache, tables, tokens) for cache in self._caches]
+
     @property
-    def caches(self) -> list[KvCache]:
+    def _caches(self) -> list[KvCache]:
         return [_decoder_of(rank).kv for rank in self._ranks]
+
+    def _cached(self, cache: KvCache, tables: Sequence[Sequence[int]], tokens: int) -> CachedHeads:
+        positions = torch.arange(tokens)
+        layers = []
+        for i in range(self.config.num_layers):
+            blocks = torch.tensor(tables[self._group_of(i)], dtype=torch.int64)[positions // cache.block_size]
+            held = positions[blocks >= 0]
+            slots = blocks[held] * cache.block_size + held % cache.block_size
+            keys, values = cache.layer(i)
+            layers.append((held, keys[slots], values[slots]))
+        return CachedHeads(layers)
+
+    def _group_of(self, layer: int) -> int:
+        groups = getattr(self.config, "layer_groups", ())
+        return next((i for i, group in enumerate(groups) if layer in group.layers), 0)
 
     def run(self, gear: Gear, chunks: Sequence[ChunkPlan]) -> Done:
         """One step on all ranks; raises what a rank raises, and RuntimeError when they disagree."""
@@ -173,7 +205,7 @@ class LogicalRanks:
         """Write what nobody can have computed: who reads such a block gets other logits."""
         if not blocks:
             return
-        for number, cache in enumerate(self.caches):
+        for number, cache in enumerate(self._caches):
             for layer in (cache.k, cache.v):
                 layer[:, list(blocks)] = 1000.0 + number
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from shiftcore.layout import HeadLayout, LayoutError
-from shiftruntime.config import ModelConfig
+from shiftruntime.config import Experts, ModelConfig
 from shiftruntime.models.family import Piece
 from shiftruntime.models.shapes import tensor_shapes
 from shiftruntime.models.tokenizer import Tokenizer
@@ -31,6 +31,12 @@ FAMILIES: Mapping[str, dict[str, Any]] = {
     "qwen2": {"attention_bias": True, "tie_embeddings": True},
     "biased": {"attention_bias": True, "output_bias": True, "mlp_bias": True},
     "qwen3": {"qk_norm": True},
+    # Fewer experts than some pods have ranks, and shares of unequal size.
+    "mixtral": {"experts": Experts(count=5, per_token=2, intermediate_size=24, sparse_layers=(True, True))},
+    "qwen3_moe": {
+        "qk_norm": True,
+        "experts": Experts(9, 3, intermediate_size=24, sparse_layers=(False, True), normalised=False),
+    },
     "gemma2": {
         "sliding_window": _WINDOW, "sliding_layers": (True, False), "post_norms": True, "norm_offset": 1.0,
         "activation": "gelu_tanh", "embedding_multiplier": 48**0.5, "tie_embeddings": True, "attention_soft_cap": 5.0,

@@ -14,6 +14,8 @@
 | wrong-prefix | a prefix hit by the tokens of a block, whatever came before | prefix cache |
 | tenants | a prefix hit across tenants | prefix cache |
 | noise | the noise of a token depends on its place in the batch | engine, sampling |
+| history | penalties and min tokens forget the output so far | engine, sampling |
+| experts | rows come back from the experts of other ranks in another order | mixture of experts |
 | sum-order | tensor sums in another order: the last bits | collectives |
 | fast-gear | sequence gears use the fast arithmetic: the last bits | arithmetic |
 """
@@ -52,7 +54,7 @@ def test_a_planted_bug_is_caught_and_shrinks(bug: Bug) -> None:
 
 
 def failures(bug: Bug) -> Iterator[Failure]:
-    outcomes = (check(Case.draw(seed, bug.ranks), bug.wiring) for seed in range(MOST_CASES))
+    outcomes = (check(Case.draw(seed, bug.ranks, bug.family), bug.wiring) for seed in range(MOST_CASES))
     return (outcome for outcome in outcomes if isinstance(outcome, Failure))
 
 
