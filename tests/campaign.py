@@ -23,6 +23,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # helpers, as pytest finds them
 CAMPAIGNS = {
     "gear-fuzz": "helpers.gear_fuzz.campaigns:gear_fuzz",
     "planted-bugs": "helpers.gear_fuzz.campaigns:planted_bugs",
+    "struck-ranks": "helpers.failures.campaigns:strikes",
+    "cancelled-streams": "helpers.failures.campaigns:cancelled_streams",
+    "small-pools": "helpers.failures.campaigns:small_pools",
+    "never-fits": "helpers.failures.campaigns:never_fits",
+    "flipped-bits": "helpers.failures.campaigns:flipped_bits",
+    "slow-step": "helpers.failures.campaigns:slow_step",
+    "fuzzed-bytes": "helpers.failures.campaigns:fuzzed_bytes",
 }
 
 
