@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from shiftprotos import contract
 
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         termination.write(path, contract.REASON_INVALID_ARGUMENT, str(error))
         return EXIT_USAGE
     log.setup(options.log_format, options.environment.pod_name)
-    return asyncio.run(serve(options, EngineClient, text_source.load))
+    load_text = partial(text_source.load, chat_template=options.chat_template)
+    return asyncio.run(serve(options, EngineClient, load_text))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def pod(model: Path, log: Path) -> Iterator[Pod]:
     options = ["--ranks", "2", "--dtype", "float32", "--kv-memory", "4Mi", "--max-batched-tokens", "32"]
-    ports = ["--port", "0", "--control-port", "0", "--ops-port", "0", "--threshold", "8"]
+    ports = ["--port", "0", "--control-port", "0", "--ops-port", "0", "--threshold", "8", "--openai-port", "0"]
     environment = {**os.environ, contract.ENV_TERMINATION_LOG: str(log)}
     environment.pop(contract.ENV_CONTROL_TOKEN_FILE, None)
     process = subprocess.Popen(

@@ -81,7 +81,14 @@ class _Pod:
         poll: asyncio.Task[None] | None = None
         try:
             ports = await self._listeners.start()
-            log.info("listening: inference %d, control %d, ops %d", ports.inference, ports.control, ports.ops)
+            openai = "none" if ports.openai is None else ports.openai
+            log.info(
+                "listening: inference %d, control %d, ops %d, openai %s",
+                ports.inference,
+                ports.control,
+                ports.ops,
+                openai,
+            )
             on_ports(ports)
             if not await self._start():
                 return EXIT_OK
@@ -156,6 +163,7 @@ class _Pod:
         frontend, seconds = self._frontend, self._frontend.options.drain_seconds
         deadline = monotonic() + seconds
         await self._readiness.drain()
+        self._listeners.drain()
         log.info("draining: %d requests in flight have %g s to end", len(frontend.flights), seconds)
         with suppress(TimeoutError):  # the front end refuses new requests by itself as well
             await asyncio.wait_for(frontend.engine.drain(), ENGINE_DRAIN_SECONDS)

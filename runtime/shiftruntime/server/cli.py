@@ -10,6 +10,7 @@ from shiftprotos import contract
 
 from shiftruntime.engine.options import EngineOptions
 from shiftruntime.server.cli_limits import add_limits, add_tls
+from shiftruntime.server.openai.cli import add_openai
 
 _DESCRIPTION = """\
 Serve a language model over gRPC, shifting between tensor and sequence parallelism from step to step."""
@@ -177,6 +178,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             option, type=_integer(0, 65_535), default=default, metavar="N", help=f"{what}; 0: any (default: {default})"
         )
+    add_openai(group, _integer(0, 65_535))
     group.add_argument(
         "--no-reflection", dest="reflection", action="store_false", help="do not describe the gRPC services to clients"
     )

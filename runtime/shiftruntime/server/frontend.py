@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Protocol
@@ -16,6 +16,7 @@ from shiftruntime.engine.client import EngineClient, EngineFailed
 from shiftruntime.engine.messages import EngineState, Ready
 from shiftruntime.metrics import RequestMetrics
 from shiftruntime.models.generation_config import GenerationDefaults
+from shiftruntime.server.chat.template import ChatTemplates
 from shiftruntime.server.flights import Flights
 from shiftruntime.server.lifecycle import Lifecycle
 from shiftruntime.server.options import ServeOptions
@@ -37,8 +38,15 @@ class Text(Protocol):
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
     @property
     def defaults(self) -> GenerationDefaults: ...
-    def decoder(self) -> Decoder: ...
-    def token_bytes(self, token_id: int) -> bytes: ...
+    @property
+    def special_ids(self) -> Mapping[str, int]: ...
+    @property
+    def chat(self) -> ChatTemplates | None: ...
+    @property
+    def chat_error(self) -> str: ...  # why there are no chat templates
+    def decoder(self, visible_special_ids: frozenset[int] = ...) -> Decoder: ...
+    def token_bytes(self, token_id: int) -> bytes: ...  # special tokens have none
+    def token_piece(self, token_id: int) -> bytes: ...  # special tokens as they are written
 
 
 TextLoader = Callable[[str], Text]

@@ -136,7 +136,9 @@ async def _choices(model: Model, generation: Generation, flight: Flight, deadlin
             shares_prompt_with=flight.request_id if index else "",
         )
         completion = Completion(
-            model.text.decoder(), options.stop or limits.defaults.stop_strings, sampling.stop_token_ids
+            model.text.decoder(generation.visible_special_ids),
+            options.stop or limits.defaults.stop_strings,
+            sampling.stop_token_ids,
         )
         choices.append(Choice(index, submit, completion, flight.arrived, scores_only=options.max_tokens == 0))
     return tuple(choices)

@@ -1,4 +1,4 @@
-"""The ports of a pod: inference gRPC, control gRPC, ops HTTP. All are bound before the model is touched."""
+"""The ports of a pod: inference and control gRPC, OpenAI HTTP, ops HTTP. All are bound before the model is touched."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from shiftruntime.server.frontend import FrontEnd
 from shiftruntime.server.inference import InferenceService
 from shiftruntime.server.kserve import KServeService
 from shiftruntime.server.limits import control_channel, inference_channel
+from shiftruntime.server.openai.listener import openai_server
 from shiftruntime.server.ops import OpsServer, routes
 from shiftruntime.server.readiness import INFERENCE_SERVICE, KSERVE_SERVICE, Readiness
 from shiftruntime.server.tls import TlsCredentials
@@ -34,13 +35,14 @@ class Ports:
     inference: int
     control: int
     ops: int
+    openai: int | None = None
 
 
 class Listeners:
-    """The three servers of one pod."""
+    """The servers of one pod."""
 
     def __init__(self, frontend: FrontEnd, readiness: Readiness) -> None:
-        """Raises StartupError when the control token or the TLS files cannot be read."""
+        """Raises StartupError when the control token, the API keys or the TLS files cannot be read."""
         self._options = frontend.options
         token_file = self._options.environment.control_token_file
         token = None if token_file is None else TokenFile(token_file)
@@ -50,6 +52,7 @@ class Listeners:
         self._control = _control_server(frontend, readiness, token)
         self._going: asyncio.Task[None] | None = None
         self._ops = OpsServer(routes(frontend.lifecycle, frontend.registry))
+        self._openai = None if self._options.openai_port is None else openai_server(frontend)
 
     async def start(self) -> Ports:
         """Bind and listen; raises StartupError that names the port and the option."""
@@ -65,12 +68,27 @@ class Listeners:
             ops = await self._ops.start(options.host, options.ops_port)
         except OSError as error:
             raise _cannot_listen(options.host, options.ops_port, "--ops-port", str(error)) from error
+        openai = await self._start_openai()
         inference = _bind(self._inference, options.host, options.port, "--port", self._tls)
         control_tls = self._tls if options.tls_control else None
         control = _bind(self._control, control_host, options.control_port, "--control-port", control_tls)
         await self._inference.start()
         await self._control.start()
-        return Ports(inference, control, ops)
+        return Ports(inference, control, ops, openai)
+
+    async def _start_openai(self) -> int | None:
+        host, port = self._options.host, self._options.openai_port
+        if self._openai is None or port is None:
+            return None
+        try:
+            return await self._openai.start(host, port)
+        except OSError as error:
+            raise _cannot_listen(host, port, "--openai-port", str(error)) from error
+
+    def drain(self) -> None:
+        """Connections over HTTP end with their answer; gRPC's end with ``go_away``."""
+        if self._openai is not None:
+            self._openai.drain()
 
     def go_away(self, grace_seconds: float) -> None:
         """Close the inference port and tell its connections to end (GOAWAY). Returns at once; open calls go on.
@@ -82,6 +100,8 @@ class Listeners:
 
     async def stop(self, grace_seconds: float) -> None:
         """End every call still open after ``grace_seconds``, ops last: probes are answered to the end."""
+        if self._openai is not None:
+            await self._openai.stop()
         await self._inference.stop(grace_seconds)
         if self._going is not None:
             await self._going

@@ -15,6 +15,7 @@ from shiftprotos import contract
 
 from shiftruntime.engine.options import EngineOptions
 from shiftruntime.log import LogFormat
+from shiftruntime.server.chat.tools import Family
 from shiftruntime.server.cli import build_parser
 from shiftruntime.server.cli_limits import DEFAULTS as DEFAULT_LIMITS
 from shiftruntime.server.cli_limits import limits_of, tls_of
@@ -55,6 +56,10 @@ class ServeOptions:
     port: int = contract.INFERENCE_PORT
     control_port: int = contract.CONTROL_PORT
     ops_port: int = contract.OPS_PORT
+    openai_port: int | None = contract.OPENAI_PORT  # None: no OpenAI routes
+    api_key_file: Path | None = None  # of the OpenAI port
+    chat_template: Path | None = None  # instead of the model's own
+    tool_calls: Family | None = None  # None: as the chat template says
     drain_seconds: float = 30.0
     reflection: bool = True
     limits: ServerLimits = DEFAULT_LIMITS
@@ -91,7 +96,8 @@ def parse(arguments: Sequence[str], variables: Mapping[str, str] | None = None) 
     )
     if not 0 <= values.drain_seconds <= MAX_DRAIN_SECONDS:  # NaN compares false
         raise UsageError(f"--drain-seconds {values.drain_seconds:g} is outside 0..{MAX_DRAIN_SECONDS:g}")
-    _check_ports({"--port": values.port, "--control-port": values.control_port, "--ops-port": values.ops_port})
+    ports = {"--port": values.port, "--control-port": values.control_port, "--ops-port": values.ops_port}
+    _check_ports(ports | {"--openai-port": values.openai_port or 0})
     return ServeOptions(
         engine=engine,
         served_name=_served_name(values.served_name, values.model),
@@ -99,6 +105,10 @@ def parse(arguments: Sequence[str], variables: Mapping[str, str] | None = None) 
         port=values.port,
         control_port=values.control_port,
         ops_port=values.ops_port,
+        openai_port=values.openai_port,
+        api_key_file=values.api_key_file,
+        chat_template=values.chat_template,
+        tool_calls=values.tool_calls,
         drain_seconds=values.drain_seconds,
         reflection=values.reflection,
         limits=limits_of(values),

@@ -21,6 +21,8 @@ class PortNumbers(Protocol):
     def control(self) -> int: ...
     @property
     def ops(self) -> int: ...
+    @property
+    def openai(self) -> int | None: ...
 
 
 def failure_line(failure: Failure) -> str:
@@ -45,7 +47,8 @@ def ready_lines(
     yield (
         f"ready: {options.served_name} ({ready.architecture}, {ready.dtype}, {options.engine.ranks} ranks); "
         f"gears {gears}; {_threshold(state)}; at most {ready.max_model_len} tokens per request; "
-        f"inference on {options.host}:{ports.inference}, control {ports.control}, ops {ports.ops}",
+        f"inference on {options.host}:{ports.inference}, control {ports.control}, ops {ports.ops}, "
+        f"OpenAI HTTP {'none' if ports.openai is None else ports.openai}",
         {
             "served_name": options.served_name,
             "gears": list(ready.gears),
@@ -54,6 +57,7 @@ def ready_lines(
             "port": ports.inference,
             "control_port": ports.control,
             "ops_port": ports.ops,
+            "openai_port": ports.openai,
         },
     )
 

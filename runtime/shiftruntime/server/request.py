@@ -48,6 +48,7 @@ class Generation:
     deadline_seconds: float | None = None  # what the transport leaves it; the earlier of the two counts
     echo: bool = False  # each choice's text begins with the prompt's
     add_special_tokens: bool = True  # in front of a text prompt, as the model expects
+    visible_special_ids: frozenset[int] = frozenset()  # special tokens that have text, where others have none
     trace: TraceContext | None = None  # for log lines
 
 

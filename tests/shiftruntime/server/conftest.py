@@ -6,7 +6,7 @@ import asyncio
 import codecs
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,10 +29,12 @@ from shiftruntime.engine.messages import (
     Ready,
     SelfCheckState,
     Submit,
+    TopLogprobs,
 )
 from shiftruntime.engine.options import EngineOptions
 from shiftruntime.models.generation_config import GenerationDefaults
 from shiftruntime.server.app import serve
+from shiftruntime.server.chat.template import ChatTemplates, TemplateSources
 from shiftruntime.server.listeners import Ports
 from shiftruntime.server.options import Environment, ServeOptions
 
@@ -40,6 +42,7 @@ EOS = 0
 VOCAB_SIZE = 300
 MAX_MODEL_LEN = 64
 WAIT_SECONDS = 10.0
+CHAT_TEMPLATE = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}|{% endfor %}"
 JOURNEY = Journey(queue_seconds=0.25, cached_tokens=16, gear_tokens={"tp2": 3, "sp2": 9})
 
 
@@ -55,8 +58,15 @@ class FakeText:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return list(text.encode())  # no special token
 
-    def decoder(self) -> FakeDecoder:
+    def decoder(self, visible_special_ids: frozenset[int] = frozenset()) -> FakeDecoder:
         return FakeDecoder()
+
+    chat = ChatTemplates(TemplateSources({"default": CHAT_TEMPLATE}, {}, "fake.json"))
+    chat_error = ""
+    special_ids: Mapping[str, int] = {"</s>": EOS}
+
+    def token_piece(self, token_id: int) -> bytes:
+        return b"</s>" if token_id == EOS else self.token_bytes(token_id)
 
 
 class FakeDecoder:
@@ -138,7 +148,15 @@ class FakeEngine:
                 last = start + len(new) == len(tokens)
                 finish = (Finish.STOP if ends_itself else Finish.LENGTH) if last else None
                 logprobs = tuple(-0.5 for _ in new) if request.sampling.logprobs else ()
-                yield Output(request.request_id, new, logprobs, finish, journey=JOURNEY if finish else None)
+                yield Output(
+                    request.request_id,
+                    new,
+                    logprobs,
+                    finish,
+                    top_logprobs=_alternatives(request, new),
+                    prompt_logprobs=tuple(-1.5 for _ in request.prompt[1:]) if _scores_prompt(request, start) else (),
+                    journey=JOURNEY if finish else None,
+                )
         finally:
             self.running.pop(request.request_id, None)
 
@@ -205,6 +223,17 @@ class FakeEngine:
         self.stopped = True
 
 
+def _alternatives(request: Submit, tokens: tuple[int, ...]) -> tuple[TopLogprobs, ...]:
+    """The token itself and the byte after it, as many as asked for."""
+    count = request.sampling.top_logprobs
+    both = [TopLogprobs((token, token + 1)[:count], (-0.5, -1.0)[:count]) for token in tokens]
+    return tuple(both) if count else ()
+
+
+def _scores_prompt(request: Submit, start: int) -> bool:
+    return request.sampling.prompt_logprobs and start == 0
+
+
 @dataclass
 class RunningPod:
     """A pod in this process."""
@@ -258,6 +287,7 @@ def serve_options(tmp_path: Path) -> ServeOptions:
         port=0,
         control_port=0,
         ops_port=0,
+        openai_port=0,
         drain_seconds=5.0,
         environment=Environment(termination_log=tmp_path / "termination-log"),
     )

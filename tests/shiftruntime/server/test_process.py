@@ -30,7 +30,7 @@ def test_the_front_end_never_imports_torch():
 
 def test_a_missing_model_ends_with_1_and_leaves_its_reason(tmp_path):
     log = tmp_path / "log"
-    ports = ["--port", "0", "--control-port", "0", "--ops-port", "0"]
+    ports = ["--port", "0", "--control-port", "0", "--ops-port", "0", "--openai-port", "0"]
     done = run("-m", "shiftruntime", "serve", str(tmp_path / "no.gguf"), *ports, SHIFT_TERMINATION_LOG=str(log))
     assert done.returncode == 1, done.stderr
     words = json.loads(log.read_text())

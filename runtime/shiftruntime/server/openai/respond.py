@@ -1,0 +1,134 @@
+"""An answer on its way: whole as JSON, or piece by piece as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from typing import Any, Protocol
+
+import msgspec
+from aiohttp import web
+
+from shiftruntime.server.frontend import FrontEnd
+from shiftruntime.server.openai.answers import Head, Usage, generate_all
+from shiftruntime.server.openai.errors import HttpError
+from shiftruntime.server.openai.protocol import StreamOptions
+from shiftruntime.server.refusal import Refusal
+from shiftruntime.server.request import Delta, Generation
+
+log = logging.getLogger(__name__)
+
+# A client that reads nothing for so long is gone; its request is aborted.
+WRITE_SECONDS = 60.0
+REQUEST_ID_HEADER = "x-request-id"
+
+Json = dict[str, Any]
+
+
+class Answer(Protocol):
+    """Makes an answer out of deltas."""
+
+    head: Head
+    usage: Usage
+
+    def add(self, prompt: int, delta: Delta) -> list[Json]:
+        """Choices of the chunks that this delta makes."""
+        ...
+
+    def body(self) -> Json:
+        """The whole answer, after the last delta."""
+        ...
+
+
+class EventStream:
+    """Server-sent events of one answer; the headers go out with the acceptance of the request."""
+
+    def __init__(self, request: web.Request, headers: Mapping[str, str]) -> None:
+        self._request = request
+        self.response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", **headers}
+        )
+
+    @property
+    def started(self) -> bool:
+        return self.response.prepared
+
+    async def start(self) -> None:
+        async with asyncio.timeout(WRITE_SECONDS):
+            await self.response.prepare(self._request)
+
+    async def send(self, event: Json) -> None:
+        await self._write(msgspec.json.encode(event))
+
+    async def end(self) -> None:
+        await self._write(b"[DONE]")
+        async with asyncio.timeout(WRITE_SECONDS):
+            await self.response.write_eof()
+
+    async def _write(self, data: bytes) -> None:
+        async with asyncio.timeout(WRITE_SECONDS):
+            await self.response.write(b"data: " + data + b"\n\n")
+
+
+async def whole(frontend: FrontEnd, generations: Sequence[Generation], answer: Answer) -> web.Response:
+    """Raises HttpError."""
+    try:
+        async with aclosing(generate_all(frontend, generations, _unheard)) as deltas:
+            async for prompt, delta in deltas:
+                answer.usage.add(prompt, delta)
+                answer.add(prompt, delta)
+    except Refusal as refusal:
+        raise HttpError.of(refusal) from refusal
+    return json_response(answer.body(), headers={REQUEST_ID_HEADER: answer.head.id})
+
+
+async def streamed(
+    request: web.Request,
+    frontend: FrontEnd,
+    generations: Sequence[Generation],
+    answer: Answer,
+    options: StreamOptions,
+) -> web.StreamResponse:
+    """Raises HttpError up to acceptance; a later failure is an event, after which the stream ends."""
+    stream = EventStream(request, {REQUEST_ID_HEADER: answer.head.id})
+    try:
+        async with aclosing(generate_all(frontend, generations, stream.start)) as deltas:
+            await _send_all(stream, deltas, answer, options)
+    except Refusal as refusal:
+        if not stream.started:
+            raise HttpError.of(refusal) from refusal
+        with suppress(ConnectionError, TimeoutError):
+            await stream.send(HttpError.of(refusal).body())
+            await stream.end()
+    except (ConnectionError, TimeoutError) as error:
+        log.debug("client of %s left: %r", answer.head.id, error)
+        if request.transport is not None:
+            request.transport.abort()
+    return stream.response
+
+
+async def _send_all(
+    stream: EventStream, deltas: AsyncGenerator[tuple[int, Delta], None], answer: Answer, options: StreamOptions
+) -> None:
+    unknown: Json = {"usage": None} if options.include_usage else {}
+    async for prompt, delta in deltas:
+        answer.usage.add(prompt, delta)
+        for choice in answer.add(prompt, delta):
+            running: Json = {"usage": answer.usage.body()} if options.continuous_usage_stats else unknown
+            await stream.send(answer.head.chunk([choice], **running))
+    last: Json = {"usage": answer.usage.body()} if options.include_usage else {}
+    if last:
+        await stream.send(answer.head.chunk([], **last, **answer.usage.shift()))
+    await stream.end()
+
+
+def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(body), status=status, content_type="application/json", headers=dict(headers or {})
+    )
+
+
+async def _unheard() -> None:
+    pass
