@@ -93,7 +93,14 @@ def _service(name: str, headless: bool) -> Object:
                 "targetPort": "grpc",
                 "protocol": "TCP",
                 "appProtocol": "kubernetes.io/h2c",
-            }
+            },
+            {
+                "name": "openai",
+                "port": contract.OPENAI_PORT,
+                "targetPort": "openai",
+                "protocol": "TCP",
+                "appProtocol": "http",
+            },
         ],
     }
     # Left out, the API server gives an address, and we must not take it away again.
@@ -113,7 +120,7 @@ def _network_policy(name: str, operator_namespace: str) -> Object:
         "podSelector": {"matchLabels": names.selector(name)},
         "policyTypes": ["Ingress"],
         "ingress": [
-            {"ports": ports(contract.INFERENCE_PORT, contract.OPS_PORT)},
+            {"ports": ports(contract.INFERENCE_PORT, contract.OPENAI_PORT, contract.OPS_PORT)},
             {"from": [operator], "ports": ports(contract.CONTROL_PORT)},
         ],
     }

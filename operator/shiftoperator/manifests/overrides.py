@@ -35,7 +35,12 @@ _OWNED = {
 }
 _PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 _HANDLERS = ("httpGet", "exec", "tcpSocket", "grpc")
-_PORTS = {"grpc": contract.INFERENCE_PORT, "control": contract.CONTROL_PORT, "ops": contract.OPS_PORT}
+_PORTS = {
+    "grpc": contract.INFERENCE_PORT,
+    "openai": contract.OPENAI_PORT,
+    "control": contract.CONTROL_PORT,
+    "ops": contract.OPS_PORT,
+}
 
 
 def check(template: Any, claim: bool) -> None:

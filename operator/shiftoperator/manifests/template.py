@@ -88,6 +88,7 @@ def _container(spec: Spec, default_image: str) -> dict[str, Any]:
         "env": _environment(spec),
         "ports": [
             {"name": "grpc", "containerPort": contract.INFERENCE_PORT, "protocol": "TCP"},
+            {"name": "openai", "containerPort": contract.OPENAI_PORT, "protocol": "TCP"},
             {"name": "control", "containerPort": contract.CONTROL_PORT, "protocol": "TCP"},
             {"name": "ops", "containerPort": contract.OPS_PORT, "protocol": "TCP"},
         ],
