@@ -12,6 +12,7 @@ from helpers.gear_fuzz.case import Case
 from helpers.gear_fuzz.drive import CaseError, Driver, Journey, Parts, Run, num_blocks
 from helpers.gear_fuzz.oracle import Expectation, expect
 from helpers.gear_fuzz.ranks import AlterDecoder, WrapComm, logical_ranks
+from helpers.gear_fuzz.tiny import LoadedWeights
 from shiftcore.layout import Gear, HeadLayout
 from shiftcore.scheduler import Finish
 
@@ -72,16 +73,17 @@ def check(case: Case, wiring: Wiring = PRODUCT) -> Tally | Failure:
             run = Driver(case, weights.config, ranks, wiring.parts).drive()
         except CaseError as error:
             return Failure(case, error.step, str(error))
-    return compare(case, run)
+    alone = tiny.load(case.family, case.ranks, case.kv_heads, case.vocabulary, case.dtype, 1)
+    return compare(case, run, alone)
 
 
-def compare(case: Case, run: Run) -> Tally | Failure:
+def compare(case: Case, run: Run, alone: LoadedWeights) -> Tally | Failure:
+    """``alone``: the weights as one rank maps them."""
     tally = Tally(cases=1, steps=len(run.gears), shifts=run.shifts)
     tally.preemptions, tally.hit_tokens = run.preemptions, run.hit_tokens
     tally.padded_steps = sum(
         size % Gear.parse(gear).sequence != 0 for size, gear in zip(run.sizes, run.gears, strict=True)
     )
-    alone = tiny.load(case.family, case.ranks, case.kv_heads, case.vocabulary, case.dtype, 1)
     heads = alone.config.heads(case.ranks)
     differences: list[tuple[int, str]] = []
     for journey in run.journeys.values():

@@ -15,6 +15,7 @@ from shiftcore.layout import HeadLayout, LayoutError
 from shiftruntime.config import Experts, ModelConfig
 from shiftruntime.models.family import Piece
 from shiftruntime.models.shapes import tensor_shapes
+from shiftruntime.models.source import ModelSource
 from shiftruntime.models.tokenizer import Tokenizer
 from shiftruntime.models.weights import fill, plan_arena
 from shiftruntime.parallel.arena import create_memory
@@ -114,8 +115,11 @@ class LoadedWeights:
 @cache
 def load(family: str, ranks: int, kv_heads: int, vocabulary: int, dtype: str, pod: int) -> LoadedWeights:
     """The model that suits ``ranks`` ranks, laid out for a pod of ``pod`` ranks: the same values for each of them."""
-    model = config(family, ranks, kv_heads, vocabulary)
-    layout = plan_arena(model, DTYPES[dtype], pod)
+    return load_source(RandomSource(config(family, ranks, kv_heads, vocabulary)), dtype, pod)
+
+
+def load_source(source: ModelSource, dtype: str, pod: int) -> LoadedWeights:
+    layout = plan_arena(source.config, DTYPES[dtype], pod)
     fd = create_memory("shift-fuzz", layout.total_bytes)
-    fill(RandomSource(model), layout, mmap(fd, layout.total_bytes))
-    return LoadedWeights(model, dtype, fd, layout.total_bytes)
+    fill(source, layout, mmap(fd, layout.total_bytes))
+    return LoadedWeights(source.config, dtype, fd, layout.total_bytes)
