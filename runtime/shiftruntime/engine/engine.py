@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
@@ -30,6 +31,7 @@ from shiftruntime.engine.grammar_compiler import GrammarCompiler
 from shiftruntime.engine.journeys import Journeys
 from shiftruntime.engine.loads import LoadWindows
 from shiftruntime.engine.messages import (
+    STEP_BUCKETS_SECONDS,
     Abort,
     Admitted,
     Answer,
@@ -99,6 +101,7 @@ class Engine:
         self._steps: Counter[Gear] = Counter()
         self._tokens: Counter[Gear] = Counter()
         self._busy_seconds: defaultdict[Gear, float] = defaultdict(float)
+        self._step_counts: defaultdict[Gear, list[int]] = defaultdict(lambda: [0] * (len(STEP_BUCKETS_SECONDS) + 1))
         self._shifts = 0
         self._last_gear: Gear | None = None
         self._generation_applied = -1
@@ -147,6 +150,7 @@ class Engine:
         self._steps[gear] += 1
         self._tokens[gear] += tokens
         self._busy_seconds[gear] += seconds
+        self._step_counts[gear][bisect_left(STEP_BUCKETS_SECONDS, seconds)] += 1
         self._shifts += self._last_gear is not None and self._last_gear != gear
         self._last_gear = gear
         self._journeys.ran(batch, gear)
@@ -342,6 +346,7 @@ class Engine:
             tokens=self._tokens[gear],
             busy_seconds=self._busy_seconds[gear],
             capacity_tokens_per_second=curve.capacity_tokens_per_second() if curve else 0.0,
+            step_counts=tuple(self._step_counts[gear]),
         )
 
     def _load(self) -> LoadState:

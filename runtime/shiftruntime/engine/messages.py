@@ -150,6 +150,10 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     error: str = ""
 
 
+# A step of a small model on a GPU, up to a full prefill on a slow CPU.
+STEP_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
 @dataclass(frozen=True)
 class GearState:
     name: str
@@ -160,6 +164,7 @@ class GearState:
     tokens: int
     busy_seconds: float
     capacity_tokens_per_second: float
+    step_counts: tuple[int, ...]  # steps per bucket of STEP_BUCKETS_SECONDS, and of those that took longer
 
 
 @dataclass(frozen=True)
@@ -214,6 +219,7 @@ class EngineState:
 FromEngine = PhaseUpdate | Ready | Fatal | Admitted | Refused | Output | Answer
 
 __all__ = [
+    "STEP_BUCKETS_SECONDS",
     "Abort",
     "Admitted",
     "Answer",

@@ -24,6 +24,7 @@ from shiftruntime.server.options import ServeOptions
 from shiftruntime.server.readiness import Readiness
 from shiftruntime.server.refusal import DRAINING, Refusal
 from shiftruntime.server.report import failure_line, ready_lines
+from shiftruntime.server.vllm_metrics import VllmEngineCollector
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +140,7 @@ class _Pod:
         except Refusal as refusal:
             raise StartupError(contract.REASON_INTERNAL, refusal.message) from refusal
         frontend.registry.register(EngineCollector(lambda: frontend.last_state))
+        frontend.registry.register(VllmEngineCollector(lambda: frontend.last_state, frontend.options.served_name))
         await self._readiness.become_ready()
         for line, fields in ready_lines(frontend.options, frontend.model.ready, state, ports):
             log.info("%s", line, extra={"fields": fields})

@@ -25,7 +25,8 @@ class Choice:
         """``scores_only``: the engine makes one token because it must; nobody asked for it."""
         self.submit = submit
         self.finish: Finish | None = None
-        self.first_token: float | None = None  # monotonic seconds
+        self.first_token: float | None = None  # monotonic seconds, as the next
+        self.last_token: float | None = None
         self._index = index
         self._completion = completion
         self._arrived = arrived

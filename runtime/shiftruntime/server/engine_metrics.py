@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from shiftprotos import contract
 
-from shiftruntime.engine.messages import EngineState
+from shiftruntime.engine.messages import STEP_BUCKETS_SECONDS, EngineState
 
 
 class EngineCollector(Collector):
@@ -37,12 +38,18 @@ class EngineCollector(Collector):
 def _gears(state: EngineState) -> Iterator[Metric]:
     steps = CounterMetricFamily(contract.METRIC_STEPS, "Forward steps.", labels=["gear"])
     tokens = CounterMetricFamily(contract.METRIC_STEP_TOKENS, "Tokens of forward steps.", labels=["gear"])
-    seconds = SummaryMetricFamily(contract.METRIC_STEP_SECONDS, "Seconds of forward steps.", labels=["gear"])
+    seconds = HistogramMetricFamily(contract.METRIC_STEP_SECONDS, "Seconds of forward steps.", labels=["gear"])
     for gear in state.gears:
         steps.add_metric([gear.name], gear.steps)
         tokens.add_metric([gear.name], gear.tokens)
-        seconds.add_metric([gear.name], gear.steps, gear.busy_seconds)
+        seconds.add_metric([gear.name], _cumulative(gear.step_counts), gear.busy_seconds)
     yield from (steps, tokens, seconds)
+
+
+def _cumulative(counts: Sequence[int]) -> list[tuple[str, float]]:
+    """Buckets as Prometheus wants them: steps of at most so many seconds."""
+    bounds = [*map(str, STEP_BUCKETS_SECONDS), "+Inf"]
+    return list(zip(bounds, accumulate(counts), strict=True))
 
 
 def _load(state: EngineState) -> Iterator[Metric]:

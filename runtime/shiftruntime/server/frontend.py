@@ -23,6 +23,7 @@ from shiftruntime.server.options import ServeOptions
 from shiftruntime.server.refusal import ENGINE_SILENT, Refusal
 from shiftruntime.server.text import Decoder
 from shiftruntime.server.validation import NO_DEFAULTS, Limits
+from shiftruntime.server.vllm_metrics import VllmMetrics
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class FrontEnd:
         self.engine = engine
         self.registry = CollectorRegistry()
         self.metrics = RequestMetrics(self.registry)
+        self.vllm_metrics = VllmMetrics(self.registry, options.served_name)
         self.lifecycle = Lifecycle(self.metrics)
         self.flights = Flights()
         self.version = version("shift-runtime")

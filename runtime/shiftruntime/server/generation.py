@@ -25,6 +25,7 @@ from shiftruntime.server.choices import Choice, choice_ids, close, merge
 from shiftruntime.server.deadlines import Deadlines
 from shiftruntime.server.flights import Flight
 from shiftruntime.server.frontend import FrontEnd, Model
+from shiftruntime.server.measure import measure
 from shiftruntime.server.refusal import ENGINE_SILENT, Refusal
 from shiftruntime.server.request import Delta, Generation, Journey, Options, Usage
 from shiftruntime.server.request_log import Accepted, Record
@@ -209,13 +210,9 @@ async def _deltas(
 
 def _push(frontend: FrontEnd, flight: Flight, choice: Choice, output: Output) -> Delta:
     """The delta of one output, counted; a choice that met a stop string is ended in the engine."""
-    had_begun, had_stopped = choice.first_token is not None, choice.stopped
+    had_stopped = choice.stopped
     delta = choice.push(flight.request_id, output)
-    if choice.first_token is not None:
-        if not had_begun:
-            frontend.metrics.first_token(choice.first_token - flight.arrived)
-        if choice.finish is not None:
-            frontend.metrics.decoded(choice.tokens - 1, monotonic() - choice.first_token)
+    measure(frontend.metrics, frontend.vllm_metrics, choice, delta, flight.arrived)
     if choice.stopped and not had_stopped and output.finish is None:
         frontend.engine.abort(choice.submit.request_id)  # its last output brings usage and journey
     return delta

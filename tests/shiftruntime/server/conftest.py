@@ -180,9 +180,12 @@ class FakeEngine:
         if self.dead is not None:
             raise self.dead
         gears = tuple(
-            GearState(gear.name, gear.sequence, gear.tensor, (CostPoint(16, 0.01, 0.001, 5),), 3, 48, 0.03, 1600.0)
+            GearState(
+                gear.name, gear.sequence, gear.tensor, (CostPoint(16, 0.01, 0.001, 5),), 3, 48, 0.03, 1600.0,
+                (0, 1, 0, 2, *[0] * 11),
+            )
             for gear in allowed_gears(self.options.base_gear)
-        )
+        )  # fmt: skip
         load = LoadState(len(self.running), 0, 0, 100, 90, 0.0, 12.5, 0.5, 64, 0.1, 0.02, 5.0, 7.5)
         return EngineState(
             policy=self.policy,

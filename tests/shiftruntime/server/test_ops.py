@@ -14,6 +14,7 @@ from shiftprotos import contract
 from shiftprotos.v1 import inference_pb2 as pb
 
 SECONDS = 10.0
+_M = (("model_name", "m"),)
 
 
 async def samples(pod) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -32,6 +33,9 @@ async def test_metrics_have_the_names_of_the_contract(pod):
     assert values[contract.METRIC_STEPS, (("gear", "sp2"),)] == 3
     assert values[contract.METRIC_STEP_TOKENS, (("gear", "tp2"),)] == 48
     assert values[contract.METRIC_STEP_SECONDS + "_sum", (("gear", "tp2"),)] == 0.03
+    assert values[contract.METRIC_STEP_SECONDS + "_count", (("gear", "tp2"),)] == 3
+    assert values[contract.METRIC_STEP_SECONDS + "_bucket", (("gear", "tp2"), ("le", "0.005"))] == 1
+    assert values[contract.METRIC_STEP_SECONDS + "_bucket", (("gear", "tp2"), ("le", "0.01"))] == 3
     assert values[contract.METRIC_SHIFTS, ()] == 4
     assert values[contract.METRIC_REQUESTS, (("outcome", "stop"),)] == 1
     assert values[contract.METRIC_REQUESTS, (("outcome", "rejected"),)] == 0
@@ -47,6 +51,28 @@ async def test_metrics_have_the_names_of_the_contract(pod):
 async def _drain_stream(pod) -> None:
     async for _ in pod.inference.Generate(pb.GenerateRequest(text="x"), timeout=SECONDS):
         pass
+
+
+async def test_metrics_come_under_the_names_of_vllm_as_well(start_pod):
+    pod = await start_pod(served_name="m")
+    await asyncio.wait_for(_drain_stream(pod), SECONDS)
+    values = {
+        name.removeprefix("vllm:"): value for (name, labels), value in (await samples(pod)).items() if labels == _M
+    }
+    assert (values["num_requests_running"], values["num_requests_waiting"]) == (0, 0)
+    assert values["kv_cache_usage_perc"] == pytest.approx(0.1)  # 90 of 100 blocks are free
+    assert (values["prompt_tokens_total"], values["generation_tokens_total"]) == (1, 12)
+    assert (values["prefix_cache_queries_total"], values["prefix_cache_hits_total"]) == (1, 16)
+    assert (values["time_to_first_token_seconds_count"], values["inter_token_latency_seconds_count"]) == (1, 11)
+    assert values["request_time_per_output_token_seconds_count"] == 1
+    assert values["e2e_request_latency_seconds_count"] == 1
+    assert values["request_queue_time_seconds_sum"] == 0.25
+    success = {
+        dict(labels)["finished_reason"]: value
+        for (name, labels), value in (await samples(pod)).items()
+        if name == "vllm:request_success_total"
+    }
+    assert success == {"stop": 1, "length": 0, "abort": 0}
 
 
 @pytest.mark.parametrize(
