@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import grpc
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from shiftruntime.engine.messages import Grammar, Sampling
 from shiftruntime.models.generation_config import GenerationDefaults
@@ -127,6 +127,7 @@ _NUMBERS = st.none() | st.floats() | st.integers(-(2**40), 2**40)
 _WHOLE = st.none() | st.integers(-(2**70), 2**70)
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         Options, temperature=_NUMBERS, top_p=_NUMBERS, top_k=_WHOLE, min_p=_NUMBERS, seed=_WHOLE, max_tokens=_WHOLE,
