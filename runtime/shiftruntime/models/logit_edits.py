@@ -41,7 +41,7 @@ def _penalise(row: Tensor, penalties: Penalties, first_id: int) -> None:
         row[seen] = torch.where(logits > 0, logits / factor, logits * factor)
     if len(outputs):
         ids, own = _own(outputs, first_id, len(row))
-        row[ids] -= torch.from_numpy(counts)[own] * penalties.frequency
+        row[ids] -= torch.from_numpy(counts)[own].to(row.dtype) * penalties.frequency
         row[ids] -= penalties.presence
 
 
