@@ -55,6 +55,7 @@ CONDITIONS = (
 # Reasons with which a runtime refuses to start; the operator shows them in Ready.
 REASON_INVALID_LAYOUT = "InvalidLayout"  # heads, FFN or vocabulary do not divide over the ranks
 REASON_MODEL_NOT_FOUND = "ModelNotFound"
+REASON_FETCH_FAILED = "FetchFailed"  # the hub or bucket with the model cannot be reached
 REASON_MODEL_DAMAGED = "ModelDamaged"
 REASON_MODEL_UNSUPPORTED = "ModelUnsupported"
 REASON_OUT_OF_MEMORY = "OutOfMemory"

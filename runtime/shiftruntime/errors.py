@@ -49,3 +49,11 @@ def model_damaged(message: str) -> StartupError:
 
 def model_unsupported(message: str) -> StartupError:
     return StartupError(contract.REASON_MODEL_UNSUPPORTED, message)
+
+
+def invalid_argument(message: str) -> StartupError:
+    return StartupError(contract.REASON_INVALID_ARGUMENT, message)
+
+
+def fetch_failed(message: str) -> StartupError:
+    return StartupError(contract.REASON_FETCH_FAILED, message)

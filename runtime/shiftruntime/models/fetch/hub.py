@@ -1,0 +1,137 @@
+"""From Hugging Face's hub through its own library, which resumes, follows redirects and finds the user's token."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, ModelInfo, hf_hub_download
+from huggingface_hub import errors as hub_errors
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from tqdm import tqdm
+
+from shiftruntime.errors import fetch_failed, model_damaged, model_not_found
+from shiftruntime.models.fetch.selection import RemoteFile, select
+from shiftruntime.models.fetch.uri import HubModel
+from shiftruntime.models.manifest import Progress, Stopped, manifest_path, read_manifest, write_manifest
+
+log = logging.getLogger(__name__)
+
+_LIST_SECONDS = 30.0
+_ATTEMPTS = 3
+# What the hub's HTTP client raises, and what its downloader makes of it.
+_UNREACHABLE: tuple[type[Exception], ...] = (hub_errors.HTTPError, OSError)  # type: ignore[attr-defined]
+
+
+def fetch_hub(model: HubModel, cache: Path, progress: Progress, stop: threading.Event) -> Path:
+    """One folder per commit: a revision that moves never mixes two of them."""
+    root = cache / model.slug
+    pointer = root / f"{model.revision.replace('/', '--')}.commit"
+    try:
+        info = _info(model)
+    except _UNREACHABLE as error:
+        return _known(model, root, pointer, error)
+    assert info.sha is not None, "the hub names the commit of every revision"
+    folder = root / info.sha
+    files = select([_remote(file) for file in info.siblings or ()], str(model), model.file)
+    path = _download(model, info.sha, folder, files, progress, stop)
+    pointer.write_text(f"{info.sha}\n")
+    return path
+
+
+def _info(model: HubModel) -> ModelInfo:
+    """Raises StartupError for what is not there or not allowed, one of _UNREACHABLE when the hub cannot be reached."""
+    try:
+        return HfApi().model_info(model.repo, revision=model.revision, timeout=_LIST_SECONDS, files_metadata=True)
+    except GatedRepoError as error:
+        raise model_not_found(
+            f"{model} is gated: accept its terms on the hub and give the token of that account in HF_TOKEN"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise model_not_found(f"{model.repo} has no revision {model.revision!r}") from error
+    except RepositoryNotFoundError as error:
+        raise model_not_found(
+            f"{model} does not exist, or is private: then give a token that may read it in HF_TOKEN"
+        ) from error
+
+
+def _known(model: HubModel, root: Path, pointer: Path, error: Exception) -> Path:
+    """What this revision was last; raises StartupError(FetchFailed) when it was never fetched."""
+    try:
+        path = root / pointer.read_text().strip()
+    except FileNotFoundError:
+        raise fetch_failed(f"{model}: the hub cannot be reached and the model is not in {root}: {error}") from error
+    path = _model_path(path, model.file)
+    if read_manifest(path) is None:
+        raise fetch_failed(f"{model}: the hub cannot be reached and {path} is not complete: {error}") from error
+    log.warning("%s: the hub cannot be reached (%s); using %s as it was fetched last", model, error, path)
+    return path
+
+
+def _remote(sibling: Any) -> RemoteFile:
+    return RemoteFile(
+        sibling.rfilename, sibling.size or 0, sibling.blob_id or "", sibling.lfs.sha256 if sibling.lfs else None
+    )
+
+
+def _download(
+    model: HubModel, commit: str, folder: Path, files: tuple[RemoteFile, ...], progress: Progress, stop: threading.Event
+) -> Path:
+    single = next((file.name for file in files if file.name.endswith(".gguf")), None)
+    path = _model_path(folder, single)
+    total = sum(file.num_bytes for file in files)
+    if manifest_path(path).exists():  # written last
+        progress(total, total)
+        return path
+    counter = _counter(total, progress, stop)
+    for file in files:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                hf_hub_download(model.repo, file.name, revision=commit, local_dir=folder, tqdm_class=counter)
+                break
+            except _UNREACHABLE as error:
+                if attempt == _ATTEMPTS:
+                    raise fetch_failed(f"{model}: {file.name}: {error}; start again, it resumes") from error
+                log.warning("%s: %s: %s; trying again", model, file.name, error)
+    _check(path, files)
+    progress(total, total)
+    return path
+
+
+def _check(path: Path, files: tuple[RemoteFile, ...]) -> None:
+    """Write the manifest, unless the model brings one; its sums must be those that the hub knows."""
+    manifest = write_manifest(path)
+    found = dict(manifest.files)
+    for file in files:
+        if file.sha256 and found.get(file.name) not in (None, file.sha256):
+            manifest.path.unlink()
+            raise model_damaged(
+                f"{path}: {file.name} has SHA-256 {found[file.name]}, the hub says {file.sha256}; remove the file and "
+                "start again"
+            )
+
+
+def _model_path(folder: Path, single: str | None) -> Path:
+    return folder / single if single else folder
+
+
+def _counter(total: int, progress: Progress, stop: threading.Event) -> type[tqdm[Any]]:
+    """A progress bar that draws nothing: it counts bytes, and ends the download when it should stop."""
+    done = 0
+
+    class Counter(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            options.pop("name", None)
+            super().__init__(*args, **options | {"disable": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            nonlocal done
+            if stop.is_set():
+                raise Stopped
+            done = min(total, done + int(n or 0))
+            progress(done, total)
+            return None
+
+    return Counter

@@ -1,0 +1,160 @@
+"""From S3 and what speaks like it, through obstore: credentials and endpoint come from the usual AWS variables.
+
+obstore is a small wrapper of the Rust object_store crate, without the weight and the threads of boto3.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import obstore
+from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, PreconditionError, UnauthenticatedError
+from obstore.store import S3Store
+
+from shiftruntime.errors import fetch_failed, model_damaged, model_not_found
+from shiftruntime.models.fetch.selection import RemoteFile, select
+from shiftruntime.models.fetch.uri import S3Model
+from shiftruntime.models.manifest import FOLDER_MANIFEST, Progress, Stopped, manifest_path, write_manifest
+
+if TYPE_CHECKING:  # obstore has these for type checkers only
+    from obstore.store import ClientConfig, S3Config
+
+_STATE = ".fetched.json"  # name → tag of what lies in the folder, whole or in part
+_PARTIAL = ".partial"
+_PIECE_BYTES = 8 << 20
+_ATTEMPTS = 3
+_MAX_FILES = 10_000
+_REQUEST_TIMEOUT = "60s"
+
+
+def fetch_s3(model: S3Model, cache: Path, progress: Progress, stop: threading.Event) -> Path:
+    """A folder that follows the bucket: files whose tag changed are fetched anew, and their manifest with them."""
+    single = model.prefix.rpartition("/")[2] if model.prefix.endswith(".gguf") else None
+    prefix = model.prefix.rpartition("/")[0] if single else model.prefix
+    folder = cache / "s3" / model.bucket / prefix
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        store = _store(model.bucket, prefix)
+        files = select(_list(store, model), str(model), single)
+        single = single or next((file.name for file in files if file.name.endswith(".gguf")), None)
+        path = folder / single if single else folder
+        _download(store, folder, files, path, progress, stop)
+        return path
+    except (NotFoundError, FileNotFoundError) as error:
+        raise model_not_found(f"{model}: {_first_line(error)}") from error
+    except (PermissionDeniedError, PermissionError, UnauthenticatedError) as error:
+        raise model_not_found(
+            f"{model} may not be read with the credentials of this process (AWS_ACCESS_KEY_ID, a role, …): "
+            f"{_first_line(error)}"
+        ) from error
+    except BaseError as error:
+        if "NoSuchBucket" in str(error):
+            raise model_not_found(f"{model}: there is no bucket {model.bucket}") from error
+        raise fetch_failed(f"{model}: {_first_line(error)}; start again, it resumes") from error
+
+
+def _store(bucket: str, prefix: str) -> S3Store:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    client: ClientConfig = {"timeout": _REQUEST_TIMEOUT, "allow_http": bool(endpoint and endpoint[:5] == "http:")}
+    config: S3Config = {"endpoint": endpoint} if endpoint else {}
+    return S3Store(bucket, prefix=prefix or None, config=config, client_options=client)
+
+
+def _list(store: S3Store, model: S3Model) -> list[RemoteFile]:
+    found: list[RemoteFile] = []
+    for batch in obstore.list(store):
+        found += [RemoteFile(file["path"], file["size"], file["e_tag"] or "") for file in batch]
+        if len(found) > _MAX_FILES:
+            raise fetch_failed(f"{model} has more than {_MAX_FILES} files; give the folder of one model")
+    return found
+
+
+def _download(
+    store: S3Store, folder: Path, files: tuple[RemoteFile, ...], path: Path, progress: Progress, stop: threading.Event
+) -> None:
+    state = _State(folder / _STATE)
+    total = sum(file.num_bytes for file in files)
+    complete = manifest_path(path).exists()
+    changed = [file for file in files if not state.holds(file) or not (folder / file.name).exists()]
+    done = total - sum(file.num_bytes for file in changed)
+    if changed:
+        manifest_path(path).unlink(missing_ok=True)
+    for file in changed:
+        start = done
+
+        def count(num_bytes: int, start: int = start) -> None:
+            progress(start + num_bytes, total)
+
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                _fetch(store, file, folder / file.name, state, count, stop)
+                break
+            except PreconditionError:  # it was replaced while it was fetched
+                raise
+            except BaseError:
+                if attempt == _ATTEMPTS:
+                    raise
+        done += file.num_bytes
+    brought = any(file.name in (FOLDER_MANIFEST, manifest_path(path).name) for file in files)
+    if not brought and (changed or not complete):
+        write_manifest(path)
+    progress(total, total)
+
+
+def _fetch(
+    store: S3Store, file: RemoteFile, target: Path, state: _State, count: Callable[[int], None], stop: threading.Event
+) -> None:
+    """One file, from where an earlier try stopped if the object is still the same."""
+    partial = target.with_name(target.name + _PARTIAL)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    done = partial.stat().st_size if partial.exists() and state.holds(file) else 0
+    state.set(file)
+    if done < file.num_bytes or not file.num_bytes:
+        options: Any = {"if_match": file.tag} if file.tag else {}
+        if done:
+            options["range"] = {"offset": done}
+        with partial.open("ab" if done else "wb") as opened:
+            if file.num_bytes:
+                for piece in obstore.get(store, file.name, options=options).stream(min_chunk_size=_PIECE_BYTES):
+                    if stop.is_set():
+                        raise Stopped
+                    opened.write(piece)
+                    done += len(piece)
+                    count(done)
+    if done != file.num_bytes:
+        partial.unlink()
+        raise model_damaged(f"{target}: {done} bytes came, the bucket says {file.num_bytes}; start again")
+    partial.replace(target)
+
+
+class _State:
+    """Tags of what was fetched, kept beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._tags: dict[str, str] = {}
+        try:
+            raw = json.loads(path.read_text())
+        except (FileNotFoundError, ValueError):
+            return
+        if isinstance(raw, dict):
+            self._tags = {str(name): str(tag) for name, tag in raw.items()}
+
+    def holds(self, file: RemoteFile) -> bool:
+        return bool(file.tag) and self._tags.get(file.name) == file.tag
+
+    def set(self, file: RemoteFile) -> None:
+        self._tags[file.name] = file.tag
+        partial = self._path.with_name(self._path.name + _PARTIAL)
+        partial.write_text(json.dumps(self._tags))
+        partial.replace(self._path)
+
+
+def _first_line(error: Exception) -> str:
+    """The rest is the source's debugging text."""
+    return str(error).split("\n", 1)[0]
