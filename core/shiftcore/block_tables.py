@@ -17,6 +17,17 @@ NO_BLOCK = -1  # in a table: behind the window, given back
 FULL_ATTENTION: tuple[int | None, ...] = (None,)
 
 
+def peak_blocks(windows: tuple[int | None, ...], block_size: int, tokens: int, max_chunk_tokens: int) -> int:
+    """Blocks that a sequence of so many tokens holds at most at once, over all layer groups.
+
+    A chunk sees the window before its first token, and both ends may lie within a block.
+    """
+    spans = (
+        tokens if window is None else min(tokens, window - 1 + max_chunk_tokens + block_size) for window in windows
+    )
+    return sum(min(-(-span // block_size), -(-tokens // block_size)) for span in spans)
+
+
 @dataclass(eq=False)
 class SequenceBlocks:
     """The blocks of one sequence; the table of each group is indexed by position // block_size."""
@@ -61,18 +72,15 @@ class BlockTables:
         self.pool = pool
         self.windows = windows
         self.prefix_cache = prefix_cache
-        # A chunk sees the window before its first token, and both ends may lie within a block.
-        self._peaks = [
-            None if window is None else pool.blocks_for(window - 1 + max_chunk_tokens) + 1 for window in windows
-        ]
+        self._max_chunk_tokens = max_chunk_tokens
 
     def new(self, tenant: str) -> SequenceBlocks:
         return SequenceBlocks(tuple([] for _ in self.windows), PrefixChain(tenant, self.pool.block_size))
 
     def peak(self, tokens: int, held_blocks: int = 0) -> int:
-        """Blocks that a sequence of so many tokens holds at most at once, beyond its first ``held_blocks``."""
-        blocks = self.pool.blocks_for(tokens) - held_blocks
-        return sum(blocks if peak is None else min(blocks, peak) for peak in self._peaks)
+        """Blocks that a sequence of so many tokens takes at most at once, beyond its first ``held_blocks``."""
+        more = tokens - held_blocks * self.pool.block_size
+        return peak_blocks(self.windows, self.pool.block_size, more, self._max_chunk_tokens)
 
     def longest(self, max_tokens: int) -> int:
         """Tokens of the longest sequence that the whole pool can hold, at most ``max_tokens``."""

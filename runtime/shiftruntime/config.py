@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from shiftcore.layer_groups import LayerGroup, group_layers
 from shiftcore.layout import HeadLayout, LayoutError, padded_vocabulary, shard
 
 from shiftruntime.errors import invalid_layout, model_unsupported
@@ -128,6 +129,16 @@ class ModelConfig:
     def window(self, layer: int) -> int | None:
         """Tokens that a query of this layer sees, its own included; None: all."""
         return self.sliding_window if self.slides(layer) else None
+
+    @property
+    def layer_groups(self) -> tuple[LayerGroup, ...]:
+        """Which layers share the blocks of the KV cache."""
+        return group_layers([self.window(layer) for layer in range(self.num_layers)])
+
+    @property
+    def group_windows(self) -> tuple[int | None, ...]:
+        """The attention window of each layer group."""
+        return tuple(group.window for group in self.layer_groups)
 
     def is_sparse(self, layer: int) -> bool:
         """Whether the layer has experts instead of one FFN."""

@@ -56,6 +56,9 @@ def score_with_random_gears(group: Group, sequences: Sequence[Sequence[int]], rn
     tokens_drawn: list[dict[int, tuple[int, float]]] = [{} for _ in sequences]
     shifts, last = 0, None
     per_sequence = -(-max(map(len, sequences)) // BLOCK_SIZE)
+    groups = len(group.started.config.layer_groups)
+    num_blocks = groups * per_sequence * len(sequences)
+    assert num_blocks <= group.started.num_blocks, f"{num_blocks} blocks needed, there are {group.started.num_blocks}"
     while any(d < len(s) - 1 for d, s in zip(done, sequences, strict=True)):
         gear = rng.choice(group.gears)
         shifts += last is not None and gear != last
@@ -67,11 +70,13 @@ def score_with_random_gears(group: Group, sequences: Sequence[Sequence[int]], rn
             length = min(rng.choice((1, 1, 1, 1, 2, 5)), len(sequences[i]) - 1 - done[i])
             tokens = tuple(sequences[i][done[i] : done[i] + length])
             targets = tuple(sequences[i][done[i] + 1 : done[i] + length + 1])
-            first = i * per_sequence
-            blocks = tuple(range(first, first + -(-(done[i] + length) // BLOCK_SIZE)))
             end = done[i] + length
+            tables = [
+                tuple(range(first, first + -(-end // BLOCK_SIZE)))
+                for first in range(i * per_sequence, num_blocks, num_blocks // groups)
+            ]
             sample = Sample(temperature=end % 3 / 2, top_p=0.9, seed=i, position=end, logprob=True)
-            chunks.append(ChunkPlan(tokens, done[i], blocks, sample, targets))
+            chunks.append(ChunkPlan(tokens, done[i], tables[0], sample, targets, tuple(tables[1:])))
         result = group.run(gear, tuple(chunks))
         values = list(result.target_logprobs)
         for i, chunk, drawn in zip(chosen, chunks, zip(result.tokens, result.logprobs, strict=True), strict=True):

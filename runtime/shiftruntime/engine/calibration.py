@@ -30,6 +30,7 @@ class CacheShape:
     max_model_len: int
     num_blocks: int
     block_size: int
+    layer_groups: int = 1
 
 
 def calibrate(
@@ -79,10 +80,7 @@ def _context_steps(shape: CacheShape) -> list[tuple[int, tuple[ChunkPlan, ...]]]
     long = min(_LONG_CONTEXT_TOKENS, shape.max_model_len - 1, fitting - 1)
     if long < 2 * _CONTEXT_TOKENS:
         return []
-    return [
-        (sequences * context, _chunks([(context, 1)] * sequences, shape.block_size))
-        for context in (_CONTEXT_TOKENS, long)
-    ]
+    return [(sequences * context, _chunks([(context, 1)] * sequences, shape)) for context in (_CONTEXT_TOKENS, long)]
 
 
 def _pair_seconds(measured: Sequence[tuple[int, Sequence[float]]]) -> float:
@@ -100,21 +98,27 @@ def step_chunks(n: int, shape: CacheShape) -> tuple[ChunkPlan, ...] | None:
     """A step of n tokens: decodes if there may be n sequences and they fit, else prefills. None if nothing fits."""
     context = min(_CONTEXT_TOKENS, shape.max_model_len - 1)
     if n <= shape.max_num_seqs and n * -(-(context + 1) // shape.block_size) <= shape.num_blocks:
-        return _chunks([(context, 1)] * n, shape.block_size)
+        return _chunks([(context, 1)] * n, shape)
     full, rest = divmod(n, shape.max_model_len)
     lengths = [(0, shape.max_model_len)] * full + [(0, rest)] * (rest > 0)
     blocks = sum(-(-length // shape.block_size) for _, length in lengths)
-    return _chunks(lengths, shape.block_size) if blocks <= shape.num_blocks else None
+    return _chunks(lengths, shape) if blocks <= shape.num_blocks else None
 
 
-def _chunks(lengths: Sequence[tuple[int, int]], block_size: int) -> tuple[ChunkPlan, ...]:
-    """One sequence per (tokens in the cache, tokens of the step), each with blocks of its own."""
+def _chunks(lengths: Sequence[tuple[int, int]], shape: CacheShape) -> tuple[ChunkPlan, ...]:
+    """One sequence per (tokens in the cache, tokens of the step), each with blocks of its own.
+
+    The layer groups overwrite each other's blocks: nobody reads what comes out.
+    """
     chunks: list[ChunkPlan] = []
     first = 0
     for start, length in lengths:
-        stop = first - (-(start + length) // block_size)
+        stop = first - (-(start + length) // shape.block_size)
+        blocks = tuple(range(first, stop))
         sample = Sample(temperature=0.0, top_p=1.0, seed=0, position=start + length)
-        chunks.append(ChunkPlan((1,) * length, start, tuple(range(first, stop)), sample))
+        chunks.append(
+            ChunkPlan((1,) * length, start, blocks, sample, other_blocks=(blocks,) * (shape.layer_groups - 1))
+        )
         first = stop
     return tuple(chunks)
 

@@ -90,7 +90,9 @@ class Engine:
             options.max_waiting_requests,
             options.prefix_cache,
         )
-        self.scheduler = Scheduler(limits, BlockPool(started.num_blocks, options.block_size))
+        self.scheduler = Scheduler(
+            limits, BlockPool(started.num_blocks, options.block_size), started.config.group_windows
+        )
         self._samplings: dict[str, Sampling] = {}
         self._histories: dict[str, History] = {}
         self.grammars = GrammarCompiler(lambda: Vocabulary(load_tokenizer(options.model), started.config.vocab_size))

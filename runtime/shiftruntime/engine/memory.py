@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shiftcore.block_tables import BlockTables, peak_blocks
+from shiftcore.blocks import BlockPool
 from shiftprotos import contract
 
 from shiftruntime.engine.options import EngineOptions
+from shiftruntime.engine.self_check import SELF_CHECK_TOKENS
 from shiftruntime.errors import StartupError
 
 _KV_SHARE = 0.8  # of what is free after the weights; the rest is for activations
@@ -55,23 +58,35 @@ def check_weights_fit(weights_bytes: int) -> None:
         )
 
 
-def kv_blocks(options: EngineOptions, max_model_len: int, block_bytes: int, free_bytes: int) -> int:
-    """Blocks per rank: what the memory holds, at most what the limits can use.
+def kv_blocks(
+    options: EngineOptions, max_model_len: int, block_bytes: int, free_bytes: int, windows: tuple[int | None, ...]
+) -> int:
+    """Blocks per rank: what the memory holds, at most what the limits can use. ``windows``: per layer group.
 
     Raises StartupError(OutOfMemory) if not even one sequence of maximal length fits.
     """
-    per_sequence = -(-max_model_len // options.block_size)
+    chunk_tokens = max(options.max_batched_tokens, SELF_CHECK_TOKENS)
+    per_sequence = peak_blocks(windows, options.block_size, max_model_len, chunk_tokens)
     budget = options.kv_memory_bytes
     if budget is None:
         budget = int(free_bytes * _KV_SHARE) // options.ranks
     fitting = budget // block_bytes
     if fitting < per_sequence:
+        tokens = _longest(fitting, options, max_model_len, windows)
         raise StartupError(
             contract.REASON_OUT_OF_MEMORY,
-            f"the KV cache gets {budget // _MIB} MiB per rank, which holds {fitting * options.block_size} tokens, less "
+            f"the KV cache gets {budget // _MIB} MiB per rank, which holds {tokens} tokens, less "
             f"than one sequence of {max_model_len}; raise the memory limit or lower --max-model-len",
         )
     return min(fitting, per_sequence * options.max_num_seqs)
+
+
+def _longest(num_blocks: int, options: EngineOptions, max_model_len: int, windows: tuple[int | None, ...]) -> int:
+    if not num_blocks:
+        return 0
+    pool = BlockPool(num_blocks, options.block_size)
+    tables = BlockTables(pool, windows, prefix_cache=False, max_chunk_tokens=options.max_batched_tokens)
+    return tables.longest(max_model_len)
 
 
 def _meminfo(key: str) -> int:

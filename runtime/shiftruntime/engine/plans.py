@@ -25,10 +25,12 @@ def plan_chunk(chunk: Chunk, sampling: Sampling, block_size: int, history: Histo
     """The chunk's tokens with the blocks that hold the sequence up to its end; a history that is not kept is made."""
     request, end = chunk.request, chunk.start + chunk.length
     history = history or History(sampling, request.prompt, request.tokens[len(request.prompt) :])
+    blocks, *others = (tuple(table[: -(-end // block_size)]) for table in request.tables)
     return ChunkPlan(
         tuple(request.tokens[chunk.start : end]),
         chunk.start,
-        tuple(request.blocks[: -(-end // block_size)]),
+        blocks,
         history.sample(end) if chunk.samples else None,
         history.targets(request.prompt, chunk.start, end),
+        tuple(others),
     )

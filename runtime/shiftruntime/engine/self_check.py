@@ -16,20 +16,21 @@ from shiftruntime.worker.messages import ChunkPlan
 # differently. The prompt is no text, its tokens are unlikely and their logits large, so that bfloat16 (8 bits) is
 # coarse; a wrong head or shard moves the mean by nats.
 TOLERANCES = {"float64": (1e-8, 1e-9), "float32": (2e-3, 2e-4), "bfloat16": (6.0, 1.0)}
-_TOKENS = 40
+SELF_CHECK_TOKENS = 40  # in one step
 
 Score = Callable[[Gear, ChunkPlan], tuple[float, ...]]
 
 
 def self_check(score: Score, gears: tuple[Gear, ...], *, dtype: str, exact: bool, vocab_size: int, max_model_len: int,
-               block_size: int) -> SelfCheckState:  # fmt: skip
+               block_size: int, layer_groups: int = 1) -> SelfCheckState:  # fmt: skip
     """Score one prompt whole in each gear, then with a shift after every third of it, on one cache."""
-    tokens = _prompt(min(_TOKENS, max_model_len), vocab_size)
-    blocks = tuple(range(-(-len(tokens) // block_size)))
-    reference = _run(score, [gears[0]], tokens, blocks)
+    tokens = _prompt(min(SELF_CHECK_TOKENS, max_model_len), vocab_size)
+    per_group = -(-len(tokens) // block_size)
+    tables = tuple(tuple(range(i * per_group, (i + 1) * per_group)) for i in range(layer_groups))
+    reference = _run(score, [gears[0]], tokens, tables)
     differences: list[float] = []
     for path in [[gear] for gear in gears[1:]] + [_rotation(gears, first) for first in range(len(gears))]:
-        got = _run(score, path, tokens, blocks)
+        got = _run(score, path, tokens, tables)
         differences += [abs(a - b) for a, b in zip(got, reference, strict=True)]
     worst, mean = max(differences), sum(differences) / len(differences)
     tolerance, mean_tolerance = (0.0, 0.0) if exact else TOLERANCES[dtype]
@@ -42,7 +43,7 @@ def self_check(score: Score, gears: tuple[Gear, ...], *, dtype: str, exact: bool
     return SelfCheckState(passed, worst, tolerance, names, message)
 
 
-def _run(score: Score, path: list[Gear], tokens: tuple[int, ...], blocks: tuple[int, ...]) -> list[float]:
+def _run(score: Score, path: list[Gear], tokens: tuple[int, ...], tables: tuple[tuple[int, ...], ...]) -> list[float]:
     """Log probability of each next token; the prompt is cut evenly over the gears of the path."""
     known, targets = tokens[:-1], tokens[1:]
     step = -(-len(known) // len(path))
@@ -50,7 +51,7 @@ def _run(score: Score, path: list[Gear], tokens: tuple[int, ...], blocks: tuple[
     for i, gear in enumerate(path):
         part = slice(i * step, (i + 1) * step)
         if known[part]:
-            result += score(gear, ChunkPlan(known[part], i * step, blocks, targets=targets[part]))
+            result += score(gear, ChunkPlan(known[part], i * step, tables[0], None, targets[part], tables[1:]))
     return result
 
 

@@ -68,6 +68,7 @@ class Startup:
         self._report = report
         self._deadline = time.monotonic() + options.startup_timeout_seconds
         self._gears = allowed_gears(options.base_gear)
+        self._windows: tuple[int | None, ...] = ()  # of the model's layer groups
 
     def run(self) -> Started:
         """Raises StartupError or RankError."""
@@ -128,12 +129,13 @@ class Startup:
 
     def _kv(self, opened: Opened, max_model_len: int) -> int:
         options, ranks = self._options, self._ranks
+        self._windows = opened.config.group_windows
         attach = Attach(opened.config, opened.dtype, options.exact, opened.weights_bytes, options.block_size)
         with self._phase("kv"):
             attached = ranks.ask_all(attach, Attached, self._left())
             # Identical figures by construction; the largest is the safe one.
             block_bytes = max(answer.kv_block_bytes for answer in attached)
-            num_blocks = kv_blocks(options, max_model_len, block_bytes, available_bytes())
+            num_blocks = kv_blocks(options, max_model_len, block_bytes, available_bytes(), self._windows)
             ranks.ask_all(AllocateKv(num_blocks), Allocated, self._left())
         return num_blocks
 
@@ -171,7 +173,8 @@ class Startup:
         )
 
     def _shape(self, max_model_len: int, num_blocks: int) -> CacheShape:
-        return CacheShape(self._options.max_num_seqs, max_model_len, num_blocks, self._options.block_size)
+        options = self._options
+        return CacheShape(options.max_num_seqs, max_model_len, num_blocks, options.block_size, len(self._windows))
 
     def _self_check(self, opened: Opened, max_model_len: int) -> SelfCheckState:
         def score(gear: Gear, chunk: ChunkPlan) -> tuple[float, ...]:
@@ -185,6 +188,7 @@ class Startup:
             vocab_size=opened.config.vocab_size,
             max_model_len=max_model_len,
             block_size=self._options.block_size,
+            layer_groups=len(self._windows),
         )
 
     def run_chunks(self, gear: Gear, chunks: tuple[ChunkPlan, ...]) -> tuple[float, ...]:

@@ -105,7 +105,7 @@ class ExactOps:
         self, chunks: tuple[Chunk, ...], block_size: int, windows: tuple[int | None, ...], dtype: torch.dtype
     ) -> ExactPlan:
         def padded(chunk: Chunk) -> Tensor:
-            slots = token_slots(chunk, block_size)
+            slots = token_slots(chunk, block_size, is_masked=True)
             return torch.nn.functional.pad(slots, (0, -len(slots) % _KV_BLOCK))
 
         return ExactPlan(write_slots(chunks, block_size), tuple((chunk, padded(chunk)) for chunk in chunks))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -26,11 +26,16 @@ class Chunk:
     first_row: int
     num_rows: int
     context_len: int  # tokens of the sequence in the KV cache before this step
-    block_table: tuple[int, ...]
+    block_table: tuple[int, ...]  # of the layers at hand; negative where no row of the chunk sees the block
+    other_tables: tuple[tuple[int, ...], ...] = ()  # of the cache's further layer groups
 
     @property
     def total_len(self) -> int:
         return self.context_len + self.num_rows
+
+    def of_group(self, group: int) -> Chunk:
+        """As the layers of one group see it."""
+        return replace(self, block_table=(self.block_table, *self.other_tables)[group], other_tables=())
 
 
 class AttentionPlan(Protocol):
@@ -123,14 +128,21 @@ class Ops(Protocol):
     def log(self, x: Tensor) -> Tensor: ...
 
 
-def token_slots(chunk: Chunk, block_size: int, first: int = 0) -> Tensor:
-    """Flat KV slots of positions [first, total_len) of the chunk's sequence, int64."""
+def token_slots(chunk: Chunk, block_size: int, first: int = 0, *, is_masked: bool = False) -> Tensor:
+    """Flat KV slots of positions [first, total_len) of the chunk's sequence, int64.
+
+    With ``is_masked`` what was given back behind a window has the slot of the last token: something finite to hide.
+    """
     positions = torch.arange(first, chunk.total_len)
     blocks = torch.tensor(chunk.block_table, dtype=torch.int64)
     assert chunk.total_len <= len(chunk.block_table) * block_size, (
         f"{chunk.total_len} tokens need more than {len(chunk.block_table)} blocks of {block_size}"
     )
-    return blocks[positions // block_size] * block_size + positions % block_size
+    slots = blocks[positions // block_size] * block_size + positions % block_size
+    if is_masked:
+        return torch.where(slots < 0, slots[-1], slots)
+    assert not len(slots) or int(slots.min()) >= 0, f"a block that is seen was given back: {chunk}, from {first}"
+    return slots
 
 
 def write_slots(chunks: tuple[Chunk, ...], block_size: int) -> Tensor:

@@ -37,7 +37,7 @@ class StepState:
     num_tokens: int  # of the step, without padding
     heads: HeadPlan
     tensor_group: tuple[int, ...]
-    attention: AttentionPlan
+    attention: tuple[AttentionPlan, ...]  # per layer; layers of one group of the cache share theirs
     rope_full: tuple[Tensor, Tensor]  # cos, sin [rows, 1, head_dim / 2] of this rank's rows
     rope_sliding: tuple[Tensor, Tensor]
     experts: ExpertPlan | None  # None: every layer is dense
@@ -52,11 +52,12 @@ def attend(
     q, k, v = rows_to_heads(q, k, v, state.heads, comm)
     n = state.num_tokens  # padding rows come last and get no slot
     keys, values = cache
-    keys.index_copy_(0, state.attention.write_slots, k[:n])
-    values.index_copy_(0, state.attention.write_slots, v[:n])
+    plan = state.attention[layer]
+    keys.index_copy_(0, plan.write_slots, k[:n])
+    values.index_copy_(0, plan.write_slots, v[:n])
     out = torch.zeros_like(q)
     window = config.window(layer)
-    out[:n] = ops.attention(q[:n], keys, values, state.attention, window, config.scale, config.attention_soft_cap)
+    out[:n] = ops.attention(q[:n], keys, values, plan, window, config.scale, config.attention_soft_cap)
     mixed = heads_to_rows(out, state.heads, comm)  # [rows, projected query heads * head_dim]
     reduced = ops.linear_rows(mixed, w.o, comm, state.tensor_group)
     return reduced if w.o_bias is None else reduced + w.o_bias

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from shiftruntime.config import Experts, ModelConfig
+from shiftruntime.kernels.ops import AttentionPlan, Ops
 from shiftruntime.kernels.ops import Chunk as Chunk
-from shiftruntime.kernels.ops import Ops
 from shiftruntime.layers.attention import StepState, attend
 from shiftruntime.layers.exchange import HeadPlan
 from shiftruntime.layers.mlp import MlpWeights, feed_forward
@@ -78,16 +78,27 @@ class Decoder:
 
     def _state(self, batch: StepBatch, heads: HeadPlan, positions: Tensor) -> StepState:
         config = self.config
-        windows = tuple(sorted({config.window(i) for i in range(config.num_layers)}, key=lambda w: w or 0))
         return StepState(
             batch.token_ids.shape[0],
             heads,
             batch.gear.tensor_group(self.comm.rank),
-            self.ops.plan_attention(batch.chunks, self.kv.block_size, windows, self.dtype),
+            self._attention_plans(batch),
             self._rope.tables(positions, self.ops),
             self._rope_sliding.tables(positions, self.ops),
             None if config.experts is None else self._expert_plan(config.experts, batch),
         )
+
+    def _attention_plans(self, batch: StepBatch) -> tuple[AttentionPlan, ...]:
+        """Per layer; those that share block tables share a plan."""
+        config = self.config
+        groups = [group.layers for group in self.kv.groups] or [tuple(range(config.num_layers))]
+        plans: dict[int, AttentionPlan] = {}
+        for i, layers in enumerate(groups):
+            windows = tuple(sorted({config.window(layer) for layer in layers}, key=lambda w: w or 0))
+            chunks = tuple(chunk.of_group(i) for chunk in batch.chunks)
+            plan = self.ops.plan_attention(chunks, self.kv.block_size, windows, self.dtype)
+            plans |= dict.fromkeys(layers, plan)
+        return tuple(plans[layer] for layer in range(config.num_layers))
 
     def _expert_plan(self, experts: Experts, batch: StepBatch) -> ExpertPlan:
         return ExpertPlan.of(experts, batch.gear, self.comm.rank, batch.token_ids.shape[0])

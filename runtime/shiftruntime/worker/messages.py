@@ -47,9 +47,10 @@ class ChunkPlan(msgspec.Struct, frozen=True):
 
     tokens: tuple[int, ...]
     start: int
-    blocks: tuple[int, ...]
+    blocks: tuple[int, ...]  # of the first layer group; negative: behind the window, given back
     sample: Sample | None = None
     targets: tuple[int, ...] = ()  # of the first tokens: report the log probability of this continuation
+    other_blocks: tuple[tuple[int, ...], ...] = ()  # as ``blocks``, of the model's further layer groups
 
 
 class StepPlan(msgspec.Struct, frozen=True, tag=True):

@@ -86,16 +86,18 @@ class Rank:
         layout = plan_arena(message.config, DTYPES[message.dtype], self.size)
         self._weights = view(layout, self._map_weights(message.weights_bytes))
         self._attach = message
-        self._send(Attached(kv_block_bytes(message.config, self.size, message.block_size, DTYPES[message.dtype])))
+        config, dtype = message.config, DTYPES[message.dtype]
+        self._send(Attached(kv_block_bytes(config, self.size, message.block_size, dtype, config.layer_groups)))
 
     def allocate(self, message: AllocateKv) -> None:
         attach = self._attach
         assert attach is not None, "AllocateKv before Attach"
         self._decoder = None  # give the old cache back first
         dtype = DTYPES[attach.dtype]
-        kv = allocate_kv(attach.config, self.size, message.num_blocks, attach.block_size, dtype)
+        config = attach.config
+        kv = allocate_kv(config, self.size, message.num_blocks, attach.block_size, dtype, config.layer_groups)
         ops: Ops = ExactOps() if attach.exact else PlainOps()
-        self._decoder = Decoder(attach.config, self._weights, self._comm, ops, kv)
+        self._decoder = Decoder(config, self._weights, self._comm, ops, kv)
         self._send(Allocated())
 
     def step(self, plan: StepPlan) -> None:
@@ -145,7 +147,7 @@ def step_batch(plan: StepPlan) -> StepBatch:
         token_ids=torch.tensor([token for chunk in plan.chunks for token in chunk.tokens]),
         positions=torch.cat([torch.arange(c.start, c.start + len(c.tokens)) for c in plan.chunks]),
         chunks=tuple(
-            Chunk(first, length, chunk.start, chunk.blocks)
+            Chunk(first, length, chunk.start, chunk.blocks, chunk.other_blocks)
             for chunk, first, length in zip(plan.chunks, firsts, lengths, strict=False)
         ),
         logit_rows=torch.tensor(logit_rows, dtype=torch.int64),
