@@ -53,9 +53,18 @@ class Decoder:
         if config.rope_theta_local is not None:
             self._rope_sliding = Rope.of(config.rope_theta_local, config.head_dim, config.rope_scaling_local, wide)
 
-    @torch.inference_mode()
     def forward(self, batch: StepBatch) -> Tensor:
         """Logits of this rank's vocabulary shard, [m, padded vocabulary / P], rows in the order of ``logit_rows``."""
+        return self.logits(self.hidden(batch))
+
+    @property
+    def shard_width(self) -> int:
+        """Logits per row on this rank."""
+        return self._lm_head.shape[0]
+
+    @torch.inference_mode()
+    def hidden(self, batch: StepBatch) -> Tensor:
+        """What the LM head makes logits of, [m, hidden] on every rank; all of them at once may be too many."""
         gear = batch.gear
         assert gear.ranks == self.comm.size, f"gear {gear} needs {gear.ranks} ranks, there are {self.comm.size}"
         heads, layers = self._views(gear)
@@ -67,8 +76,15 @@ class Decoder:
         for i, layer in enumerate(layers):
             x = self._layer(x, i, layer, state)
         if not len(batch.logit_rows):  # only chunks in the middle of prompts
-            return x.new_zeros((0, self._lm_head.shape[0]))
-        return self._logits(self._needed_rows(x, batch, rows))
+            return x.new_zeros((0, x.shape[1]))
+        return self._needed_rows(x, batch, rows)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Of some rows of ``hidden``, [rows, padded vocabulary / P]."""
+        if not len(hidden):
+            return hidden.new_zeros((0, self.shard_width))
+        return self._logits(hidden)
 
     def _views(self, gear: Gear) -> tuple[HeadPlan, tuple[LayerWeights, ...]]:
         if gear not in self._gears:

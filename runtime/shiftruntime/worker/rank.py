@@ -39,6 +39,7 @@ from shiftruntime.worker.messages import (
 )
 
 _PROGRESS_EVERY_BYTES = 64 << 20
+_LOGITS_AT_ONCE = 1 << 24  # per rank; more, for the log probabilities of a long prompt, are made piece by piece
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 Send = Callable[[msgspec.Struct], None]
@@ -111,9 +112,9 @@ class Rank:
             return
         assert self._decoder is not None, "a step before AllocateKv"
         decoder = self._decoder
-        logits = decoder.forward(step_batch(plan))  # [m, padded vocabulary / P]
+        logits = _logits_of(decoder, step_batch(plan))
         place = 0
-        sampled: list[int] = []  # rows of ``logits`` from which a token is drawn
+        sampled: list[int] = []  # rows from which a token is drawn
         samples: list[Sample] = []
         scored: list[int] = []
         targets: list[int] = []
@@ -127,10 +128,14 @@ class Rank:
                 samples.append(chunk.sample)
         done = Done(plan.step, plan.generation)
         if samples:
-            done = _with_tokens(done, sample(logits[sampled], samples, self._comm, decoder.ops))
+            done = _with_tokens(done, sample(logits(sampled), samples, self._comm, decoder.ops))
         if targets:
-            values = token_logprobs(logits[scored], torch.tensor(targets), self._comm, decoder.ops)
-            done = msgspec.structs.replace(done, target_logprobs=tuple(values.tolist()))
+            values: list[float] = []
+            step = max(1, _LOGITS_AT_ONCE // decoder.shard_width)
+            for first in range(0, len(targets), step):
+                some = logits(scored[first : first + step]), torch.tensor(targets[first : first + step])
+                values += token_logprobs(*some, self._comm, decoder.ops).tolist()
+            done = msgspec.structs.replace(done, target_logprobs=tuple(values))
         self._send(done)
 
     def _map_weights(self, size_bytes: int) -> mmap.mmap:
@@ -152,6 +157,15 @@ def step_batch(plan: StepPlan) -> StepBatch:
         ),
         logit_rows=torch.tensor(logit_rows, dtype=torch.int64),
     )
+
+
+def _logits_of(decoder: Decoder, batch: StepBatch) -> Callable[[list[int]], torch.Tensor]:
+    """Logits of some of the batch's logit rows, [rows, padded vocabulary / P], made when asked for if they are many."""
+    if len(batch.logit_rows) * decoder.shard_width <= _LOGITS_AT_ONCE:
+        whole = decoder.forward(batch)
+        return lambda rows: whole[rows]
+    hidden = decoder.hidden(batch)
+    return lambda rows: decoder.logits(hidden[rows])
 
 
 def _logit_rows(chunk: ChunkPlan, first: int = 0) -> list[int]:
