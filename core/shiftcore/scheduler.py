@@ -11,42 +11,15 @@ from dataclasses import dataclass
 from shiftcore.block_tables import FULL_ATTENTION, BlockTables, Hit
 from shiftcore.blocks import BlockPool
 from shiftcore.fairness import TenantShares
+from shiftcore.limits import DeadlinePassedError as DeadlinePassedError
+from shiftcore.limits import DuplicateRequestError as DuplicateRequestError
+from shiftcore.limits import Limits as Limits
+from shiftcore.limits import NeverFitsError as NeverFitsError
+from shiftcore.limits import QueueFullError as QueueFullError
 from shiftcore.request import Batch as Batch
 from shiftcore.request import Chunk as Chunk
 from shiftcore.request import Finish as Finish
 from shiftcore.request import Request as Request
-
-
-class QueueFullError(Exception):
-    """No room to wait; the message has the limit."""
-
-
-class NeverFitsError(ValueError):
-    """The request can never run here; the message has the limit."""
-
-
-class DuplicateRequestError(ValueError):
-    """A request with this id is in flight."""
-
-
-class DeadlinePassedError(Exception):
-    """The request's deadline is not after its arrival."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What bounds a step and the queue. ``max_num_seqs`` need not divide by anything: steps are padded."""
-
-    max_num_seqs: int
-    max_batched_tokens: int
-    max_model_len: int
-    max_waiting_requests: int
-    prefix_cache: bool = True
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if name != "prefix_cache" and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 @dataclass
