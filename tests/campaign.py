@@ -27,6 +27,8 @@ CAMPAIGNS = {
     "cancelled-streams": "helpers.failures.campaigns:cancelled_streams",
     "small-pools": "helpers.failures.campaigns:small_pools",
     "never-fits": "helpers.failures.campaigns:never_fits",
+    "drained-pods": "helpers.failures.campaigns:drained_pods",
+    "overloaded-pod": "helpers.failures.campaigns:overloaded_pod",
     "flipped-bits": "helpers.failures.campaigns:flipped_bits",
     "slow-step": "helpers.failures.campaigns:slow_step",
     "fuzzed-bytes": "helpers.failures.campaigns:fuzzed_bytes",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from helpers.campaign_outcome import Outcome
-from helpers.failures import bit_flips, cancels, coverage_fuzz, pools, signals
+from helpers.failures import bit_flips, cancels, coverage_fuzz, drains, overload, pools, signals
 from helpers.failures import outcome as scenario
 
 
@@ -21,6 +21,15 @@ def small_pools(seed: int, scale: float) -> Outcome:
 
 def never_fits(seed: int, scale: float) -> Outcome:
     return _report(pools.never_fits(_scaled(100, scale), seed), "requests")
+
+
+def drained_pods(seed: int, scale: float) -> Outcome:
+    return _report(drains.run(_scaled(24, scale), seed), "SIGTERMs")
+
+
+def overloaded_pod(seed: int, scale: float) -> Outcome:
+    """Ten times the load for two minutes; the seed plays no part."""
+    return _report(overload.run(seconds=max(10.0, 120.0 * scale)), "requests")
 
 
 def flipped_bits(seed: int, scale: float) -> Outcome:
