@@ -50,11 +50,11 @@ class TextFormatter(logging.Formatter):
         return line
 
 
-def setup(log_format: LogFormat, pod: str = "", stream: TextIO | None = None) -> None:
-    """Send every log line of this process to ``stream`` (default: stderr), from INFO up. Replaces earlier handlers."""
+def setup(log_format: LogFormat, pod: str = "", stream: TextIO | None = None, level: int = logging.INFO) -> None:
+    """Send log lines of this process to ``stream`` (default: stderr), from ``level`` up. Replaces earlier handlers."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(pod) if log_format is LogFormat.JSON else TextFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def _timestamp(record: logging.LogRecord) -> str:
