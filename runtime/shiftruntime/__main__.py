@@ -12,9 +12,9 @@ from shiftprotos import contract
 
 from shiftruntime import log
 from shiftruntime.engine.client import EngineClient
-from shiftruntime.server import manifest_command, termination, text_source
+from shiftruntime.server import fetching, manifest_command, termination, text_source
 from shiftruntime.server.app import serve
-from shiftruntime.server.options import Environment, parse, parse_manifest
+from shiftruntime.server.options import Environment, parse, parse_fetch, parse_manifest
 from shiftruntime.server.usage import UsageError
 
 EXIT_USAGE = 2
@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if arguments[:1] == ["manifest"]:
             return manifest_command.write(parse_manifest(arguments))
+        if arguments[:1] == ["fetch"]:
+            return fetching.command(*parse_fetch(arguments))
         options = parse(arguments)
     except UsageError as error:
         print(f"shift-runtime: error: {error}\nTry 'shift-runtime serve --help'.", file=sys.stderr)

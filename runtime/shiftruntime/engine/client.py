@@ -8,6 +8,7 @@ import itertools
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -83,8 +84,13 @@ class EngineClient:
         self._outputs: dict[str, asyncio.Queue[Output | EngineFailed]] = {}
         self._stopping = False
 
-    async def start(self, on_phase: Callable[[PhaseUpdate], None]) -> Ready:
-        """Spawn the engine and wait until it serves; raises EngineFailed."""
+    async def start(self, on_phase: Callable[[PhaseUpdate], None], model: str | None = None) -> Ready:
+        """Spawn the engine and wait until it serves; raises EngineFailed.
+
+        ``model``: where the model of the options lies, when that was not known before.
+        """
+        if model is not None:
+            self._options = replace(self._options, model=model)
         loop = asyncio.get_running_loop()
         self.failed: asyncio.Future[EngineFailed] = loop.create_future()
         self._ready: asyncio.Future[Ready] = loop.create_future()

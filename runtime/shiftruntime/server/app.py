@@ -18,6 +18,7 @@ from shiftruntime.engine.options import EngineOptions
 from shiftruntime.errors import StartupError
 from shiftruntime.server import termination
 from shiftruntime.server.engine_metrics import EngineCollector
+from shiftruntime.server.fetching import FETCH_SECONDS, fetched
 from shiftruntime.server.frontend import FrontEnd, TextLoader
 from shiftruntime.server.listeners import Listeners, Ports
 from shiftruntime.server.options import ServeOptions
@@ -38,7 +39,7 @@ ENGINE_DRAIN_SECONDS = 5.0
 # Until then new calls on old connections are refused with a reason; endpoints and DNS learn meanwhile.
 GOAWAY_AFTER_SECONDS = 3.0
 ENGINE_STOP_SECONDS = 5.0
-# The engine keeps its start-up deadline itself and says which phase was late; this one catches a silent engine.
+# Fetching and the engine keep deadlines of their own and say which phase was late; this one catches a silent engine.
 START_MARGIN_SECONDS = 10.0
 
 EngineFactory = Callable[[EngineOptions], EngineClient]
@@ -109,7 +110,7 @@ class _Pod:
     async def _start(self) -> bool:
         """Until the engine serves; False when a signal came first. Raises StartupError or EngineFailed."""
         frontend = self._frontend
-        seconds = frontend.options.engine.startup_timeout_seconds + START_MARGIN_SECONDS
+        seconds = FETCH_SECONDS + frontend.options.engine.startup_timeout_seconds + START_MARGIN_SECONDS
         loaded = asyncio.create_task(self._load())
         stopped = asyncio.create_task(self._stop.wait())
         either: set[asyncio.Future[Any]] = {loaded, stopped}
@@ -129,8 +130,10 @@ class _Pod:
     async def _load(self) -> None:
         """The tokenizer first: a model that is not there is then refused before any process starts."""
         frontend = self._frontend
-        text = await asyncio.to_thread(self._load_text, frontend.options.engine.model)
-        ready = await frontend.engine.start(frontend.lifecycle.phase)
+        options = frontend.options
+        model = await fetched(options.engine.model, options.model_cache, frontend.lifecycle.phase)
+        text = await asyncio.to_thread(self._load_text, model)
+        ready = await frontend.engine.start(frontend.lifecycle.phase, model)
         frontend.started(ready, text)
 
     async def _announce(self, ports: Ports) -> None:

@@ -15,6 +15,8 @@ from shiftruntime.server.openai.cli import add_openai
 _DESCRIPTION = """\
 Serve a language model over gRPC, shifting between tensor and sequence parallelism from step to step."""
 
+_CACHE_HELP = "where fetched models are kept (default: shift/models in the user's cache)"
+
 _EXAMPLES = """\
 examples:
   shift-runtime serve gemma.gguf
@@ -28,7 +30,11 @@ examples:
   SHIFT_CONTROL_TOKEN_FILE=token shift-runtime serve gemma.gguf --host 0.0.0.0
       reachable from other machines; the control port asks for the token
 
+  shift-runtime serve hf://Qwen/Qwen3-0.6B --ranks 2
+      fetched first, resumed if it broke off, and checked against its sums at every start
+
 environment:
+  HF_TOKEN, AWS_…           credentials for hf:// and s3://, as their own tools read them
   SHIFT_CONTROL_TOKEN_FILE  file with the bearer token that the control port expects; without it that port
                             listens on loopback only
   SHIFT_TERMINATION_LOG     where a failure leaves {"reason", "message"}
@@ -52,7 +58,13 @@ def build_parser(parser_class: type[argparse.ArgumentParser]) -> argparse.Argume
         formatter_class=formatter,
         allow_abbrev=False,
     )
-    serve.add_argument("model", metavar="MODEL", help="a .gguf file, or a folder with config.json and safetensors")
+    serve.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a .gguf file, a folder with config.json and safetensors, or where to fetch one: hf://OWNER/NAME[@REVISION]"
+        "[/FILE.gguf] or s3://BUCKET/PREFIX",
+    )
+    serve.add_argument("--model-cache", metavar="DIR", help=_CACHE_HELP)
     serve.add_argument(
         "--require-manifest",
         action="store_true",
@@ -65,6 +77,14 @@ def build_parser(parser_class: type[argparse.ArgumentParser]) -> argparse.Argume
         allow_abbrev=False,
     )
     manifest.add_argument("model", metavar="MODEL", help="a .gguf file or a folder, known to be good")
+    fetch = verbs.add_parser(
+        "fetch",
+        help="fetch a model and print its path",
+        description="Fetch a model into the cache, resuming an earlier try, write its manifest and print its path.",
+        allow_abbrev=False,
+    )
+    fetch.add_argument("model", metavar="URI", help="hf://OWNER/NAME[@REVISION][/FILE.gguf] or s3://BUCKET/PREFIX")
+    fetch.add_argument("--model-cache", metavar="DIR", help=_CACHE_HELP)
     _add_layout(serve)
     _add_engine(serve)
     _add_network(serve)

@@ -14,7 +14,9 @@ from shiftcore.policy import Mode, Policy, PolicyError
 from shiftprotos import contract
 
 from shiftruntime.engine.options import EngineOptions
+from shiftruntime.errors import StartupError
 from shiftruntime.log import LogFormat
+from shiftruntime.models.fetch.uri import short_name
 from shiftruntime.server.chat.tools import Family
 from shiftruntime.server.cli import build_parser
 from shiftruntime.server.cli_limits import DEFAULTS as DEFAULT_LIMITS
@@ -61,6 +63,7 @@ class ServeOptions:
     chat_template: Path | None = None  # instead of the model's own
     tool_calls: Family | None = None  # None: as the chat template says
     drain_seconds: float = 30.0
+    model_cache: str | None = None  # for models that are fetched; None: in the user's cache
     reflection: bool = True
     limits: ServerLimits = DEFAULT_LIMITS
     tls: TlsFiles | None = None  # of the inference port
@@ -110,6 +113,7 @@ def parse(arguments: Sequence[str], variables: Mapping[str, str] | None = None) 
         chat_template=values.chat_template,
         tool_calls=values.tool_calls,
         drain_seconds=values.drain_seconds,
+        model_cache=values.model_cache,
         reflection=values.reflection,
         limits=limits_of(values),
         tls=_tls(values),
@@ -124,6 +128,12 @@ def parse(arguments: Sequence[str], variables: Mapping[str, str] | None = None) 
 def parse_manifest(arguments: Sequence[str]) -> str:
     """The model of `shift-runtime manifest`; raises UsageError."""
     return str(build_parser(_Parser).parse_args(arguments).model)
+
+
+def parse_fetch(arguments: Sequence[str]) -> tuple[str, str | None]:
+    """URI and cache of `shift-runtime fetch`; raises UsageError."""
+    values = build_parser(_Parser).parse_args(arguments)
+    return values.model, values.model_cache
 
 
 class _Parser(argparse.ArgumentParser):
@@ -202,7 +212,10 @@ def _kv_memory(text: str | None) -> int | None:
 def _served_name(name: str | None, model: str) -> str:
     if name is not None and not name.strip():
         raise UsageError("--served-name is empty; leave it out to use the model's file or folder name")
-    return name or Path(model).stem or model
+    try:
+        return name or short_name(model)
+    except StartupError as error:
+        raise UsageError(error.message) from error
 
 
 def _check_ports(ports: Mapping[str, int]) -> None:

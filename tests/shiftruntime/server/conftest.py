@@ -112,7 +112,7 @@ class FakeEngine:
         self.policy = self.options.policy
         self.applied = self.policy.generation
 
-    async def start(self, on_phase: Callable[[PhaseUpdate], None]) -> Ready:
+    async def start(self, on_phase: Callable[[PhaseUpdate], None], model: str | None = None) -> Ready:
         on_phase(PhaseUpdate("load", 0.5, 2**20, 2**21))
         await self.may_start.wait()
         if self.start_failure is not None:

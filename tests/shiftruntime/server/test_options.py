@@ -208,3 +208,24 @@ def test_limits_out_of_range_are_refused_by_name(line, words):
     with pytest.raises(UsageError) as caught:
         serve(*_words(line))
     assert [word for word in words if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("models/gemma-3-270m-q4_k_m.gguf", "gemma-3-270m-q4_k_m"),
+        ("models/Qwen3-0.6B", "Qwen3-0.6B"),
+        ("models/Qwen3-0.6B/", "Qwen3-0.6B"),
+        ("hf://Qwen/Qwen3-0.6B@v1", "Qwen3-0.6B"),
+        ("hf://team/tiny/q4/tiny-q4.gguf", "tiny-q4"),
+        ("s3://bucket/models/tiny-1.5/", "tiny-1.5"),
+    ],
+)
+def test_a_folder_with_a_dot_in_its_name_keeps_all_of_it(model, name):
+    """Qwen3-0.6B was served as Qwen3-0."""
+    assert parse(["serve", model], {}).served_name == name
+
+
+def test_a_model_that_is_nowhere_is_a_wrong_command_line():
+    with pytest.raises(UsageError, match="unknown scheme 'gs'"):
+        parse(["serve", "gs://bucket/tiny"], {})

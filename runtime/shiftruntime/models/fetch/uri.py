@@ -80,6 +80,19 @@ def parse_uri(uri: str) -> LocalModel | HubModel | S3Model:
     raise invalid_argument(f"model {uri!r}: unknown scheme {scheme!r}; for example: {EXAMPLES}")
 
 
+def short_name(uri: str) -> str:
+    """What people call a model: its file, folder or repository. Raises StartupError(InvalidArgument)."""
+    model = parse_uri(uri)
+    match model:
+        case LocalModel():
+            name = model.path.name or model.path.resolve().name
+        case HubModel():
+            name = (model.file or model.repo).rpartition("/")[2]
+        case S3Model():
+            name = model.prefix.rpartition("/")[2]
+    return name.removesuffix(".gguf")
+
+
 def _relative(uri: str, name: str | None) -> str | None:
     """A name that stays below the folder it is put into."""
     if name is not None and (".." in PurePosixPath(name).parts or name.startswith("/")):

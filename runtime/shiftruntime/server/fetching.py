@@ -1,0 +1,69 @@
+"""The model's files on this machine, with progress as a phase of start-up, and `shift-runtime fetch`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from time import monotonic
+
+from shiftruntime.engine.messages import PhaseUpdate
+from shiftruntime.errors import StartupError, fetch_failed
+from shiftruntime.models.fetch import DEFAULT_CACHE, LocalModel, fetch_model, parse_uri
+
+FETCH_SECONDS = 3600.0  # a large model over a slow line
+_REPORT_SECONDS = 0.5
+
+Report = Callable[[PhaseUpdate], None]
+
+
+async def fetched(uri: str, cache: str | None, report: Report, seconds: float = FETCH_SECONDS) -> str:
+    """Path of the model; a URI that is local costs nothing. Raises StartupError; cancelling it ends the download."""
+    model = parse_uri(uri)
+    if isinstance(model, LocalModel):
+        return str(model.path)
+    loop, stop, started = asyncio.get_running_loop(), threading.Event(), monotonic()
+    shown = 0.0
+
+    def progress(done: int, total: int) -> None:  # in the thread
+        nonlocal shown
+        seconds = monotonic() - started
+        if seconds - shown > _REPORT_SECONDS or shown == 0.0:
+            shown = seconds
+            loop.call_soon_threadsafe(report, PhaseUpdate("fetch", seconds, done, total, done=False))
+
+    report(PhaseUpdate("fetch", 0.0))
+    try:
+        async with asyncio.timeout(seconds):
+            path = await asyncio.to_thread(fetch_model, uri, _cache(cache), progress, stop)
+    except TimeoutError as error:
+        raise fetch_failed(f"{uri} was not fetched within {seconds:g} s; start again, it resumes") from error
+    finally:
+        stop.set()  # the thread sees it with the next bytes
+    report(PhaseUpdate("fetch", monotonic() - started, done=True))
+    return str(path)
+
+
+def command(uri: str, cache: str | None) -> int:
+    """`shift-runtime fetch`: prints the path. Exit code: 0, or 1 for a failure."""
+    try:
+        path = fetch_model(uri, _cache(cache), partial(_show, [0.0]))
+    except StartupError as error:
+        print(f"shift-runtime: {error.reason}: {error.message}", file=sys.stderr)
+        return 1
+    print(path)
+    return 0
+
+
+def _show(last: list[float], done: int, total: int) -> None:
+    if sys.stderr.isatty() and (monotonic() - last[0] > _REPORT_SECONDS or done == total):
+        last[0] = monotonic()
+        end = "\n" if done == total else ""
+        print(f"\r{done >> 20} of {total >> 20} MiB", end=end, file=sys.stderr, flush=True)
+
+
+def _cache(cache: str | None) -> Path:
+    return Path(cache) if cache else DEFAULT_CACHE

@@ -1,0 +1,92 @@
+"""A model is fetched as a phase of start-up, with a deadline, and its end is not waited for when it is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from shiftruntime.engine.messages import PhaseUpdate
+from shiftruntime.errors import StartupError, model_not_found
+from shiftruntime.server.fetching import command, fetched
+
+MIB = 1 << 20
+
+
+class SlowHub:
+    """Stands for fetch_model: a mebibyte every ten milliseconds until it is told to stop."""
+
+    def __init__(self, num_pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._num_pieces = num_pieces
+        self.ended = threading.Event()
+        monkeypatch.setattr("shiftruntime.server.fetching.fetch_model", self.fetch)
+
+    def fetch(self, uri: str, cache: Path, progress: Callable[[int, int], None], stop: threading.Event) -> Path:
+        try:
+            for piece in range(self._num_pieces):
+                if stop.wait(0.01):
+                    raise model_not_found("stopped")
+                progress((piece + 1) * MIB, self._num_pieces * MIB)
+            return cache / "tiny"
+        finally:
+            self.ended.set()
+
+
+@pytest.fixture
+def phases() -> list[PhaseUpdate]:
+    return []
+
+
+async def test_a_fetch_shows_as_a_phase_with_bytes(monkeypatch: pytest.MonkeyPatch, phases: list[PhaseUpdate]) -> None:
+    SlowHub(5, monkeypatch)
+    assert await fetched("hf://team/tiny", "/cache", phases.append) == "/cache/tiny"
+    assert {phase.name for phase in phases} == {"fetch"}
+    assert [phase.done for phase in phases] == [False] * (len(phases) - 1) + [True]
+    assert any(0 < phase.done_bytes <= phase.total_bytes == 5 * MIB for phase in phases)
+
+
+async def test_a_model_that_is_here_has_no_phase(phases: list[PhaseUpdate]) -> None:
+    assert await fetched("models/tiny", None, phases.append) == "models/tiny"
+    assert await fetched("file:///models/tiny", None, phases.append) == "/models/tiny"
+    assert phases == []
+
+
+async def test_a_fetch_has_a_deadline(monkeypatch: pytest.MonkeyPatch, phases: list[PhaseUpdate]) -> None:
+    hub = SlowHub(10_000, monkeypatch)
+    with pytest.raises(StartupError) as refused:
+        await fetched("hf://team/tiny", "/cache", phases.append, seconds=0.1)
+    assert "not fetched within 0.1 s" in refused.value.message
+    assert await asyncio.to_thread(hub.ended.wait, 5)
+
+
+async def test_a_cancelled_fetch_ends_its_download(monkeypatch: pytest.MonkeyPatch, phases: list[PhaseUpdate]) -> None:
+    hub = SlowHub(10_000, monkeypatch)
+    running = asyncio.Event()
+
+    def report(update: PhaseUpdate) -> None:
+        phases.append(update)
+        if update.done_bytes:
+            running.set()
+
+    task = asyncio.create_task(fetched("hf://team/tiny", "/cache", report))
+    await asyncio.wait_for(running.wait(), 5)
+    began = time.monotonic()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert time.monotonic() - began < 1
+    assert await asyncio.to_thread(hub.ended.wait, 5)
+
+
+def test_the_verb_prints_the_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("shiftruntime.server.fetching.fetch_model", lambda uri, cache, progress: cache / "tiny")
+    assert command("hf://team/tiny", "/cache") == 0
+    assert capsys.readouterr().out == "/cache/tiny\n"
+
+
+def test_the_verb_says_why_there_is_no_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("gs://bucket/tiny", None) == 1
+    assert "unknown scheme 'gs'" in capsys.readouterr().err
