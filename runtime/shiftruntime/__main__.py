@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -12,9 +13,12 @@ from shiftprotos import contract
 
 from shiftruntime import log
 from shiftruntime.engine.client import EngineClient
+from shiftruntime.log import LogFormat
 from shiftruntime.server import fetching, manifest_command, termination, text_source
 from shiftruntime.server.app import serve
-from shiftruntime.server.options import Environment, parse, parse_fetch, parse_manifest
+from shiftruntime.server.options import Environment, parse, parse_fetch, parse_manifest, parse_terminal
+from shiftruntime.server.terminal.cli import VERBS as TERMINAL_VERBS
+from shiftruntime.server.terminal.run import run
 from shiftruntime.server.usage import UsageError
 
 EXIT_USAGE = 2
@@ -28,9 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return manifest_command.write(parse_manifest(arguments))
         if arguments[:1] == ["fetch"]:
             return fetching.command(*parse_fetch(arguments))
+        if arguments[:1] and arguments[0] in TERMINAL_VERBS:
+            log.setup(LogFormat.TEXT, level=logging.WARNING)
+            return run(parse_terminal(arguments), EngineClient)
         options = parse(arguments)
     except UsageError as error:
-        print(f"shift-runtime: error: {error}\nTry 'shift-runtime serve --help'.", file=sys.stderr)
+        print(f"shift-runtime: error: {error}\nTry 'shift-runtime --help'.", file=sys.stderr)
         path = Environment.of(os.environ).termination_log
         termination.write(path, contract.REASON_INVALID_ARGUMENT, str(error))
         return EXIT_USAGE

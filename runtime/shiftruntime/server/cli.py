@@ -11,6 +11,7 @@ from shiftprotos import contract
 from shiftruntime.engine.options import EngineOptions
 from shiftruntime.server.cli_limits import add_limits, add_tls
 from shiftruntime.server.openai.cli import add_openai
+from shiftruntime.server.terminal.cli import add_verbs
 
 _DESCRIPTION = """\
 Serve a language model over gRPC, shifting between tensor and sequence parallelism from step to step."""
@@ -85,6 +86,7 @@ def build_parser(parser_class: type[argparse.ArgumentParser]) -> argparse.Argume
     )
     fetch.add_argument("model", metavar="URI", help="hf://OWNER/NAME[@REVISION][/FILE.gguf] or s3://BUCKET/PREFIX")
     fetch.add_argument("--model-cache", metavar="DIR", help=_CACHE_HELP)
+    add_verbs(verbs, (_add_layout, _add_engine))
     _add_layout(serve)
     _add_engine(serve)
     _add_network(serve)

@@ -22,6 +22,7 @@ from shiftruntime.server.cli import build_parser
 from shiftruntime.server.cli_limits import DEFAULTS as DEFAULT_LIMITS
 from shiftruntime.server.cli_limits import limits_of, tls_of
 from shiftruntime.server.limits import ServerLimits
+from shiftruntime.server.terminal.cli import TerminalOptions, terminal_options
 from shiftruntime.server.tls import TlsFiles
 from shiftruntime.server.usage import UsageError, parse_size
 
@@ -78,25 +79,7 @@ def parse(arguments: Sequence[str], variables: Mapping[str, str] | None = None) 
     """Raises UsageError; ends the process only for --help and --version."""
     environment = Environment.of(os.environ if variables is None else variables)
     values = build_parser(_Parser).parse_args(arguments)
-    _check_device(values.device)
-    base_gear = _base_gear(values.base_gear, values.ranks)
-    engine = EngineOptions(
-        model=values.model,
-        ranks=values.ranks,
-        base_gear=base_gear,
-        dtype=_dtype(values.dtype, values.exact),
-        exact=values.exact,
-        require_manifest=values.require_manifest,
-        policy=_policy(values.policy, values.threshold, base_gear),
-        max_num_seqs=values.max_num_seqs,
-        max_batched_tokens=values.max_batched_tokens,
-        max_model_len=values.max_model_len,
-        max_waiting_requests=values.max_waiting,
-        kv_memory_bytes=_kv_memory(values.kv_memory),
-        prefix_cache=values.prefix_cache,
-        calibration_file=values.calibration,
-        tpot_target_seconds=_tpot_target(values.tpot_target_ms),
-    )
+    engine = _engine(values)
     if not 0 <= values.drain_seconds <= MAX_DRAIN_SECONDS:  # NaN compares false
         raise UsageError(f"--drain-seconds {values.drain_seconds:g} is outside 0..{MAX_DRAIN_SECONDS:g}")
     ports = {"--port": values.port, "--control-port": values.control_port, "--ops-port": values.ops_port}
@@ -125,6 +108,12 @@ def parse(arguments: Sequence[str], variables: Mapping[str, str] | None = None) 
     )
 
 
+def parse_terminal(arguments: Sequence[str]) -> TerminalOptions:
+    """Of `shift-runtime generate` and `chat`; raises UsageError."""
+    values = build_parser(_Parser).parse_args(arguments)
+    return terminal_options(values, _engine(values))
+
+
 def parse_manifest(arguments: Sequence[str]) -> str:
     """The model of `shift-runtime manifest`; raises UsageError."""
     return str(build_parser(_Parser).parse_args(arguments).model)
@@ -134,6 +123,29 @@ def parse_fetch(arguments: Sequence[str]) -> tuple[str, str | None]:
     """URI and cache of `shift-runtime fetch`; raises UsageError."""
     values = build_parser(_Parser).parse_args(arguments)
     return values.model, values.model_cache
+
+
+def _engine(values: argparse.Namespace) -> EngineOptions:
+    """Raises UsageError."""
+    _check_device(values.device)
+    base_gear = _base_gear(values.base_gear, values.ranks)
+    return EngineOptions(
+        model=values.model,
+        ranks=values.ranks,
+        base_gear=base_gear,
+        dtype=_dtype(values.dtype, values.exact),
+        exact=values.exact,
+        require_manifest=values.require_manifest,
+        policy=_policy(values.policy, values.threshold, base_gear),
+        max_num_seqs=values.max_num_seqs,
+        max_batched_tokens=values.max_batched_tokens,
+        max_model_len=values.max_model_len,
+        max_waiting_requests=values.max_waiting,
+        kv_memory_bytes=_kv_memory(values.kv_memory),
+        prefix_cache=values.prefix_cache,
+        calibration_file=values.calibration,
+        tpot_target_seconds=_tpot_target(values.tpot_target_ms),
+    )
 
 
 class _Parser(argparse.ArgumentParser):
