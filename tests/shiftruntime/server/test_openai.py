@@ -228,7 +228,7 @@ async def large_pod(start_pod, monkeypatch, fake_text, template: str, reply: byt
     def configure(engine: Any) -> None:
         start = engine.start
 
-        async def started(on_phase: Any) -> Any:
+        async def started(on_phase: Any, model: str | None = None) -> Any:
             await start(on_phase)
             return made
 

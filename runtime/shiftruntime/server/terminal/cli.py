@@ -61,7 +61,9 @@ def add_verbs(verbs: Any, add_engine: Sequence[Callable[[argparse.ArgumentParser
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        parser.add_argument("model", metavar="MODEL", help="a .gguf file, or a folder with config.json and safetensors")
+        parser.add_argument(
+            "model", metavar="MODEL", help="a .gguf file, a folder with config.json and safetensors, or hf://OWNER/NAME"
+        )
         if verb == "generate":
             parser.add_argument("prompt", metavar="PROMPT", help="the text to complete; - reads it from stdin")
         else:

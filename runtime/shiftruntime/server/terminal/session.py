@@ -12,6 +12,7 @@ from uuid import uuid4
 from shiftruntime.engine.client import EngineClient
 from shiftruntime.engine.options import EngineOptions
 from shiftruntime.server import generation
+from shiftruntime.server.fetching import fetched
 from shiftruntime.server.frontend import FrontEnd, Text
 from shiftruntime.server.options import ServeOptions
 from shiftruntime.server.request import Delta, Generation, Options
@@ -116,8 +117,9 @@ async def session(
     async with interrupts() as state:
         frontend = FrontEnd(served, make_engine(options.engine))
         try:
-            text = await asyncio.to_thread(load_text, options.engine.model)
-            ready = await frontend.engine.start(screen.phase)
+            model = await fetched(options.engine.model, None, screen.phase)
+            text = await asyncio.to_thread(load_text, model)
+            ready = await frontend.engine.start(screen.phase, model)
             frontend.started(ready, text)
             frontend.lifecycle.become_ready()
             screen.note(ready_line(ready, await frontend.state()))
