@@ -15,7 +15,7 @@ from torch import Tensor
 from shiftruntime.errors import RankError
 
 MASS_BITS = 44  # 2^18 tokens of mass 2^44 stay below 2^63
-MASS_DIGITS = 4  # of 12 bits; 48 bits hold any mass
+MASS_DIGITS = 5  # of 12 bits, hold any key of ``mass_keys``
 FLOAT_DIGITS = 6  # hold any key of ``ordered``
 _DIGIT_BITS = 12
 _DIGIT_MASK = (1 << _DIGIT_BITS) - 1
@@ -63,6 +63,11 @@ def masses(logits: Tensor, peaks: Tensor, ops: Functions) -> Tensor:
     return (ops.exp(logits - peaks[:, None]) * float(1 << MASS_BITS)).round().to(torch.int64)
 
 
+def mass_keys(mass: Tensor) -> Tensor:
+    """Masses → int64 in the same order, their exponent in the first digit: it parts them better than their value."""
+    return mass.to(torch.float64).view(torch.int64) >> 4  # at most 44 bits of the mantissa are in use, 48 stay
+
+
 def ordered(values: Tensor) -> Tensor:
     """float64 → int64 in the same order (without NaN)."""
     bits = (values + 0.0).view(torch.int64)  # -0.0 becomes 0.0
@@ -80,19 +85,36 @@ def select(keys: Tensor, weights: Tensor | None, need: Tensor, digits: int, comm
     keys [m, width] int64, ``weights`` alike or None (each entry weighs 1), ``need`` [m] at most the whole weight. A
     radix selection: per pass one histogram of the next digit, summed over the ranks.
     """
-    prefix = torch.zeros_like(need)
-    for digit in reversed(range(digits)):
-        shifted = keys >> (digit * _DIGIT_BITS)
-        first = digit == digits - 1  # its digit has the sign
-        index = shifted + _SIGN_OFFSET if first else shifted & _DIGIT_MASK
-        live = None if first else (shifted >> _DIGIT_BITS) == prefix[:, None]
-        weighed = torch.ones_like(keys) if weights is None else weights
-        histogram = keys.new_zeros((len(need), 1 << _DIGIT_BITS))
-        histogram.scatter_add_(1, index, weighed if live is None else weighed * live)
-        from_top = gather(histogram, comm).sum(0).flip(1)
-        reached = from_top.cumsum(1)  # weight of this digit and all above, from the highest digit down
-        place = torch.searchsorted(reached, need[:, None])  # the first that reaches what is needed
-        need = need - (reached - from_top).gather(1, place)[:, 0]
-        chosen = _DIGIT_MASK - place[:, 0]
-        prefix = chosen - _SIGN_OFFSET if first else (prefix << _DIGIT_BITS) | chosen
+    shift = (digits - 1) * _DIGIT_BITS
+    first = keys >> shift  # the digit with the sign
+    weighed = torch.ones_like(keys) if weights is None else weights
+    histogram = keys.new_zeros((len(need), 1 << _DIGIT_BITS)).scatter_add_(1, first + _SIGN_OFFSET, weighed)
+    place, need = _reached(histogram, need, comm)
+    prefix = place - _SIGN_OFFSET
+    # Few entries share the first digits of the one that is sought; only they are looked at again.
+    left = [
+        _shared(row, weight, shift, digit) for row, weight, digit in zip(keys, weighed, prefix.tolist(), strict=True)
+    ]
+    while shift:
+        shift -= _DIGIT_BITS
+        histogram.zero_()
+        for row, (key, weight) in zip(histogram, left, strict=True):
+            row.scatter_add_(0, (key >> shift) & _DIGIT_MASK, weight)
+        place, need = _reached(histogram, need, comm)
+        prefix = (prefix << _DIGIT_BITS) | place
+        left = [_shared(*entries, shift, value) for entries, value in zip(left, prefix.tolist(), strict=True)]
     return prefix
+
+
+def _shared(keys: Tensor, weights: Tensor, shift: int, prefix: int) -> tuple[Tensor, Tensor]:
+    """Those entries of a row whose keys begin with the prefix."""
+    live = ((keys >> shift) == prefix).nonzero()[:, 0]
+    return keys[live], weights[live]
+
+
+def _reached(histogram: Tensor, need: Tensor, comm: Gatherer) -> tuple[Tensor, Tensor]:
+    """The digit at which the weight from the highest digit down reaches ``need``, and what is needed of that digit."""
+    from_top = gather(histogram, comm).sum(0).flip(1)
+    reached = from_top.cumsum(1)
+    place = torch.searchsorted(reached, need[:, None])
+    return _DIGIT_MASK - place[:, 0], need - (reached - from_top).gather(1, place)[:, 0]

@@ -19,6 +19,7 @@ from shiftruntime.models.shards import (
     Functions,
     Gatherer,
     gather,
+    mass_keys,
     masses,
     ordered,
     select,
@@ -85,8 +86,9 @@ def _top_p_floors(
     mass = masses(logits, peaks, ops).masked_fill_(logits < floor[:, None], 0)
     totals = gather(mass.sum(1), comm).sum(0).tolist()
     need = torch.tensor([_need(s.top_p, total) for s, total in zip(samples, totals, strict=True)])
-    least = select(mass, mass, need, MASS_DIGITS, comm)[:, None]
-    return torch.maximum(floor, _smallest(logits, mass >= least, comm))
+    keys = mass_keys(mass)
+    least = select(keys, mass, need, MASS_DIGITS, comm)[:, None]
+    return torch.maximum(floor, _smallest(logits, keys >= least, comm))
 
 
 def _need(top_p: float, total: int) -> int:
