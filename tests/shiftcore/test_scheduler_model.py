@@ -181,7 +181,7 @@ class Traffic(RuleBasedStateMachine):
         """Long ones of one tenant at once: what small pools cannot hold together."""
         for prompt in prompts:
             name = next(letter for letter in (*NAMES, *map(str, range(20))) if letter not in self.live)
-            n = min(n, self.longest - 1)
+            n = min(n, self.longest // 2)
             self._add(Request(name, prompt[: self.longest - n], n, frozenset({STOP}), self.now, None, "x", priority))
 
     @precondition(lambda self: self.live)
@@ -364,5 +364,5 @@ class Traffic(RuleBasedStateMachine):
 
 TestTraffic = Traffic.TestCase
 TestTraffic.settings = settings(
-    max_examples=20_000 if CAMPAIGN else 150, stateful_step_count=100 if CAMPAIGN else 50, deadline=None
+    max_examples=20_000 if CAMPAIGN else 400, stateful_step_count=100 if CAMPAIGN else 50, deadline=None
 )
