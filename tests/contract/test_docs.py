@@ -1,0 +1,42 @@
+"""What the documentation names exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted(
+    path
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")]
+    if ".venv" not in path.parts
+)
+_LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+_QUOTED = re.compile(r"`([\w./-]+)`")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    missing = [link for link in _LINK.findall(document.read_text()) if not (document.parent / link).exists()]
+    assert missing == []
+
+
+def test_every_feature_names_tests_that_exist() -> None:
+    """A file without a folder lies beside the one named before it."""
+    missing, folder, found = [], ROOT, 0
+    for line in (ROOT / "docs" / "FEATURES.md").read_text().splitlines():
+        for name in _QUOTED.findall(line):
+            if name.startswith("tests/"):
+                folder = (ROOT / name).parent
+                path = ROOT / name
+            elif re.fullmatch(r"test_\w+\.py", name):
+                path = folder / name
+            else:
+                continue
+            found += 1
+            if not path.exists():
+                missing.append(str(path.relative_to(ROOT)))
+    assert missing == []
+    assert found > 30
