@@ -56,5 +56,19 @@ def _load(state: EngineState) -> Iterator[Metric]:
     load = state.load
     yield GaugeMetricFamily(contract.METRIC_RUNNING, "Requests that run.", load.running_requests)
     yield GaugeMetricFamily(contract.METRIC_WAITING, "Requests that wait.", load.waiting_requests)
-    yield GaugeMetricFamily(contract.METRIC_KV_FREE, "Free blocks of the KV cache.", load.kv_blocks_free)
+    yield GaugeMetricFamily(contract.METRIC_KV_FREE, "Blocks of the KV cache that can be taken.", load.kv_blocks_free)
+    yield GaugeMetricFamily(
+        contract.METRIC_KV_CACHED,
+        "Of these, blocks whose prefix can be hit until they are taken.",
+        load.kv_blocks_cached,
+    )
+    yield CounterMetricFamily(
+        contract.METRIC_PREFIX_QUERIED, "Prompt tokens looked up in the prefix cache.", load.prefix_queried_tokens
+    )
+    yield CounterMetricFamily(
+        contract.METRIC_PREFIX_HIT, "Prompt tokens found in the prefix cache.", load.prefix_hit_tokens
+    )
+    yield CounterMetricFamily(
+        contract.METRIC_PREEMPTIONS, "Requests that gave up their blocks and computed them again.", load.preemptions
+    )
     yield GaugeMetricFamily(contract.METRIC_KV_TOTAL, "Blocks of the KV cache.", load.kv_blocks_total)

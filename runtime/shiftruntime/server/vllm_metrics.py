@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from shiftruntime.engine.messages import EngineState, Finish
@@ -47,8 +47,6 @@ class VllmMetrics:
         )
         self._prompt = counter("prompt_tokens_total", "Prompt tokens of finished requests.")
         self._generated = counter("generation_tokens_total", "Tokens generated.")
-        self._queried = counter("prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.")
-        self._hits = counter("prefix_cache_hits_total", "Prompt tokens found in the prefix cache.")
         success = Counter(
             "vllm:request_success_total", "Finished requests.", ["model_name", "finished_reason"], registry=registry
         )
@@ -75,12 +73,10 @@ class VllmMetrics:
             self._tpot.observe(decode_seconds / (usage.completion_tokens - 1))
         if journey is not None:
             self._queue.observe(journey.queue_seconds)
-            self._queried.inc(usage.prompt_tokens)
-            self._hits.inc(usage.cached_tokens)
 
 
 class VllmEngineCollector(Collector):
-    """Gauges from the last state that the front end read; nothing before the engine is ready."""
+    """What the engine counts, from the last state that the front end read; nothing before the engine is ready."""
 
     def __init__(self, state: Callable[[], EngineState | None], model_name: str) -> None:
         self._state = state
@@ -100,3 +96,11 @@ class VllmEngineCollector(Collector):
             gauge = GaugeMetricFamily(f"vllm:{name}", text, labels=["model_name"])
             gauge.add_metric([self._model_name], value)
             yield gauge
+        for name, text, count in (
+            ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", load.prefix_queried_tokens),
+            ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", load.prefix_hit_tokens),
+            ("num_preemptions", "Requests that gave up their blocks and computed them again.", load.preemptions),
+        ):
+            counter = CounterMetricFamily(f"vllm:{name}", text, labels=["model_name"])
+            counter.add_metric([self._model_name], count)
+            yield counter

@@ -82,6 +82,10 @@ def load_to_wire(load: LoadState) -> inference.Load:
         tpot_p95_seconds=load.tpot_p95_seconds,
         prompt_tokens_per_second=load.prompt_tokens_per_second,
         output_tokens_per_second=load.output_tokens_per_second,
+        kv_blocks_cached=load.kv_blocks_cached,
+        prefix_queried_tokens=load.prefix_queried_tokens,
+        prefix_hit_tokens=load.prefix_hit_tokens,
+        preemptions=load.preemptions,
     )
 
 

@@ -42,6 +42,9 @@ async def test_metrics_have_the_names_of_the_contract(pod):
     assert values[contract.METRIC_RUNNING, ()] == 0
     assert values[contract.METRIC_WAITING, ()] == 0
     assert (values[contract.METRIC_KV_FREE, ()], values[contract.METRIC_KV_TOTAL, ()]) == (90, 100)
+    assert values[contract.METRIC_KV_CACHED, ()] == 30
+    assert (values[contract.METRIC_PREFIX_QUERIED, ()], values[contract.METRIC_PREFIX_HIT, ()]) == (64, 48)
+    assert values[contract.METRIC_PREEMPTIONS, ()] == 2
     assert values[contract.METRIC_TTFT + "_count", ()] == 1
     assert values[contract.METRIC_TPOT + "_count", ()] == 1
     assert values[contract.METRIC_POLICY_GENERATION, (("state", "applied"),)] == 0
@@ -62,7 +65,8 @@ async def test_metrics_come_under_the_names_of_vllm_as_well(start_pod):
     assert (values["num_requests_running"], values["num_requests_waiting"]) == (0, 0)
     assert values["kv_cache_usage_perc"] == pytest.approx(0.1)  # 90 of 100 blocks are free
     assert (values["prompt_tokens_total"], values["generation_tokens_total"]) == (1, 12)
-    assert (values["prefix_cache_queries_total"], values["prefix_cache_hits_total"]) == (1, 16)
+    assert (values["prefix_cache_queries_total"], values["prefix_cache_hits_total"]) == (64, 48)
+    assert values["num_preemptions_total"] == 2
     assert (values["time_to_first_token_seconds_count"], values["inter_token_latency_seconds_count"]) == (1, 11)
     assert values["request_time_per_output_token_seconds_count"] == 1
     assert values["e2e_request_latency_seconds_count"] == 1
