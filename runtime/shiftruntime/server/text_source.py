@@ -84,5 +84,5 @@ def load(model: str, chat_template: Path | None = None) -> TokenizerText:
     except ChatTemplateError as error:
         if chat_template is not None:
             raise StartupError(contract.REASON_INVALID_ARGUMENT, f"--chat-template: {error}") from error
-        log.warning("no chats: %s", error)
+        log.info("no chats: %s", error)
         return TokenizerText(tokenizer, defaults, chat_error=str(error))
