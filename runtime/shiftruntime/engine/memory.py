@@ -12,7 +12,7 @@ from shiftruntime.engine.options import EngineOptions
 from shiftruntime.engine.self_check import SELF_CHECK_TOKENS
 from shiftruntime.errors import StartupError
 
-_KV_SHARE = 0.8  # of what is free after the weights; the rest is for activations
+_KV_SHARE = 0.8  # of what is free beside weights and activations; the rest is for the processes around the ranks
 _UNLIMITED = 1 << 60  # cgroup v1 reports "no limit" as a number near 2**63
 _MIB = 1 << 20
 
@@ -31,6 +31,26 @@ def available_bytes() -> int:
             # Page cache counts as usage but is given back under pressure.
             free = min(free, limit - usage + _stat(root / stat_path, "inactive_file"))
     return max(0, free)
+
+
+def reset_peak(pid: int) -> None:
+    """Begin to watch the largest resident size of a process anew, where the kernel lets us."""
+    try:
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+    except OSError:
+        return  # the peak since its start is then what it shows, which errs towards a smaller cache
+
+
+def peak_growth_bytes(pid: int) -> int:
+    """By how much a process was larger, at its largest, than it is now; 0 when it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    sizes = {
+        name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines) if "kB" in rest
+    }
+    return max(0, sizes.get("VmHWM", 0) - sizes.get("VmRSS", 0))
 
 
 def oom_kills() -> int:
