@@ -15,6 +15,7 @@ _SHAPE: dict[str, Any] = {
     "num_key_value_heads": 4, "head_dim": 12, "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 1,
 }  # fmt: skip
 _GEMMA: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 1, "sliding_window": 8, "pad_token_id": 2}
+_GEMMA3 = _SHAPE | _GEMMA | {"num_hidden_layers": 6, "sliding_window_pattern": 3, "query_pre_attn_scalar": 20}
 
 
 def save_llama(folder: Path, seed: int = 0, **overrides: Any) -> transformers.PreTrainedModel:
@@ -53,9 +54,18 @@ def save_gemma2(folder: Path, seed: int = 0, **overrides: Any) -> transformers.P
 
 def save_gemma3(folder: Path, seed: int = 0, **overrides: Any) -> transformers.PreTrainedModel:
     """A Gemma 3 with one kv head, a window shorter than the tests' sequences and two full layers among six."""
-    values = _SHAPE | _GEMMA | {"num_hidden_layers": 6, "sliding_window_pattern": 3, "query_pre_attn_scalar": 20}
-    config = transformers.Gemma3TextConfig(**(values | overrides), attn_implementation="eager")
+    config = transformers.Gemma3TextConfig(**(_GEMMA3 | overrides), attn_implementation="eager")
     return save_random(transformers.Gemma3ForCausalLM, config, folder, seed)
+
+
+def save_gemma3_wrapper(folder: Path, seed: int = 0, **overrides: Any) -> transformers.PreTrainedModel:
+    """The same inside a model that reads images too, as the larger ones are published."""
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Gemma3Config(
+        text_config=_GEMMA3 | overrides, vision_config=vision | {"image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4, attn_implementation="eager", bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    return save_random(transformers.Gemma3ForConditionalGeneration, config, folder, seed)
 
 
 def save_random(

@@ -41,6 +41,7 @@ class Family:
     names: Mapping[str, str]  # canonical name → name in the file; "{i}" stands for the layer, "{e}" for the expert
     # For files that keep all experts of a layer in one tensor: canonical name → its name, and which half of its rows.
     fused: Mapping[str, tuple[str, int | None]] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()  # beginnings of names that belong to what we do not serve, such as an image tower
 
     def read(self, raw: Mapping[str, Any], file: Path) -> ModelConfig:
         """The configuration; raises StartupError, also for values of a kind that nobody writes."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shiftruntime.config import ModelConfig
+from shiftruntime.errors import model_damaged
 from shiftruntime.models.family import Family, required
 from shiftruntime.models.gemma2 import HF_NAMES
 from shiftruntime.models.gguf_config import gguf_scaling
@@ -19,11 +20,25 @@ from shiftruntime.models.hf_config import WHERE, common_values, optional, refuse
 from shiftruntime.models.rope_config import rope_parameters, rope_scaling, rope_theta
 
 ARCHITECTURES = ("Gemma3ForCausalLM", "Gemma3TextForCausalLM")
+WRAPPER_ARCHITECTURES = ("Gemma3ForConditionalGeneration",)
 GGUF_ARCHITECTURE = "gemma3"
 _LOCAL_THETA = 10_000.0
 _GLOBAL_THETA = 1_000_000.0
 _LAYERS_OF_27B = 62  # whose scores are scaled by hidden size / heads; its GGUF header does not say so
 _PATTERN = 6  # one full layer after five sliding ones
+
+# The published 4B to 27B leave out what their model class has by default.
+_TEXT_DEFAULTS = {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "max_position_embeddings": 131_072,
+    "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-6,
+    "sliding_window": 4096,
+    "vocab_size": 262_208,
+}
+_FROM_WRAPPER = ("architectures", "bos_token_id", "eos_token_id", "tie_word_embeddings")
 
 _GGUF_LAYER = "blk.{i}."
 GGUF_NAMES = {
@@ -63,6 +78,15 @@ def read_config(raw: Mapping[str, Any]) -> ModelConfig:
         attention_scale=required(raw, "query_pre_attn_scalar", float, WHERE) ** -0.5,
         norm_offset=1.0,
     )
+
+
+def read_wrapper_config(raw: Mapping[str, Any]) -> ModelConfig:
+    """The text part of a model that also reads images, from config.json; raises StartupError."""
+    text = raw.get("text_config")
+    if not isinstance(text, Mapping):
+        raise model_damaged(f"{WHERE}: text_config must be an object, found {text!r}")
+    outer = {key: raw[key] for key in _FROM_WRAPPER if raw.get(key) is not None}
+    return read_config(_TEXT_DEFAULTS | dict(text) | outer)
 
 
 def _local_rope(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,4 +143,9 @@ def read_gguf_config(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 FAMILY = Family(read_config, HF_NAMES)
+WRAPPER_FAMILY = Family(
+    read_wrapper_config,
+    {canonical: f"language_model.{name}" for canonical, name in HF_NAMES.items()},
+    ignored=("vision_tower.", "multi_modal_projector."),
+)
 GGUF_FAMILY = Family(read_gguf_config, GGUF_NAMES)

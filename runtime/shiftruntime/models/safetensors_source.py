@@ -26,6 +26,7 @@ FAMILIES |= dict.fromkeys(mixtral.ARCHITECTURES, mixtral.FAMILY)
 FAMILIES |= dict.fromkeys(qwen3_moe.ARCHITECTURES, qwen3_moe.FAMILY)
 FAMILIES |= dict.fromkeys(gemma2.ARCHITECTURES, gemma2.FAMILY)
 FAMILIES |= dict.fromkeys(gemma3.ARCHITECTURES, gemma3.FAMILY)
+FAMILIES |= dict.fromkeys(gemma3.WRAPPER_ARCHITECTURES, gemma3.WRAPPER_FAMILY)
 _DTYPES = ("F64", "F32", "F16", "BF16")
 # Written by old converters, and computed by us: RoPE frequencies, and attention masks.
 _IGNORED_SUFFIXES = (".rotary_emb.inv_freq", ".self_attn.bias", ".self_attn.masked_bias")
@@ -78,6 +79,7 @@ class SafetensorsSource:
         """A tensor that nobody reads (a bias, a scale, one more layer) would change what the model says."""
         head = self._family.file_name("lm_head")  # some files repeat a tied embedding under this name
         rest = [name for name in stored if not name.endswith(_IGNORED_SUFFIXES) and name != head]
+        rest = [name for name in rest if not name.startswith(self._family.ignored)]
         if self._quantisation:
             rest = [name for name in rest if not self._quantisation.is_side(name)]
         if rest:

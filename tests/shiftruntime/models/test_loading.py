@@ -356,3 +356,19 @@ def test_gguf_of_another_architecture_or_without_a_tensor(tmp_path: Path) -> Non
     refused(tmp_path / "other.gguf", "ModelUnsupported", "mamba", "gemma3")
     write_gguf(tmp_path / "less.gguf", drop="blk.1.ffn_up.weight")
     refused(tmp_path / "less.gguf", "ModelDamaged", "blk.1.ffn_up.weight", "(64, 32)")
+
+
+def test_a_published_wrapper_of_gemma_3_takes_the_values_it_leaves_out_from_its_class() -> None:
+    from shiftruntime.models.gemma3 import read_wrapper_config
+
+    text = {
+        "hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024,
+    }  # fmt: skip
+    config = read_wrapper_config(
+        {"architectures": ["Gemma3ForConditionalGeneration"], "eos_token_id": [1, 106], "text_config": text}
+    )
+    assert (config.num_query_heads, config.num_kv_heads, config.head_dim) == (8, 4, 256)
+    assert (config.vocab_size, config.sliding_window, config.attention_scale) == (262_208, 1024, 256**-0.5)
+    assert (config.rope_theta, config.rope_theta_local, config.eos_ids) == (1_000_000.0, 10_000.0, (1, 106))
+    assert [config.slides(i) for i in range(7)] == [True, True, True, True, True, False, True]

@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from helpers.tiny_families import save_gemma2, save_gemma3, save_llama, save_mistral, save_qwen2, save_qwen3
+from helpers.tiny_families import (
+    save_gemma2,
+    save_gemma3,
+    save_gemma3_wrapper,
+    save_llama,
+    save_mistral,
+    save_qwen2,
+    save_qwen3,
+)
 from helpers.tiny_models import LoadedModel, one_step_each, random_sequences, random_steps, run_steps
 from shiftcore.layout import Gear, allowed_gears
 
@@ -57,6 +65,7 @@ MODELS: dict[str, tuple[Saver, dict[str, Any]]] = {
         {"attn_logit_softcapping": None, "num_key_value_heads": 2, "sliding_window": 40},
     ),
     "gemma3": (save_gemma3, {}),
+    "gemma3-with-images": (save_gemma3_wrapper, {}),
     "gemma3-two-kv-heads": (save_gemma3, {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 6}),
     "gemma3-rope-by-layer-type": (save_gemma3, {"rope_parameters": ROPE_BY_LAYER_TYPE}),
 }
