@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # helpers, as pytest finds them
 CAMPAIGNS = {
     "gear-fuzz": "helpers.gear_fuzz.campaigns:gear_fuzz",
     "planted-bugs": "helpers.gear_fuzz.campaigns:planted_bugs",
+    "plain-drift": "helpers.gear_fuzz.campaigns:plain_drift",
     "struck-ranks": "helpers.failures.campaigns:strikes",
     "cancelled-streams": "helpers.failures.campaigns:cancelled_streams",
     "small-pools": "helpers.failures.campaigns:small_pools",

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
 from helpers.campaign_outcome import Outcome
 from helpers.gear_fuzz.case import Case
 from helpers.gear_fuzz.check import Failure, check
+from helpers.gear_fuzz.drift import MOST_RATIO
 from helpers.gear_fuzz.many import fuzz, replay_command
 from helpers.gear_fuzz.planted import BUGS, Bug
 
 SHIFTS = 10_000
 CASES_PER_BUG = 40
+DRIFT_WIDTHS = (16, 1, 2, 5, 8)  # of the pieces of each of 16 requests
+DRIFT_PIECES = 4  # of each width: 2048 positions
 
 
 def gear_fuzz(seed: int, scale: float) -> Outcome:
@@ -25,6 +33,22 @@ def planted_bugs(seed: int, _scale: float) -> Outcome:
         f"{bug.name}: {f'case {number}' if number else 'NOT FOUND'} ({bug.story})" for bug, number in found.items()
     ]
     return Outcome(len(BUGS), "bugs", sum(number is None for number in found.values()), tuple(notes))
+
+
+def plain_drift(seed: int, scale: float) -> Outcome:
+    """Bad is a dtype and number of ranks that drift further than batching; injected are positions."""
+    from helpers.gear_fuzz.real_text import gemma_drift
+
+    torch.set_num_threads(1)
+    widths = [width for width in DRIFT_WIDTHS for _ in range(max(1, round(DRIFT_PIECES * scale)))]
+    notes, bad, positions = [], 0, 0
+    for dtype, ranks in product(("float32", "bfloat16"), (2, 4)):
+        with TemporaryDirectory() as folder:
+            drift = gemma_drift(Path(folder), dtype, ranks, widths, seed)
+        bad += drift.ratio > MOST_RATIO
+        positions += len(drift.shifted)
+        notes.append(f"Gemma 3 270M, {dtype}, {ranks} ranks: {drift}, ratio {drift.ratio:.2f}")
+    return Outcome(positions, "positions", bad, tuple(notes))
 
 
 def _cases_to_find(bug: Bug, seed: int) -> int | None:

@@ -65,6 +65,7 @@ class Case:
     extra_rows: bool = True
     late: bool = True  # requests arrive over time
     prefix_cache: bool = True
+    pieces: bool = False  # logits are made in pieces: only tokens, scores and caches are seen
     token_by_token: bool = False  # how the one rank computes it
 
     @staticmethod
@@ -87,6 +88,7 @@ class Case:
             gears=tuple(gear.name for gear in allowed_gears(Gear(P, 1))),
             prefix_cache=rng.random() < 0.8,
             token_by_token=rng.random() < 0.1,
+            pieces=rng.random() < 0.1,
         )
 
     def __str__(self) -> str:
@@ -189,7 +191,7 @@ class Case:
         if len(self.gears) > 1:
             for gear in self.gears:
                 yield replace(self, gears=tuple(other for other in self.gears if other != gear))
-        for name in ("aborts", "extra_rows", "late", "prefix_cache", "token_by_token"):
+        for name in ("aborts", "extra_rows", "late", "prefix_cache", "pieces", "token_by_token"):
             if getattr(self, name):
                 yield replace(self, **{name: False})
         for name, least in (("prompt", 1), ("output", 1)):

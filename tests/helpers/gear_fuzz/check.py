@@ -11,10 +11,11 @@ from helpers.gear_fuzz import tiny
 from helpers.gear_fuzz.case import Case
 from helpers.gear_fuzz.drive import CaseError, Driver, Journey, Parts, Run, num_blocks
 from helpers.gear_fuzz.oracle import Expectation, expect
-from helpers.gear_fuzz.ranks import AlterDecoder, WrapComm, logical_ranks
+from helpers.gear_fuzz.ranks import AlterDecoder, WrapComm, logical_ranks, logits_at_once
 from helpers.gear_fuzz.tiny import LoadedWeights
 from shiftcore.layout import Gear, HeadLayout
 from shiftcore.scheduler import Finish
+from shiftruntime.worker import rank as worker_rank
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Wiring:
 
 
 PRODUCT = Wiring()
+_PIECE = 20  # logits; less than two rows of most shards
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def check(case: Case, wiring: Wiring = PRODUCT) -> Tally | Failure:
     blocks = num_blocks(case, weights.config)
     with logical_ranks(weights, case.ranks, case.block_size, blocks, wiring.wrap_comm, wiring.alter_decoder) as ranks:
         try:
-            run = Driver(case, weights.config, ranks, wiring.parts).drive()
+            with logits_at_once(_PIECE if case.pieces else worker_rank._LOGITS_AT_ONCE):
+                run = Driver(case, weights.config, ranks, wiring.parts).drive()
         except CaseError as error:
             return Failure(case, error.step, str(error))
     alone = tiny.load(case.family, case.ranks, case.kv_heads, case.vocabulary, case.dtype, 1)

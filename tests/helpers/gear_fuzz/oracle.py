@@ -62,12 +62,14 @@ def expect(
     for batch in [(chunk,) for chunk in chunks] if token_by_token else [tuple(chunks)]:
         plans = [_planned(chunk, spec) for chunk in batch]
         results = step_results(batch, plans, ranks.run(_ALONE, plans))
+        recorded = ranks.logits()
+        assert recorded is not None, "logits were made in pieces"
         drawn |= {
             chunk.end: (results.tokens[name], results.logprobs[name], results.likeliest[name])
             for chunk in batch
             if (name := chunk.request.id)
         }
-        rows.append(ranks.logits().logits)
+        rows.append(recorded.logits)
     return Expectation(tuple(tokens), torch.cat(rows), drawn, ranks.cached(tables, len(tokens))[0])
 
 

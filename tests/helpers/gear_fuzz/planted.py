@@ -236,6 +236,19 @@ class ForgottenRecompute(Scheduler):
         request.scheduled = request.computed = max(computed, request.computed)
 
 
+class EagerWindow(Scheduler):
+    """Sliding layers give back a block that the next token still sees."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        first_seen = self._tables._first_seen
+
+        def eager(window: int | None, position: int) -> int:
+            return min(first_seen(window, position) + (window is not None), position // self.pool.block_size)
+
+        self._tables._first_seen = eager  # type: ignore[method-assign]
+
+
 class BlindChain(PrefixChain):
     """A block's name says its tenant and its own tokens, not what came before them."""
 
@@ -275,6 +288,7 @@ BUGS = (
     Bug("early-release", "blocks reused while the step in flight reads them", _scheduler(EarlyRelease), 2),
     Bug("wrong-prefix", "a prefix hit by a block's own tokens alone", _scheduler(BlindPrefix), 2),
     Bug("tenants", "a prefix hit across tenants", _scheduler(SharedTenants), 2),
+    Bug("window", "a sliding window gives back a block too early", _scheduler(EagerWindow), 2, "mistral"),
     Bug("noise", "noise depends on the place in the batch", Wiring(parts=Parts(plan=noise_by_place)), 2),
     Bug("history", "penalties forget the output", Wiring(parts=Parts(plan=forgotten_penalties)), 2),
     Bug("experts", "rows come back from experts in another order", Wiring(wrap_comm=SwappedVisitors), 4, "mixtral"),

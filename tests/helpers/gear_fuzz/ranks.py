@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from unittest import mock
 
 import msgspec
 import torch
@@ -17,6 +18,7 @@ from shiftruntime.models.decoder import Decoder, StepBatch
 from shiftruntime.models.kv_cache import KvCache
 from shiftruntime.parallel.comm import Comm
 from shiftruntime.parallel.local import Board, LocalComm
+from shiftruntime.worker import rank as worker_rank
 from shiftruntime.worker.messages import Allocated, AllocateKv, Attach, Attached, ChunkPlan, Done, StepPlan
 from shiftruntime.worker.rank import Rank
 from torch import Tensor
@@ -44,7 +46,7 @@ class CachedHeads:
 
 def layer_windows(config: ModelConfig) -> tuple[int | None, ...]:
     """Attention window per layer group."""
-    return tuple(group.window for group in getattr(config, "layer_groups", ())) or (None,)
+    return tuple(group.window for group in config.layer_groups)
 
 
 class TurnBoard(Board):
@@ -129,7 +131,7 @@ class LogicalRanks:
 
     def __init__(
         self, weights: LoadedWeights, size: int, block_size: int, num_blocks: int,
-        wrap_comm: WrapComm = lambda comm: comm, alter: AlterDecoder = lambda decoder: None,
+        wrap_comm: WrapComm = lambda comm: comm, alter: AlterDecoder = lambda decoder: None, *, exact: bool = True,
     ) -> None:  # fmt: skip
         self.size = size
         self.config = weights.config
@@ -139,7 +141,7 @@ class LogicalRanks:
         self._logits: list[tuple[StepBatch, Tensor] | None] = [None] * size
         self._plan: StepPlan | None = None
         self._last_step = 0
-        attach = Attach(weights.config, weights.dtype, True, weights.num_bytes, block_size)
+        attach = Attach(weights.config, weights.dtype, exact, weights.num_bytes, block_size)
         for number in range(size):
             comm = wrap_comm(LocalComm(self._board, number))
             rank = Rank(number, size, weights.fd, comm, self._answers[number].append)
@@ -175,8 +177,7 @@ class LogicalRanks:
         return CachedHeads(layers)
 
     def _group_of(self, layer: int) -> int:
-        groups = getattr(self.config, "layer_groups", ())
-        return next((i for i, group in enumerate(groups) if layer in group.layers), 0)
+        return next(i for i, group in enumerate(self.config.layer_groups) if layer in group.layers)
 
     def run(self, gear: Gear, chunks: Sequence[ChunkPlan]) -> Done:
         """One step on all ranks; raises what a rank raises, and RuntimeError when they disagree."""
@@ -194,9 +195,11 @@ class LogicalRanks:
         assert isinstance(dones[0], Done)
         return dones[0]
 
-    def logits(self) -> LogitRows:
-        """Of the last step, all vocabulary shards side by side."""
+    def logits(self) -> LogitRows | None:
+        """Of the last step, all vocabulary shards side by side; None if they were made in pieces (logits_at_once)."""
         recorded = [entry for entry in self._logits if entry is not None]
+        if not recorded:
+            return None
         batch = recorded[0][0]
         whole = torch.cat([logits for _, logits in recorded], dim=1)[:, : self.config.vocab_size]
         return LogitRows(batch.logit_rows.tolist(), whole)
@@ -247,6 +250,13 @@ def _decoder_of(rank: Rank) -> Decoder:
     decoder = rank._decoder
     assert decoder is not None, "the rank has no cache yet"
     return decoder
+
+
+@contextmanager
+def logits_at_once(elements: int) -> Iterator[None]:
+    """How many logits a rank holds at once; a step with more makes them in pieces."""
+    with mock.patch.object(worker_rank, "_LOGITS_AT_ONCE", elements):
+        yield
 
 
 @contextmanager

@@ -13,6 +13,7 @@
 | early-release | blocks of an aborted request are free while the step in flight reads them | scheduler |
 | wrong-prefix | a prefix hit by the tokens of a block, whatever came before | prefix cache |
 | tenants | a prefix hit across tenants | prefix cache |
+| window | sliding layers give back a block that the next token still sees | block tables |
 | noise | the noise of a token depends on its place in the batch | engine, sampling |
 | history | penalties and min tokens forget the output so far | engine, sampling |
 | experts | rows come back from the experts of other ranks in another order | mixture of experts |
