@@ -95,6 +95,11 @@ def check_generation(generation: Generation, limits: Limits) -> None:
         raise _invalid("PromptEmpty", "the request has no prompt; set text or tokens")
 
 
+def check_choices(n: int) -> None:
+    """For a front that makes something for each choice before the generation begins; raises Refusal."""
+    _check_range("n", n, _RANGES["n"])
+
+
 def check_model(model: str, limits: Limits) -> None:
     """Raises Refusal (NOT_FOUND) for another model than the one that is served."""
     if model not in ("", limits.served_name):

@@ -18,6 +18,9 @@ from shiftruntime.engine.messages import Ready
 from shiftruntime.server.app import serve
 from shiftruntime.server.chat.template import ChatTemplates, TemplateSources
 from shiftruntime.server.openai import listener
+from shiftruntime.server.openai.protocol import ChatRequest, CompletionRequest
+from shiftruntime.server.openai.sampling import chat_options, completion_options
+from shiftruntime.server.refusal import Refusal
 
 USER = [{"role": "user", "content": "hi"}]
 WEATHER = {
@@ -432,6 +435,14 @@ async def test_what_cannot_be_is_refused_by_name(client, pod, fields, words):
     assert caught.value.body["type"] == "invalid_request_error"
     assert caught.value.body["code"]
     assert not pod.engine.submitted
+
+
+@pytest.mark.parametrize("n", [0, 33, 2**62])
+def test_a_huge_n_is_refused_before_an_answer_with_room_for_it_is_made(n):
+    with pytest.raises(Refusal, match=f"n {n} is outside 1..32"):
+        chat_options(ChatRequest(messages=[], n=n), None)
+    with pytest.raises(Refusal, match=f"n {n} is outside 1..32"):
+        completion_options(CompletionRequest(prompt="x", n=n))
 
 
 async def test_unknown_fields_are_ignored_and_named_once(client, caplog):

@@ -1,4 +1,4 @@
-"""From a request's fields to the options of a generation. Pure; raises HttpError that names the field."""
+"""From a request's fields to the options of a generation. Pure; raises HttpError or Refusal that names the field."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from shiftruntime.engine.messages import Grammar
 from shiftruntime.server.openai.errors import invalid
 from shiftruntime.server.openai.protocol import ChatRequest, CompletionRequest, Request, StructuredOutputs
 from shiftruntime.server.request import Options
+from shiftruntime.server.validation import check_choices
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for completions
 
@@ -77,6 +78,7 @@ def _options(
     prompt_logprobs: bool,
     grammar: Grammar | None,
 ) -> Options:
+    check_choices(request.n)  # before an answer with a place for each of them is made
     if request.best_of not in (None, request.n):
         raise invalid(
             f"best_of {request.best_of} is not supported; leave it out or set it to n", "best_of", "Unsupported"
