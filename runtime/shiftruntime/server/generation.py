@@ -105,8 +105,7 @@ async def _run(
         async with aclosing(merge(streams)) as outputs:
             async for delta in _deltas(frontend, flight, choices, outputs, deadlines):
                 yield delta
-    except EngineFailed as failure:
-        flight.open_ids.clear()
+    except EngineFailed as failure:  # a late answer ends in it as well, so what was admitted is aborted below
         raise Refusal.of(failure) from failure
     finally:
         await close(streams)

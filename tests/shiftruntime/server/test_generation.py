@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import grpc
 import pytest
-from shiftruntime.engine.client import RequestRefused
+from shiftruntime.engine.client import EngineFailed, RequestRefused
 from shiftruntime.engine.messages import Finish
 from shiftruntime.server.flights import Flights
 from shiftruntime.server.frontend import FrontEnd
@@ -90,6 +90,21 @@ async def test_a_refused_sibling_refuses_the_request_and_ends_the_others(fronten
     refusal = await refused(frontend, Generation("hi", Options(n=3), request_id="r"))
     assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert frontend.engine.aborted == ["r"]
+    assert len(frontend.flights) == 0
+
+
+async def test_a_sibling_that_the_engine_never_answers_leaves_no_admitted_choice_running(frontend, monkeypatch):
+    submit = frontend.engine.submit
+
+    async def silent(request):
+        if request.request_id == "r/1":
+            raise EngineFailed("InternalError", "the engine did not admit a request within 15 s")
+        return await submit(request)
+
+    monkeypatch.setattr(frontend.engine, "submit", silent)
+    refusal = await refused(frontend, Generation("hi", Options(n=2), request_id="r"))
+    assert refusal.code is grpc.StatusCode.UNAVAILABLE
+    assert "r" in frontend.engine.aborted
     assert len(frontend.flights) == 0
 
 
