@@ -16,7 +16,7 @@ from shiftruntime.engine.messages import Sampling, TopLogprobs
 from shiftruntime.worker.messages import ChunkPlan, Done, Likeliest, Penalties, Sample
 
 MAX_TOP_LOGPROBS = 20
-_MAX_CHANGE = 1e30  # of a logit; sums and products of several stay finite
+_MAX_CHANGE = 1e30  # of a logit; sums, products and quotients of several stay finite
 _MIN_TEMPERATURE = 1e-4  # below, logits / temperature overflows; greedy is 0
 
 
@@ -142,8 +142,10 @@ def _check(s: Sampling) -> None:
         raise SamplingError(f"temperature {s.temperature} is neither 0 nor at least {_MIN_TEMPERATURE}")
     if not 0 < s.top_p <= 1 or not 0 <= s.min_p <= 1:
         raise SamplingError(f"top_p {s.top_p} must be in (0, 1] and min_p {s.min_p} in [0, 1]")
-    if not 0 < s.repetition_penalty < math.inf:
-        raise SamplingError(f"repetition_penalty {s.repetition_penalty} must be above 0 and finite")
+    if not 1 / _MAX_CHANGE <= s.repetition_penalty <= _MAX_CHANGE:
+        raise SamplingError(
+            f"repetition_penalty {s.repetition_penalty} must be within {1 / _MAX_CHANGE:g}..{_MAX_CHANGE:g}"
+        )
     if not 0 <= s.top_logprobs <= MAX_TOP_LOGPROBS:
         raise SamplingError(f"top_logprobs {s.top_logprobs} must be in 0..{MAX_TOP_LOGPROBS}")
     if s.top_k < 0 or s.min_tokens < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from typing import Any
 
@@ -106,3 +107,10 @@ def test_answers_are_dealt_out_in_batch_order() -> None:
 def test_senseless_values_are_refused_by_name(changes: dict[str, Any]) -> None:
     with pytest.raises(SamplingError, match=str(next(iter(changes))).split("_")[0]):
         History(sampling(**changes), PROMPT)
+
+
+@pytest.mark.parametrize("penalty", [1e-308, 1e-31, 1e31])
+def test_a_tiny_repetition_penalty_does_not_fail_the_ranks(penalty: float) -> None:
+    """A logit over 1e-308 is infinite, which ranks take for a broken model: one request ended the pod."""
+    with pytest.raises(SamplingError, match=f"repetition_penalty {re.escape(str(penalty))}"):
+        History(sampling(repetition_penalty=penalty), PROMPT)

@@ -251,6 +251,16 @@ def test_logprobs_are_of_the_model_not_of_what_was_drawn_from() -> None:
     assert float(drawn.logprobs[0]) == pytest.approx(float(logits.double().log_softmax(-1)[0, drawn.tokens[0]]))
 
 
+@pytest.mark.parametrize(("repetition", "best"), [(1e-30, 2), (1e30, 3)])
+@pytest.mark.parametrize("temperature", [0.0, 1e-4])
+def test_the_hardest_edits_that_the_engine_admits_leave_numbers(
+    repetition: float, best: int, temperature: float
+) -> None:
+    logits = torch.tensor([[-3e38, -1.0, 3e38, 2.0]])
+    s = Sample(temperature=temperature, top_p=0.9, bias=((2, 1e30),), penalties=penalties([2], [2], repetition, 1e30))
+    assert sample(logits, [s], ALONE, EXACT).tokens.tolist() == [best]
+
+
 def test_greedy_obeys_edits_and_ignores_cuts() -> None:
     logits = torch.zeros(4, 20)
     logits[:, 3], logits[:, 8] = 5.0, 4.0
