@@ -138,6 +138,10 @@ class Scheduler:
         used = self.pool.num_blocks - self.pool.num_available
         assert not used, f"idle with {used} blocks in use"
 
+    def oldest_wait(self, now: float) -> float:
+        """Seconds that somebody has waited for a first step; who was preempted has begun long ago."""
+        return max((now - r.arrival_seconds for r in self.waiting if r.first_scheduled_seconds is None), default=0.0)
+
     @property
     def waiting_tokens(self) -> int:
         """Prompt tokens that no step has computed yet."""

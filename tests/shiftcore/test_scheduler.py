@@ -169,6 +169,19 @@ def test_the_latest_request_gives_way_and_comes_back_first() -> None:
     assert step(scheduler) == ["new:2", "newest:1"], "first, and its first block was still there"
 
 
+def test_a_preempted_request_does_not_count_as_waiting_since_it_came() -> None:
+    """It had its first token long ago; else each preemption looks like a queue for which a pod must be added."""
+    scheduler = make(blocks=4)
+    scheduler.add(request("old", 7, 9))
+    scheduler.add(request("new", 4, 12))
+    for now in (1.0, 2.0, 90.0):
+        step(scheduler, now=now)
+    assert [r.id for r in scheduler.waiting] == ["new"], "preempted"
+    assert scheduler.oldest_wait(100.0) == 0.0
+    scheduler.add(request("newest", 1, 1, arrival_seconds=97.0))
+    assert scheduler.oldest_wait(100.0) == 3.0
+
+
 def test_an_aborted_id_can_be_used_again_while_the_step_runs() -> None:
     scheduler = make()
     first, second = request("a", 9), Request("a", (50, 51, 52, 53, 54), 8)

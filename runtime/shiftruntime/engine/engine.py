@@ -353,14 +353,13 @@ class Engine:
 
     def _load(self) -> LoadState:
         now, w, scheduler = time.monotonic(), self._windows, self.scheduler
-        oldest = min((request.arrival_seconds for request in scheduler.waiting), default=now)
         return LoadState(
             running_requests=len(scheduler.running),
             waiting_requests=len(scheduler.waiting),
             waiting_tokens=scheduler.waiting_tokens,
             kv_blocks_total=scheduler.pool.num_blocks,
             kv_blocks_free=scheduler.pool.num_available,
-            oldest_wait_seconds=now - oldest,
+            oldest_wait_seconds=scheduler.oldest_wait(now),
             tokens_per_second=w.step_tokens.rate(now),
             busy_fraction=min(1.0, w.busy_seconds.rate(now)),
             max_running_requests=scheduler.limits.max_num_seqs,
