@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -176,3 +177,12 @@ def test_an_endless_list_of_python_is_not_kept() -> None:
     assert (len(content), calls) == (MAX_CHARACTERS + 11, [])
     deep = "[" * 5000
     assert parse(PythonCalls(NAMES), [f"now(a={deep}"]) == (f"now(a={deep}", [])
+
+
+def test_blank_lines_in_a_code_block_do_not_hold_up_the_server() -> None:
+    text = "```json\n{" + "\n" * (MAX_CHARACTERS - 100) + "}\n```"
+    parser = PythonCalls(NAMES)
+    parser.push(text)
+    began = time.process_time()
+    assert parser.finish().content == text
+    assert time.process_time() - began < 2, "an expression that backtracks takes half a minute"

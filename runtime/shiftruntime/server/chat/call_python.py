@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 from collections.abc import Collection
 from typing import Any
 
 from shiftruntime.server.chat.calls import Parsed, Writer
 
 MAX_CHARACTERS = 64 * 1024
-_FENCE = re.compile(r"\s*```(?:tool_code|python|json|tool_call)?[ \t]*\n(.*?)(?:\n\s*```\s*|\s*)", re.DOTALL)
 _FENCES = ("```tool_code\n", "```python\n", "```json\n", "```tool_call\n", "```\n")
 
 
@@ -62,12 +60,19 @@ class PythonCalls:
         return any(text.startswith(start) or start.startswith(text) for start in [*starts, "{"])
 
     def _read(self) -> list[tuple[str, dict[str, Any]]] | None:
-        fenced = _FENCE.fullmatch(self._held)
-        text = (fenced[1] if fenced else self._held).strip()
+        text = _without_fence(self._held.strip())
         calls = _from_json(text) if text.startswith(("{", "[{")) else _from_python(text)
         if not calls or any(name not in self._names for name, _ in calls):
             return None
         return calls
+
+
+def _without_fence(text: str) -> str:
+    """What stands in the code block. No expression: one would look ahead from each blank of a long text."""
+    for fence in _FENCES:
+        if text.startswith(fence):
+            return text[len(fence) :].removesuffix("```").strip()
+    return text
 
 
 def _from_json(text: str) -> list[tuple[str, dict[str, Any]]] | None:
