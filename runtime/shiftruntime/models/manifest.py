@@ -52,7 +52,28 @@ def manifest_path(model: str | Path) -> Path:
 
 def read_manifest(model: str | Path) -> Manifest | None:
     """The manifest of a model, None if there is none; raises StartupError(ModelDamaged) for one that is no manifest."""
-    path = manifest_path(model)
+    manifest = _read(manifest_path(model))
+    if manifest is not None:
+        _check_complete(Path(model), manifest)
+    return manifest
+
+
+def narrow_manifest(model: str | Path, has: Callable[[str], bool]) -> None:
+    """Take out of the manifest that came with a model what did not come with it, by name: no file, no sum.
+
+    Raises StartupError(ModelDamaged) when none is left.
+    """
+    manifest = _read(manifest_path(model))
+    if manifest is None:
+        return
+    kept = tuple((name, digest) for name, digest in manifest.files if has(name))
+    if not kept:
+        raise model_damaged(f"{manifest.path} lists no file of the model")
+    if kept != manifest.files:
+        _write(Manifest(manifest.path, kept))
+
+
+def _read(path: Path) -> Manifest | None:
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise model_damaged(f"{path} has {path.stat().st_size} bytes; it is no manifest")
@@ -68,10 +89,8 @@ def read_manifest(model: str | Path) -> Manifest | None:
             if files.setdefault(name, digest) != digest:
                 raise model_damaged(f"{path}, line {number}: {name} is listed twice with different sums")
     if not files:
-        raise model_damaged(f"{path} lists no file; write it anew with `shift-runtime manifest {model}`")
-    manifest = Manifest(path, tuple(sorted(files.items())))
-    _check_complete(Path(model), manifest)
-    return manifest
+        raise model_damaged(f"{path} lists no file; write it anew with `shift-runtime manifest MODEL`")
+    return Manifest(path, tuple(sorted(files.items())))
 
 
 def write_manifest(model: str | Path, progress: Progress = lambda done, total: None) -> Manifest:
@@ -85,10 +104,14 @@ def write_manifest(model: str | Path, progress: Progress = lambda done, total: N
         raise model_not_found(f"{model} holds no file to list")
     digests = _hash_all([path.parent / name for name in names], progress, threading.Event())
     manifest = Manifest(path, tuple(zip(names, digests, strict=True)))
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(_line(name, digest) for name, digest in manifest.files), encoding="utf-8")
-    os.replace(partial, path)
+    _write(manifest)
     return manifest
+
+
+def _write(manifest: Manifest) -> None:
+    partial = manifest.path.with_name(manifest.path.name + ".partial")
+    partial.write_text("".join(_line(name, digest) for name, digest in manifest.files), encoding="utf-8")
+    os.replace(partial, manifest.path)
 
 
 def verify(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,6 +148,28 @@ def test_a_hub_that_is_down_does_not_stop_what_was_fetched(
     assert refused.value.reason == "FetchFailed"
 
 
+def test_a_hub_that_is_down_does_not_stop_the_only_gguf_file(hub: Hub, tmp_path: Path) -> None:
+    hub.files = {"q4.gguf": WEIGHTS}
+    path = fetch_model("hf://team/tiny", tmp_path)
+    hub.down = True
+    assert fetch_model("hf://team/tiny", tmp_path) == path
+    assert path.name == "q4.gguf"
+
+
+def test_a_download_that_ended_after_the_sums_of_a_repository_is_not_taken_for_whole(hub: Hub, tmp_path: Path) -> None:
+    hub.files["SHA256SUMS"] = b"not the form of coreutils"
+    stop = threading.Event()
+    with pytest.raises(Stopped):
+        fetch_model("hf://team/tiny", tmp_path, lambda done, _: stop.set() if done else None, stop)
+    assert_is_model(fetch_model("hf://team/tiny", tmp_path))
+
+
+def test_a_commit_that_is_a_path_is_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.commit = "../../elsewhere"
+    with pytest.raises(StartupError, match=r"'\.\./\.\./elsewhere' as its commit"):
+        fetch_model("hf://team/tiny", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
@@ -263,6 +286,40 @@ def test_a_manifest_in_the_bucket_is_kept(bucket: Bucket, tmp_path: Path) -> Non
     path = fetch_model("s3://models/team/tiny", tmp_path)
     with pytest.raises(StartupError, match="ModelDamaged"):
         verify(path)
+
+
+def sums(files: dict[str, bytes]) -> bytes:
+    return "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)).encode()
+
+
+def test_a_manifest_in_the_bucket_may_list_what_is_not_fetched(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.put({"SHA256SUMS": sums(MODEL | OTHERS | {"README.md": b"about"})})
+    for _ in range(2):
+        path = fetch_model("s3://models/team/tiny", tmp_path)
+        assert verify(path, required=True)
+    (path / "config.json").write_bytes(b"{}")
+    with pytest.raises(StartupError, match="ModelDamaged"):
+        verify(path)
+
+
+def test_a_file_that_changed_beside_the_manifest_of_the_bucket_is_held_against_it(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.put({"SHA256SUMS": sums(MODEL)})
+    fetch_model("s3://models/team/tiny", tmp_path)
+    bucket.put({"tokenizer.json": b'{"new": 1}'})
+    path = fetch_model("s3://models/team/tiny", tmp_path)
+    with pytest.raises(StartupError, match="ModelDamaged"):
+        verify(path, required=True)
+
+
+def test_weights_that_left_the_bucket_are_not_served_on(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.put({"model.safetensors.index.json": b"{}"})
+    path = fetch_model("s3://models/team/tiny", tmp_path)
+    assert (path / "model.safetensors.index.json").exists()
+    bucket.client.delete_object(Bucket="models", Key="team/tiny/model.safetensors.index.json")
+    assert_is_model(fetch_model("s3://models/team/tiny", tmp_path))
+    assert not (path / "model.safetensors.index.json").exists()
 
 
 def test_one_gguf_file_of_a_bucket(bucket: Bucket, tmp_path: Path) -> None:

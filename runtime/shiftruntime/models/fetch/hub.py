@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from tqdm import tqdm
 
 from shiftruntime.errors import fetch_failed, model_damaged, model_not_found
-from shiftruntime.models.fetch.selection import RemoteFile, select
+from shiftruntime.models.fetch.selection import RemoteFile, is_manifest, select
 from shiftruntime.models.fetch.uri import HubModel
 from shiftruntime.models.manifest import Progress, Stopped, manifest_path, read_manifest, write_manifest
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _LIST_SECONDS = 30.0
 _ATTEMPTS = 3
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 # What the hub's HTTP client raises, and what its downloader makes of it.
 _UNREACHABLE: tuple[type[Exception], ...] = (hub_errors.HTTPError, OSError)  # type: ignore[attr-defined]
 
@@ -33,11 +35,11 @@ def fetch_hub(model: HubModel, cache: Path, progress: Progress, stop: threading.
         info = _info(model)
     except _UNREACHABLE as error:
         return _known(model, root, pointer, error)
-    assert info.sha is not None, "the hub names the commit of every revision"
-    folder = root / info.sha
-    files = select([_remote(file) for file in info.siblings or ()], str(model), model.file)
-    path = _download(model, info.sha, folder, files, progress, stop)
-    pointer.write_text(f"{info.sha}\n")
+    commit = _commit(model, info)
+    # Sums that a repository holds say nothing that the hub does not, and come in many forms.
+    remote = [_remote(file) for file in info.siblings or () if not is_manifest(file.rfilename)]
+    path = _download(model, commit, root / commit, select(remote, str(model), model.file), progress, stop)
+    pointer.write_text(f"{commit}\n")
     return path
 
 
@@ -57,13 +59,21 @@ def _info(model: HubModel) -> ModelInfo:
         ) from error
 
 
+def _commit(model: HubModel, info: ModelInfo) -> str:
+    """It becomes the name of a folder."""
+    commit = info.sha or ""
+    if not _COMMIT.fullmatch(commit):
+        raise fetch_failed(f"{model}: the hub names {commit[:80]!r} as its commit, which is no SHA-1 or SHA-256")
+    return commit
+
+
 def _known(model: HubModel, root: Path, pointer: Path, error: Exception) -> Path:
     """What this revision was last; raises StartupError(FetchFailed) when it was never fetched."""
     try:
-        path = root / pointer.read_text().strip()
+        folder = root / pointer.read_text().strip()
     except FileNotFoundError:
         raise fetch_failed(f"{model}: the hub cannot be reached and the model is not in {root}: {error}") from error
-    path = _model_path(path, model.file)
+    path = _model_path(folder, model.file or _only_gguf(folder))
     if read_manifest(path) is None:
         raise fetch_failed(f"{model}: the hub cannot be reached and {path} is not complete: {error}") from error
     log.warning("%s: the hub cannot be reached (%s); using %s as it was fetched last", model, error, path)
@@ -101,7 +111,7 @@ def _download(
 
 
 def _check(path: Path, files: tuple[RemoteFile, ...]) -> None:
-    """Write the manifest, unless the model brings one; its sums must be those that the hub knows."""
+    """Write the manifest; its sums must be those that the hub knows."""
     manifest = write_manifest(path)
     found = dict(manifest.files)
     for file in files:
@@ -115,6 +125,14 @@ def _check(path: Path, files: tuple[RemoteFile, ...]) -> None:
 
 def _model_path(folder: Path, single: str | None) -> Path:
     return folder / single if single else folder
+
+
+def _only_gguf(folder: Path) -> str | None:
+    """The file that was fetched of a repository that has one GGUF file and no safetensors."""
+    if manifest_path(folder).exists():
+        return None
+    fetched = [file.relative_to(folder).as_posix() for file in folder.rglob("*.gguf") if manifest_path(file).exists()]
+    return fetched[0] if len(fetched) == 1 else None
 
 
 def _counter(total: int, progress: Progress, stop: threading.Event) -> type[tqdm[Any]]:

@@ -17,9 +17,9 @@ from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, 
 from obstore.store import S3Store
 
 from shiftruntime.errors import fetch_failed, model_damaged, model_not_found
-from shiftruntime.models.fetch.selection import RemoteFile, select
+from shiftruntime.models.fetch.selection import RemoteFile, belongs_to_folder, select
 from shiftruntime.models.fetch.uri import S3Model
-from shiftruntime.models.manifest import FOLDER_MANIFEST, Progress, Stopped, manifest_path, write_manifest
+from shiftruntime.models.manifest import Progress, Stopped, manifest_path, narrow_manifest, write_manifest
 
 if TYPE_CHECKING:  # obstore has these for type checkers only
     from obstore.store import ClientConfig, S3Config
@@ -79,11 +79,12 @@ def _download(
 ) -> None:
     state = _State(folder / _STATE)
     total = sum(file.num_bytes for file in files)
-    complete = manifest_path(path).exists()
-    changed = [file for file in files if not state.holds(file) or not (folder / file.name).exists()]
+    manifest = manifest_path(path)
+    gone = _remove_gone(folder, files, state) if path == folder else False
+    if gone or _changed(folder, files, state):
+        manifest.unlink(missing_ok=True)
+    changed = _changed(folder, files, state)  # with the manifest, where the bucket has one
     done = total - sum(file.num_bytes for file in changed)
-    if changed:
-        manifest_path(path).unlink(missing_ok=True)
     for file in changed:
         start = done
 
@@ -100,10 +101,25 @@ def _download(
                 if attempt == _ATTEMPTS:
                     raise
         done += file.num_bytes
-    brought = any(file.name in (FOLDER_MANIFEST, manifest_path(path).name) for file in files)
-    if not brought and (changed or not complete):
+    if not manifest.exists():
         write_manifest(path)
+    else:  # the bucket's lists what lay beside the model when it was written, also what is not fetched
+        narrow_manifest(path, belongs_to_folder if path == folder else lambda name: name == path.name)
     progress(total, total)
+
+
+def _changed(folder: Path, files: tuple[RemoteFile, ...], state: _State) -> list[RemoteFile]:
+    return [file for file in files if not state.holds(file) or not (folder / file.name).exists()]
+
+
+def _remove_gone(folder: Path, files: tuple[RemoteFile, ...], state: _State) -> bool:
+    """Remove what the bucket no longer has: an index of earlier weights would be read. Whether there was something."""
+    names = {file.name for file in files}
+    gone = [name for name in state.names if belongs_to_folder(name) and name not in names]
+    for name in gone:
+        (folder / name).unlink(missing_ok=True)
+        state.forget(name)
+    return bool(gone)
 
 
 def _fetch(
@@ -148,8 +164,19 @@ class _State:
     def holds(self, file: RemoteFile) -> bool:
         return bool(file.tag) and self._tags.get(file.name) == file.tag
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._tags)
+
     def set(self, file: RemoteFile) -> None:
         self._tags[file.name] = file.tag
+        self._save()
+
+    def forget(self, name: str) -> None:
+        del self._tags[name]
+        self._save()
+
+    def _save(self) -> None:
         partial = self._path.with_name(self._path.name + _PARTIAL)
         partial.write_text(json.dumps(self._tags))
         partial.replace(self._path)

@@ -19,12 +19,13 @@ class RemoteFile:
 
 
 def select(files: Sequence[RemoteFile], where: str, single: str | None = None) -> tuple[RemoteFile, ...]:
-    """The files to fetch, by name; raises StartupError when they make no model that can be served.
+    """The files to fetch, sums last; raises StartupError when they make no model that can be served.
 
     ``single``: one GGUF file and its manifest. Otherwise a folder with config.json and safetensors, or the only GGUF
     file.
     """
-    ordered = sorted((file for file in files if _is_safe(file.name)), key=lambda file: file.name)
+    safe = (file for file in files if _is_safe(file.name))
+    ordered = sorted(safe, key=lambda file: (is_manifest(file.name), file.name))
     weights = [file for file in ordered if file.name.endswith(".gguf")]
     if single is None and not any(file.name.endswith(".safetensors") for file in ordered):
         if not weights:
@@ -41,7 +42,16 @@ def select(files: Sequence[RemoteFile], where: str, single: str | None = None) -
             )
         return chosen
     # Original checkpoints lie in folders of their own beside the converted one; we read the top.
-    return tuple(file for file in ordered if "/" not in file.name and not file.name.endswith(".gguf"))
+    return tuple(file for file in ordered if belongs_to_folder(file.name))
+
+
+def is_manifest(name: str) -> bool:
+    return PurePosixPath(name).name == FOLDER_MANIFEST or name.endswith(FILE_SUFFIX)
+
+
+def belongs_to_folder(name: str) -> bool:
+    """Whether a file is fetched with the folder that it lies in."""
+    return _is_safe(name) and "/" not in name and not name.endswith((".gguf", FILE_SUFFIX))
 
 
 def _is_safe(name: str) -> bool:
