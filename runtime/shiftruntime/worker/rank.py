@@ -160,10 +160,10 @@ def step_batch(plan: StepPlan) -> StepBatch:
 
 
 def _logits_of(decoder: Decoder, batch: StepBatch) -> Callable[[list[int]], torch.Tensor]:
-    """Logits of some of the batch's logit rows, [rows, padded vocabulary / P], made when asked for if they are many."""
+    """Logits of some of the logit rows, in order, [rows, padded vocabulary / P]; if many, made when asked for."""
     if len(batch.logit_rows) * decoder.shard_width <= _LOGITS_AT_ONCE:
         whole = decoder.forward(batch)
-        return lambda rows: whole[rows]
+        return lambda rows: whole if len(rows) == len(whole) else whole[rows]  # a decode step copies nothing
     hidden = decoder.hidden(batch)
     return lambda rows: decoder.logits(hidden[rows])
 

@@ -10,7 +10,8 @@ import torch
 from helpers.tiny_models import BLOCK_SIZE, LoadedModel, save_llama
 from shiftcore.layout import Gear
 from shiftruntime.kernels.exact import ExactOps
-from shiftruntime.parallel.local import LocalComm, run_ranks
+from shiftruntime.models.sampling import sample
+from shiftruntime.parallel.local import Board, LocalComm, run_ranks
 from shiftruntime.worker import rank as rank_module
 from shiftruntime.worker.messages import ChunkPlan, Done, Sample, StepPlan
 from shiftruntime.worker.rank import Rank
@@ -53,3 +54,16 @@ def test_pieces_score_like_the_whole(gear: Gear, tmp_path: Path, monkeypatch: py
     assert run_ranks(gear.ranks, work) == whole
     assert max(widths) == 4
     assert len(whole[0].target_logprobs) == len(PROMPT)
+
+
+def test_a_decode_step_does_not_copy_its_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the largest tensor of a step: 64 rows of 128 k ids are 33 MB."""
+    save_llama(tmp_path)
+    rank = Rank(0, 1, -1, LocalComm(Board(1), 0), lambda _: None)
+    rank._decoder = LoadedModel.load(tmp_path, 1).decoder(LocalComm(Board(1), 0), ExactOps())
+    made: list[Tensor] = []
+    forward, seen = rank._decoder.forward, []
+    monkeypatch.setattr(rank._decoder, "forward", lambda batch: made.append(forward(batch)) or made[-1])
+    monkeypatch.setattr(rank_module, "sample", lambda logits, *rest: seen.append(logits) or sample(logits, *rest))
+    rank.step(StepPlan(1, "sp1", 0, (ChunkPlan((5,), 0, (0,), Sample()), ChunkPlan((6,), 0, (40,), Sample()))))
+    assert seen[0] is made[0]
