@@ -29,14 +29,14 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         type=_size(MIN_MESSAGE_BYTES, MAX_MESSAGE_BYTES),
         default=DEFAULTS.message_bytes,
         metavar="SIZE",
-        help="largest gRPC request; a prompt takes about 3 bytes per token id (default: 8Mi)",
+        help="largest request, over gRPC or HTTP; a prompt takes about 3 bytes per token id (default: 8Mi)",
     )
     group.add_argument(
         "--max-metadata",
         type=_size(MIN_METADATA_BYTES, MAX_METADATA_BYTES),
         default=DEFAULTS.metadata_bytes,
         metavar="SIZE",
-        help="largest metadata (headers) of a call (default: 16Ki)",
+        help="largest metadata of a gRPC call, and largest header of an HTTP request (default: 16Ki)",
     )
     group.add_argument(
         "--max-streams",
@@ -99,7 +99,7 @@ def add_tls(parser: argparse.ArgumentParser) -> None:
         "--tls-cert",
         type=Path,
         metavar="FILE",
-        help="certificate with its chain; the inference port then speaks TLS only",
+        help="certificate with its chain; the inference and the OpenAI port then speak TLS only",
     )
     group.add_argument("--tls-key", type=Path, metavar="FILE", help="key of the certificate, without a password")
     group.add_argument(
