@@ -56,6 +56,7 @@ class Choice:
             token_ids=output.token_ids[:used],
             logprobs=output.logprobs[:used],
             top_logprobs=output.top_logprobs[:used],
+            prompt_tokens=len(self.submit.prompt),
             prompt_logprobs=output.prompt_logprobs,
             finish=self.finish,
             usage=None if self.finish is None else self._usage(output.journey),

@@ -175,7 +175,7 @@ def _head(model: Model, generation: Generation, request_id: str, index: int, pro
     text = ""
     if generation.echo:
         text = generation.prompt if isinstance(generation.prompt, str) else decode(model.text.decoder(), prompt)
-    return Delta(request_id, index, text, prompt_token_ids=prompt)
+    return Delta(request_id, index, text, prompt_tokens=len(prompt), prompt_token_ids=prompt)
 
 
 async def _deltas(

@@ -86,6 +86,7 @@ class Delta:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()  # one per token id when asked for
     top_logprobs: tuple[TopLogprobs, ...] = ()  # one per token id when asked for
+    prompt_tokens: int = 0  # how many the prompt has
     prompt_token_ids: tuple[int, ...] = ()  # on the first delta, with echo or prompt_logprobs
     prompt_logprobs: tuple[float, ...] = ()  # of prompt tokens 1 …, in pieces and in order
     finish: Finish | None = None  # STOP, LENGTH or ABORT

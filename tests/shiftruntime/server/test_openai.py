@@ -156,6 +156,29 @@ async def test_echo_and_logprobs_have_columns(client):
     assert choice.logprobs.text_offset == [0, 1, 2, 3]
 
 
+async def test_echoed_logprobs_are_whole_for_every_choice(client):
+    asked = {"model": "fake", "prompt": ["ab", "xyz"], "max_tokens": 2, "n": 2, "echo": True, "logprobs": 0}
+    answer = await client.completions.create(**asked)
+    offsets = [choice.logprobs.text_offset for choice in answer.choices]
+    assert offsets == [[0, 1, 2, 3]] * 2 + [[0, 1, 2, 3, 4]] * 2
+    scores = [choice.logprobs.token_logprobs for choice in answer.choices]
+    assert scores == [[None, -1.5, -0.5, -0.5]] * 2 + [[None, -1.5, -1.5, -0.5, -0.5]] * 2
+    assert [choice.text for choice in answer.choices] == ["abhe"] * 2 + ["xyzhe"] * 2
+
+
+async def test_usage_runs_along_when_asked_for(client):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    stream = await client.completions.create(
+        model="fake", prompt="abc", max_tokens=40, n=2, stream=True, stream_options=options
+    )
+    seen = [(chunk.usage.prompt_tokens, chunk.usage.completion_tokens) async for chunk in stream]
+    assert {prompt for prompt, _ in seen} == {3}
+    counts = [completion for _, completion in seen]
+    assert counts[0] in (1, 2)
+    assert counts == sorted(counts)
+    assert counts[-1] == 24
+
+
 async def test_a_prompt_alone_can_be_scored(client):
     answer = await client.completions.create(model="fake", prompt="abc", max_tokens=0, echo=True, logprobs=0)
     assert answer.choices[0].text == "abc"

@@ -39,7 +39,7 @@ class Head:
 
 @dataclass
 class Usage:
-    """Tokens of an answer: each prompt counts once, however many choices it has."""
+    """Tokens of an answer so far: each prompt counts once, however many choices it has."""
 
     prompts: dict[int, int] = field(default_factory=dict)
     cached: dict[int, int] = field(default_factory=dict)
@@ -47,11 +47,11 @@ class Usage:
     journeys: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, prompt: int, delta: Delta) -> None:
+        self.prompts[prompt] = delta.prompt_tokens
+        self.completion += len(delta.token_ids)
         if delta.usage is None:
             return
-        self.prompts[prompt] = delta.usage.prompt_tokens
         self.cached[prompt] = max(self.cached.get(prompt, 0), delta.usage.cached_tokens)
-        self.completion += delta.usage.completion_tokens
         if delta.journey is not None:
             ttft = delta.journey.ttft_seconds
             self.journeys.append(

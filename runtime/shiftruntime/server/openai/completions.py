@@ -69,7 +69,8 @@ class CompletionAnswer:
         self.usage = Usage()
         self._n = n
         self._logprobs = logprobs
-        self._columns = [Columns(text) for _ in range(n * num_prompts)]
+        scores: list[list[float]] = [[] for _ in range(num_prompts)]
+        self._columns = [Columns(text, scores[index // n]) for index in range(n * num_prompts)]
         self._texts = [""] * (n * num_prompts)
         self._parts: list[list[Json]] = [[] for _ in range(n * num_prompts)]
         self._finish: list[str | None] = [None] * (n * num_prompts)

@@ -43,23 +43,32 @@ class Columns:
     """The log probabilities of one choice of a completion, taken piece by piece."""
 
     text: Text
+    scores: list[float] = field(default_factory=list)  # of prompt tokens 1 …: choice 0 brings them for all choices
     offset: int = 0  # characters of the tokens so far
-    prompt: list[int] = field(default_factory=list)  # prompt tokens whose log probabilities are still to come
+    prompt: tuple[int, ...] = ()  # with echo
+    told: int = 0  # tokens of the prompt that are in the columns
 
     def take(self, delta: Delta) -> dict[str, Any] | None:
         """The columns of a delta; with echo they begin with the prompt's, whose first token has none."""
         columns: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        self.scores.extend(delta.prompt_logprobs)
         if delta.prompt_token_ids:
-            self.prompt = list(delta.prompt_token_ids)
-            self._add(columns, self.prompt.pop(0), None, None)
-        for logprob in delta.prompt_logprobs:
-            self._add(columns, self.prompt.pop(0), logprob, None)
+            self.prompt = delta.prompt_token_ids
+        # Siblings wait for the prompt of choice 0, so all scores are there when a completion begins.
+        ready = len(self.prompt) if delta.logprobs or delta.finish is not None else len(self.scores) + 1
+        self._add_prompt(columns, min(ready, len(self.prompt)))
         for position, logprob in enumerate(delta.logprobs):
             top = delta.top_logprobs[position] if delta.top_logprobs else None
             pairs = zip(top.token_ids, top.logprobs, strict=True) if top else ()
             others = {token_text(self.text, token_id): max(value, LOWEST) for token_id, value in pairs}
             self._add(columns, delta.token_ids[position], logprob, others or None)
         return columns if columns["tokens"] else None
+
+    def _add_prompt(self, columns: dict[str, Any], end: int) -> None:
+        for position in range(self.told, end):
+            known = 1 <= position <= len(self.scores)
+            self._add(columns, self.prompt[position], self.scores[position - 1] if known else None, None)
+        self.told = max(self.told, end)
 
     def _add(self, columns: dict[str, Any], token_id: int, logprob: float | None, top: dict[str, float] | None) -> None:
         name = token_text(self.text, token_id)
