@@ -12,8 +12,10 @@ def step_budget(
     scheduler: Scheduler, table: GearTable, policy: Policy, target_seconds: float | None, block_size: int
 ) -> int | None:
     """Tokens that the next step may have; None: no bound but the limits, because nobody would wait for it."""
+    if target_seconds is None:
+        return None
     decoding = [request for request in scheduler.running if request.missing == 1]
-    if target_seconds is None or not decoding:
+    if not decoding:
         return None
     prefilling = [request.computed for request in scheduler.running if request.missing > 1]
     mix = Mix(len(decoding), sum(request.computed for request in decoding), max(prefilling, default=0))
