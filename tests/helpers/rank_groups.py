@@ -32,11 +32,12 @@ class Group:
 
 
 @contextmanager
-def rank_group(model: Path, ranks: int, *, dtype: str, exact: bool) -> Iterator[Group]:
+def rank_group(model: Path, ranks: int, *, dtype: str, exact: bool, startup_seconds: float = 60) -> Iterator[Group]:
     base = Gear(ranks, 1)
     options = EngineOptions(
         model=str(model), ranks=ranks, base_gear=base, dtype=dtype, exact=exact, max_num_seqs=8, max_batched_tokens=64,
-        max_model_len=64, block_size=BLOCK_SIZE, kv_memory_bytes=4 << 20, calibrate=False, startup_timeout_seconds=60,
+        max_model_len=64, block_size=BLOCK_SIZE, kv_memory_bytes=4 << 20, calibrate=False,
+        startup_timeout_seconds=startup_seconds,
     )  # fmt: skip
     with selectors.DefaultSelector() as selector:
         group = RankGroup(ranks, selector, stall_seconds=20.0)
