@@ -227,7 +227,7 @@ class Engine:
                 matcher = self.grammars.compile(message, now)
                 if matcher is None:
                     return
-        except (DuplicateRequestError, GrammarError) as error:
+        except (DuplicateRequestError, GrammarError, QueueFullError) as error:
             self._send(Refused(message.request_id, _REFUSALS[type(error)], str(error)))
         else:
             self._submit(message, now, matcher)

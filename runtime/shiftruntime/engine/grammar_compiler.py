@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from shiftcore.limits import QueueFullError
+
 from shiftruntime.engine.grammar import GrammarError, Matcher, Vocabulary, check_size, compile_grammar
 from shiftruntime.engine.messages import Grammar, Submit
 
@@ -50,7 +52,7 @@ class GrammarCompiler:
         self._thread: threading.Thread | None = None
 
     def compile(self, submit: Submit, now: float) -> Matcher | None:
-        """A matcher if this grammar is known; else None, and ``take`` tells. Raises GrammarError."""
+        """A matcher if this grammar is known; else None, and ``take`` tells. Raises GrammarError or QueueFullError."""
         grammar = submit.sampling.grammar
         assert grammar is not None, f"request {submit.request_id} has no grammar"
         check_size(grammar)
@@ -58,7 +60,7 @@ class GrammarCompiler:
             self._cache.move_to_end(grammar)
             return self._cache[grammar].fresh()
         if len(self._waiting) >= MAX_WAITING:
-            raise GrammarError(f"{len(self._waiting)} requests wait for their grammar to be compiled; retry later")
+            raise QueueFullError(f"{len(self._waiting)} requests wait for their grammar to be compiled; retry later")
         self._waiting[submit.request_id] = submit, now
         if grammar not in self._compiling:
             self._compiling.add(grammar)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.engines import submit
 from helpers.tiny_models import save_tokenizer
+from shiftcore.limits import QueueFullError
 from shiftruntime.engine.grammar import GrammarError, Matcher, Vocabulary, compile_grammar
 from shiftruntime.engine.grammar_compiler import (
     COMPILE_SECONDS,
@@ -121,7 +122,7 @@ def test_who_waits_and_what_is_kept_are_bounded(vocabulary: Vocabulary, gate: Ga
     compiler = GrammarCompiler(lambda: vocabulary, gate)
     for i in range(MAX_WAITING):
         compiler.compile(asking(f"r{i}", f"x{{{i % (2 * MAX_CACHED)}}}"), 0.0)
-    with pytest.raises(GrammarError, match="retry later"):
+    with pytest.raises(QueueFullError, match=f"{MAX_WAITING} requests wait"):
         compiler.compile(asking("one too many", "y"), 0.0)
     gate.open.set()
     taken: list[Compiled] = []

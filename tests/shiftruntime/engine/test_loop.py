@@ -1,0 +1,71 @@
+"""The step loop over ranks that only answer: what needs no process to be seen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from helpers.engines import submit
+from shiftcore.gears import GearTable
+from shiftcore.layout import Gear
+from shiftprotos import contract
+from shiftruntime.engine import grammar_compiler
+from shiftruntime.engine.engine import Engine
+from shiftruntime.engine.messages import Grammar, Refused
+from shiftruntime.engine.options import EngineOptions
+from shiftruntime.worker.messages import Done, StepPlan
+
+
+class Ranks:
+    """One rank that always says 7."""
+
+    def __init__(self) -> None:
+        self.last_step = 0
+        self.last_answer_seconds = time.monotonic()
+
+    def run(self, plan: StepPlan) -> Done:
+        self.last_step = plan.step
+        sampling = [chunk for chunk in plan.chunks if chunk.sample is not None]
+        return Done(plan.step, plan.generation, (7,) * len(sampling), (0.0,) * len(sampling))
+
+
+class Loop:
+    def __init__(self) -> None:
+        self.sent: list[msgspec.Struct] = []
+        self.ranks: Any = Ranks()
+        gear = Gear(1, 1)
+        options = EngineOptions("/nowhere", 1, gear)
+        config = SimpleNamespace(group_windows=(None,), vocab_size=64)
+        started: Any = SimpleNamespace(
+            table=GearTable(gear, {}), max_model_len=64, num_blocks=16, config=config, self_check=None
+        )
+        startup: Any = None
+        self.engine = Engine(options, startup, started, self.ranks, self.sent.append)
+
+    def until_idle(self) -> None:
+        for _ in range(100):
+            if not self.engine.step():
+                return
+        raise AssertionError("100 steps were not enough")
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.engine.grammars.wake.close()
+    loop.engine.grammars._waker.close()
+
+
+def test_too_many_grammars_at_once_are_an_overload_and_not_a_mistake(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammar_compiler, "MAX_WAITING", 0)
+    loop.engine.handle(submit("a", (1, 2, 3), 3, grammar=Grammar("regex", "a"), stop_token_ids=(1,)))
+    (refused,) = loop.sent
+    assert isinstance(refused, Refused)
+    assert refused.reason == contract.REFUSED_QUEUE_FULL
