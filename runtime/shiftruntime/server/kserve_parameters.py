@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
+import msgspec
 from shiftprotos.kserve import open_inference_pb2 as pb
 
 from shiftruntime.engine.messages import Grammar
@@ -189,8 +190,9 @@ def _of_tensor(tensor: Tensor) -> Any:
 def _json_object(tensor: Tensor) -> dict[str, Any]:
     text = _of_tensor(tensor)
     try:
-        parsed = json.loads(text) if isinstance(text, str) else None
-    except (ValueError, RecursionError) as error:
+        # Unlike json: no half of a surrogate pair, which nothing behind here could encode.
+        parsed = msgspec.json.decode(text) if isinstance(text, str) else None
+    except (msgspec.DecodeError, RecursionError) as error:
         raise _refused(f"{JSON_PARAMETERS} is no JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise _refused(f"{JSON_PARAMETERS} holds no JSON object in one element of BYTES")

@@ -141,6 +141,7 @@ async def test_trailers_come_as_on_the_native_route(stub):
         (request(lora_name="x"), "UNIMPLEMENTED", ["lora_name", "LoRA"]),
         (request(max_tokens="many"), "INVALID_ARGUMENT", ["'max_tokens' is 'many'", "whole number"]),
         (with_json([1]), "INVALID_ARGUMENT", ["no JSON object"]),
+        (with_json({"json_schema": "half a pair: \ud800"}), "INVALID_ARGUMENT", ["is no JSON"]),
         (request(regex="a", json_object=True), "INVALID_ARGUMENT", ["exclude each other"]),
     ],
 )

@@ -445,6 +445,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"prediction": {"type": "content", "content": "x"}}, "speculative"),
     ({"chat_template": "x"}, "--chat-template"),
     ({"chat_template_kwargs": {"messages": []}}, "cannot be given"),
+    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"$defs": []}}}],
+      "tool_choice": "required"}, "no object of definitions"),
     ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]}, "no JSON"),
 ]  # fmt: skip
 
@@ -466,6 +468,13 @@ def test_a_huge_n_is_refused_before_an_answer_with_room_for_it_is_made(n):
         chat_options(ChatRequest(messages=[], n=n), None)
     with pytest.raises(Refusal, match=f"n {n} is outside 1..32"):
         completion_options(CompletionRequest(prompt="x", n=n))
+
+
+@pytest.mark.parametrize("arguments", ['{"a": "\\ud800"}', "[" * 100_000], ids=["half a pair", "deep"])
+async def test_arguments_that_no_template_could_write_are_refused_and_not_an_error_of_ours(client, arguments):
+    calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}]
+    with pytest.raises(openai.BadRequestError, match="arguments of 'f' are no JSON"):
+        await client.chat.completions.create(model="fake", messages=[{"role": "assistant", "tool_calls": calls}])
 
 
 async def test_unknown_fields_are_ignored_and_named_once(client, caplog):

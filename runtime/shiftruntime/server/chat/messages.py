@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -100,8 +99,8 @@ def _call(index: int, call: ToolCall) -> dict[str, Any]:
     arguments = call.function.arguments
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments or "{}")
-        except ValueError as error:
+            arguments = msgspec.json.decode(arguments or "{}")  # unlike json: no half of a surrogate pair
+        except (msgspec.DecodeError, RecursionError) as error:
             raise InvalidMessage(
                 f"messages[{index}]: the arguments of {call.function.name!r} are no JSON: {error}"
             ) from error

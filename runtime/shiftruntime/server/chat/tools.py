@@ -75,7 +75,10 @@ def grammar_of_any(tools: Sequence[Tool], parallel: bool) -> Grammar:
     for tool in tools:
         parameters = dict(tool.function.parameters or _ANY_OBJECT)
         for key in ("$defs", "definitions"):
-            for name, definition in parameters.pop(key, {}).items():
+            own = parameters.pop(key, {})
+            if not isinstance(own, dict):
+                raise InvalidTools(f"{key} of function {tool.function.name!r} is no object of definitions")
+            for name, definition in own.items():
                 if definitions.setdefault(key, {}).setdefault(name, definition) != definition:
                     raise InvalidTools(f"two tools define {key}/{name} differently; rename one of them")
         name_schema = {"type": "string", "enum": [tool.function.name]}
