@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from time import monotonic
 from uuid import uuid4
@@ -32,11 +32,11 @@ from shiftruntime.server.request_log import Accepted, Record
 from shiftruntime.server.text import Completion, decode
 from shiftruntime.server.validation import check_generation, check_prompt, resolve_sampling
 
-__all__ = ["Delta", "Generation", "Journey", "Options", "Usage", "abort", "generate", "tokenise"]
+__all__ = ["Delta", "Generation", "Journey", "Options", "Usage", "abort", "detokenise", "generate", "tokenise"]
 
 # The engine admits or refuses between two steps.
 ADMISSION_SECONDS = 30.0
-# Shorter texts are tokenised in the event loop: a thread costs more than they do.
+# Shorter texts, and fewer ids, are turned in the event loop: a thread costs more than they do.
 INLINE_CHARACTERS = 2048
 
 
@@ -85,6 +85,14 @@ async def tokenise(model: Model, text: str, add_special_tokens: bool = True) -> 
     if len(text) <= INLINE_CHARACTERS:
         return model.text.encode(text, add_special_tokens)
     return await asyncio.to_thread(model.text.encode, text, add_special_tokens)
+
+
+async def detokenise(model: Model, ids: Sequence[int], visible_special_ids: frozenset[int] = frozenset()) -> str:
+    """Text of ids that the model knows; a long list does not hold up the event loop."""
+    decoder = model.text.decoder(visible_special_ids)
+    if len(ids) <= INLINE_CHARACTERS:
+        return decode(decoder, ids)
+    return await asyncio.to_thread(decode, decoder, ids)
 
 
 async def _run(

@@ -14,7 +14,6 @@ from shiftruntime.server.frontend import FrontEnd
 from shiftruntime.server.generation_wire import defaults_to_wire, generation_from_wire, response_to_wire, trailers
 from shiftruntime.server.refusal import Refusal
 from shiftruntime.server.request_metadata import trace_metadata, trace_of
-from shiftruntime.server.text import decode
 from shiftruntime.server.unsupported import UNSUPPORTED
 from shiftruntime.server.validation import check_model, check_token_ids
 from shiftruntime.server.wire import load_to_wire
@@ -95,4 +94,4 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             check_token_ids("token id", request.token_ids, model.limits)
         except Refusal as refusal:
             await refusal.end(context)
-        return pb.DetokenizeResponse(text=decode(model.text.decoder(), request.token_ids))
+        return pb.DetokenizeResponse(text=await generation.detokenise(model, request.token_ids))

@@ -302,6 +302,8 @@ async def test_tokenize_and_detokenize(pod):
     assert (list(answer.token_ids), b"".join(answer.pieces)) == (list("hé".encode()), "hé".encode())
     long = await pod.inference.Tokenize(pb.TokenizeRequest(model="fake", text="x" * 5000), timeout=SECONDS)
     assert len(long.token_ids) == 5000
+    many = await pod.inference.Detokenize(pb.DetokenizeRequest(token_ids=[120] * 5000), timeout=SECONDS)
+    assert many.text == "x" * 5000
     text = await pod.inference.Detokenize(pb.DetokenizeRequest(token_ids=answer.token_ids), timeout=SECONDS)
     assert text.text == "hé"
 

@@ -101,7 +101,7 @@ class OpenAiRoutes:
         return json_response(await tokenize(self._frontend, read(await _body(request), TokenizeRequest)))
 
     async def _detokenize(self, request: web.Request) -> web.Response:
-        return json_response(detokenize(self._frontend, read(await _body(request), DetokenizeRequest)))
+        return json_response(await detokenize(self._frontend, read(await _body(request), DetokenizeRequest)))
 
     async def _models(self, request: web.Request) -> web.Response:
         return json_response({"object": "list", "data": [self._card()]})

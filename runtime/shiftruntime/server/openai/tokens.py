@@ -7,13 +7,12 @@ from typing import Any
 from shiftruntime.server.chat.messages import InvalidMessage
 from shiftruntime.server.chat.template import ChatTemplateError
 from shiftruntime.server.frontend import FrontEnd
-from shiftruntime.server.generation import tokenise
+from shiftruntime.server.generation import detokenise, tokenise
 from shiftruntime.server.openai.chat import render
 from shiftruntime.server.openai.errors import invalid
 from shiftruntime.server.openai.logprobs import token_text
 from shiftruntime.server.openai.protocol import DetokenizeRequest, TokenizeRequest
 from shiftruntime.server.openai.requests import model_of
-from shiftruntime.server.text import decode
 from shiftruntime.server.validation import check_token_ids
 
 
@@ -32,9 +31,9 @@ async def tokenize(frontend: FrontEnd, body: TokenizeRequest) -> dict[str, Any]:
     return {"count": len(ids), "max_model_len": model.limits.max_model_len, "tokens": ids, "token_strs": strings}
 
 
-def detokenize(frontend: FrontEnd, body: DetokenizeRequest) -> dict[str, Any]:
+async def detokenize(frontend: FrontEnd, body: DetokenizeRequest) -> dict[str, Any]:
     """Raises Refusal."""
     model = model_of(frontend, body.model)
     check_token_ids("token id", body.tokens, model.limits)
     visible = frozenset(model.text.special_ids.values())
-    return {"prompt": decode(model.text.decoder(visible), body.tokens)}
+    return {"prompt": await detokenise(model, body.tokens, visible)}
