@@ -75,7 +75,7 @@ class OpenAiRoutes:
         except web.HTTPException as error:
             response = _error(HttpError(error.status, "HttpError", f"{request.method} {request.path}: {error.reason}"))
         except Exception:
-            log.exception("%s %s failed", request.method, request.path)
+            log.exception("%s %s failed", request.method, request.rel_url.raw_path)
             response = _error(HttpError(500, contract.REASON_INTERNAL, "the server failed; its log has the reason"))
         if not self._frontend.lifecycle.ready:
             response.force_close()

@@ -171,7 +171,8 @@ def _check_names(names: set[str], kind: type[msgspec.Struct]) -> None:
     check_supported(sorted(unknown))
     for name in sorted(unknown & set(_REFUSED)):
         raise invalid(f"{name}: {_REFUSED[name]}", name, "Unsupported")
-    new = {name[:64] for name in unknown} - _seen_unknown
-    if new and len(_seen_unknown) < MAX_UNKNOWN_NAMES:
+    room = MAX_UNKNOWN_NAMES - len(_seen_unknown)
+    new = sorted({name[:64] for name in unknown} - _seen_unknown)[:room]
+    if new:
         _seen_unknown.update(new)
-        log.warning("fields that requests carry and this server ignores: %s", ", ".join(sorted(new)))
+        log.warning("fields that requests carry and this server ignores: %s", ", ".join(map(repr, new)))
