@@ -56,6 +56,7 @@ from shiftruntime.engine.startup import Started, Startup
 from shiftruntime.models.tokenizer import load_tokenizer
 from shiftruntime.worker.messages import Done, StepPlan
 
+_QUIET_SECONDS = 1.0  # after which the books are checked: in a large pool that takes some 10 ms
 _IDLE_PROBE_SHARE = 0.3  # of the step timeout: how long ranks may be idle before they are asked whether they live
 
 _REFUSALS: dict[type[Exception], str] = {
@@ -108,6 +109,7 @@ class Engine:
         self._last_gear: Gear | None = None
         self._generation_applied = -1
         self._draining = False
+        self._unchecked_since: float | None = None  # when a step last changed the books
         self.stopping = False
 
     def step(self) -> bool:
@@ -127,6 +129,7 @@ class Engine:
         done = self._ranks.run(plan)
         self._account(gear, batch, tokens, time.monotonic() - started, done)
         self._complete(batch, step_results(batch, plan.chunks, done))
+        self._unchecked_since = time.monotonic()
         return True
 
     def handle(self, message: ToEngine) -> None:
@@ -198,12 +201,13 @@ class Engine:
             self._windows.tpot_seconds.add(now, (now - first) / (request.num_output - 1))
 
     def _idle(self) -> bool:
-        """Without requests: let a new policy reach the ranks, then check the books."""
+        """Without requests: let a new policy reach the ranks, and check the books once when it is quiet."""
         if self._generation_applied != self.policy.generation:
             done = self._ranks.run(StepPlan(self._ranks.last_step + 1, self.table.latency.name, self.policy.generation))
             self._generation_applied = done.generation
             return True
-        if time.monotonic() - self._ranks.last_answer_seconds > self._options.step_timeout_seconds * _IDLE_PROBE_SHARE:
+        now = time.monotonic()
+        if now - self._ranks.last_answer_seconds > self._options.step_timeout_seconds * _IDLE_PROBE_SHARE:
             # A rank that stands still is found without a request, and the pod restarted before one needs it.
             self._ranks.run(StepPlan(self._ranks.last_step + 1, self.table.latency.name, self.policy.generation))
             return True
@@ -211,7 +215,9 @@ class Engine:
             if self._calibrations:
                 self._calibrate()
                 return True
-            self.scheduler.check_idle()
+            if self._unchecked_since is not None and now - self._unchecked_since > _QUIET_SECONDS:
+                self.scheduler.check_idle()
+                self._unchecked_since = None
         return False
 
     # --- the front end ----------------------------------------------------------------------------------------------

@@ -61,6 +61,23 @@ def loop() -> Iterator[Loop]:
     loop.engine.grammars._waker.close()
 
 
+def test_the_books_do_not_hold_up_a_request_that_follows_another(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take some 10 ms in a large pool: they are checked in a quiet moment, and once."""
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    checks: list[float] = []
+    check = loop.engine.scheduler.check_idle
+    monkeypatch.setattr(loop.engine.scheduler, "check_idle", lambda: (checks.append(now), check()))
+    loop.until_idle()  # a first step brings the policy's generation to the ranks
+    loop.engine.handle(submit("a", (1, 2, 3), 3))
+    loop.until_idle()
+    assert not checks
+    now += 2.0
+    loop.until_idle()
+    loop.until_idle()
+    assert len(checks) == 1
+
+
 def test_too_many_grammars_at_once_are_an_overload_and_not_a_mistake(
     loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
