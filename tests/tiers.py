@@ -30,10 +30,30 @@ def pytest(*paths: str) -> tuple[str, ...]:
     return (PYTHON, "-m", "pytest", "-q", *paths)
 
 
+def under(*names: str) -> tuple[str, ...]:
+    """Parts of the runtime's tests."""
+    return tuple(f"tests/shiftruntime/{name}" for name in names)
+
+
 TIERS = (
     Tier("check", (("make", "--no-print-directory", "check"),), 5),
     Tier("pure", (pytest("tests/shiftcore", "tests/shiftoperator", "tests/contract", "tests/examples"),), 5),
-    Tier("runtime", (pytest("tests/shiftruntime"),), 15),
+    Tier("models", (pytest(*under("models", "chat", "parallel", "worker")),), 15),
+    Tier(
+        "front",
+        (
+            pytest(
+                *under(
+                    "server", "test_native_grpc.py", "test_openai_serve.py", "test_serve.py", "test_terminal_process.py"
+                )
+            ),
+        ),
+        15,
+    ),
+    Tier("engine", (pytest(*under("engine", "ranks")),), 15),
+    Tier(
+        "campaigns", (pytest(*under("fuzz", "failures")),), 15
+    ),  # at a reduced count; `make campaign` has the full one
     # Ends a cluster that runs: these tests prove that up and down leave the machine as it was. The first up builds the
     # binary, alone, since that takes both cores.
     Tier(
