@@ -12,7 +12,7 @@ from helpers.gear_fuzz.case import Case
 from helpers.gear_fuzz.many import fuzz, replay_command
 
 SEED = 20_261_121
-SHIFTS = 1000
+SHIFTS = 700
 
 
 def test_a_case_can_be_made_again_from_its_line() -> None:

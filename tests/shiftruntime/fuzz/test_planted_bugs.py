@@ -33,7 +33,7 @@ from helpers.gear_fuzz.planted import BUGS, Bug
 from helpers.gear_fuzz.shrink import shrink
 
 MOST_CASES = 40
-SHRINK_TRIES = 25
+SHRINK_TRIES = 15
 
 
 def test_the_table_names_every_bug() -> None:

@@ -18,7 +18,7 @@ from shiftruntime.models.source import open_model
 pytestmark = pytest.mark.ranks
 
 SEED = 20_261_121
-SHIFTS = 100
+SHIFTS = 70
 DTYPE = "float32"
 
 
@@ -39,5 +39,5 @@ def test_rank_processes_compute_what_one_rank_computes(family: str, ranks: int, 
             if total.shifts >= SHIFTS:
                 break
     print(f"{family}, {ranks} processes, seed {seed}: {total}")
-    assert total.tokens >= 50
+    assert total.tokens >= 40
     assert total.scores >= 20
