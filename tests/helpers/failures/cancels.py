@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 from helpers.engines import collect, engine_options, generate, running_engine, submit, until
-from helpers.failures.outcome import Outcome
+from helpers.failures.outcome import START_SECONDS, Outcome
 from helpers.tiny_models import save_llama
 from shiftruntime.engine.client import EngineClient
 from shiftruntime.engine.messages import EngineState, Finish, Output
@@ -37,7 +37,13 @@ def run(count: int, seed: int) -> Outcome:
 async def run_on(model: Path, count: int, seed: int) -> Outcome:
     rng = random.Random(seed)
     options = engine_options(
-        model, exact=True, max_model_len=_LENGTH, max_num_seqs=_SLOTS, max_batched_tokens=16, prefix_cache=False
+        model,
+        startup_timeout_seconds=START_SECONDS,
+        exact=True,
+        max_model_len=_LENGTH,
+        max_num_seqs=_SLOTS,
+        max_batched_tokens=16,
+        prefix_cache=False,
     )
     bad: list[str] = []
     ends: Counter[str] = Counter()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+# For starts that are no part of what is measured: machines are busy.
+START_SECONDS = 600.0
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from helpers.engines import collect, engine_options, generate, running_engine, submit, until
-from helpers.failures.outcome import Outcome
+from helpers.failures.outcome import START_SECONDS, Outcome
 from helpers.tiny_models import save_llama
 from shiftruntime.engine.client import EngineClient, RequestRefused
 
@@ -40,7 +40,12 @@ async def _small_pools(model: Path, count: int, rng: random.Random, shares: tupl
     for share in (1.0, *shares):
         blocks = max(_TOKENS // 4, int(demand * share))
         options = engine_options(
-            model, exact=True, max_model_len=_TOKENS, max_num_seqs=count, kv_memory_bytes=blocks * BLOCK_BYTES
+            model,
+            startup_timeout_seconds=START_SECONDS,
+            exact=True,
+            max_model_len=_TOKENS,
+            max_num_seqs=count,
+            kv_memory_bytes=blocks * BLOCK_BYTES,
         )
         async with running_engine(options) as client:
             total = (await client.state()).load.kv_blocks_total
@@ -68,7 +73,9 @@ def never_fits(count: int, seed: int) -> Outcome:
 async def _never_fits(model: Path, count: int, rng: random.Random) -> Outcome:
     bad: list[str] = []
     seconds: list[float] = []
-    async with running_engine(engine_options(model, max_model_len=_TOKENS)) as client:
+    async with running_engine(
+        engine_options(model, max_model_len=_TOKENS, startup_timeout_seconds=START_SECONDS)
+    ) as client:
         neighbour = asyncio.create_task(generate(client, submit("neighbour", [5, 6, 7], _TOKENS - 3)))
         for i in range(count):
             length = rng.randint(1, 2 * _TOKENS)
@@ -111,7 +118,7 @@ def slow_is_not_dead(step_seconds: float, stall_seconds: float, layers: int, bus
 async def _slow(model: Path, step_seconds: float, stall_seconds: float) -> Outcome:
     options = engine_options(
         model, exact=True, max_model_len=8192, max_batched_tokens=8192, kv_memory_bytes=1 << 28,
-        step_timeout_seconds=stall_seconds, startup_timeout_seconds=300.0,
+        step_timeout_seconds=stall_seconds, startup_timeout_seconds=START_SECONDS,
     )  # fmt: skip
     length, took, tries = 128, 0.0, 0
     async with running_engine(options) as client:

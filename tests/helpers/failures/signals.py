@@ -20,7 +20,7 @@ from typing import Any
 
 import grpc
 from helpers.engines import assert_gone, engine_options, engine_processes, is_alive, submit
-from helpers.failures.outcome import Outcome
+from helpers.failures.outcome import START_SECONDS, Outcome
 from helpers.failures.processes import arena_of, counters, patience, stop, waits_for_a_plan
 from helpers.tiny_models import save_llama
 from shiftruntime.engine.client import EngineClient, EngineFailed
@@ -33,7 +33,6 @@ KILL_SECONDS = 1.0
 STOP_MARGIN_SECONDS = 2.0  # two looks of the watchdog, half a second each, and the way to us
 SHORT_TIMEOUT_SECONDS = 2.0
 REAL_TIMEOUT_SECONDS = 10.0
-_START_SECONDS = 60.0
 _POINT_SECONDS = 20.0
 _GONE_SECONDS = 3.0
 _LONG = 400
@@ -103,11 +102,12 @@ async def strike(path: Path, case: Case) -> tuple[float | None, list[str]]:
         kv_memory_bytes=8 << 20,
         calibrate=case.point == "calibrate",
         step_timeout_seconds=case.timeout_seconds,
+        startup_timeout_seconds=START_SECONDS,
     )
     client = EngineClient(options)
     watcher = _Starting(case)
     try:
-        async with asyncio.timeout(_START_SECONDS * patience()):
+        async with asyncio.timeout(START_SECONDS):
             if case.point in START_POINTS:
                 complaints = await _during_start(client, watcher)
             else:
@@ -116,7 +116,7 @@ async def strike(path: Path, case: Case) -> tuple[float | None, list[str]]:
         late = _judge_time(case, watcher.seconds)
         await assert_gone(watcher.pids, _GONE_SECONDS * patience())
         return watcher.seconds, complaints + late
-    except (TimeoutError, AssertionError) as error:
+    except (TimeoutError, AssertionError, EngineFailed) as error:
         return None, [f"{type(error).__name__} {error}"]
     finally:
         for pid in watcher.pids:
