@@ -182,6 +182,20 @@ COSTLY = {
     "macro": "{% macro twice(s) %}{{ s }}{{ s }}{% endmacro %}{% set ns = namespace(s='aaaaaaaa') %}"
     "{% for i in range(64) %}{% set ns.s = twice(ns.s) %}{% endfor %}",
     "tree of macros": "{% macro t(n) %}{% if n %}{{ t(n - 1) }}{{ t(n - 1) }}{% endif %}{% endmacro %}{{ t(60) }}",
+    "constant of a format": "{{ '%9999999999d' % 1 }}",
+    "format": "{% set n = 1 %}{{ '%9999999999d' | format(n) }}",
+    "width among the arguments": "{{ '%*d' % (9999999999, 1) }}",
+    "method format": "{{ '{:9999999999}'.format(1) }}",
+    "nested width": "{{ '{:{}}'.format(1, 9999999999) }}",
+    "replace": "{% set ns = namespace(s='a') %}{% for i in range(64) %}{% set ns.s = ns.s | replace('a', 'aa') %}"
+    "{% endfor %}",
+    "method replace": "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}",
+    "join": "{{ (['a' * 1000000] * 1000000) | join('b') }}",
+    "method join": "{{ ('a' * 1000000).join('b' * 1000000) }}",
+    "center": "{{ 'a' | center(9999999999) }}",
+    "method ljust": "{{ 'a'.ljust(9999999999) }}",
+    "indent": "{{ ('\\n' * 1000000) | indent(1000000) }}",
+    "squares": "{% set ns = namespace(x=99) %}{% for i in range(64) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
     "output": f"{{% for a in {R} %}}{{{{ 'a' * 1000 }}}}{{% endfor %}}",
 }
 
@@ -192,6 +206,17 @@ def test_a_template_that_would_not_end_is_ended(text: str) -> None:
     with pytest.raises(ChatTemplateError, match="was ended: it "):
         templates(text).render(PLAIN)
     assert time.monotonic() - began < 60
+
+
+def test_texts_that_do_not_grow_are_left_alone() -> None:
+    text = (
+        "{{ 'a-b' | replace('-', '+') }} {{ 'x'.replace('x', 'y') }} {{ ['a', 1] | join(', ') }} "
+        "{{ '-'.join(['b', 'c']) }} "
+        "{{ '%s is %03d' % ('a', 7) }} {{ '%s' | format('b') }} {{ '{} {:>3}'.format('c', 'd') }} "
+        "{{ 'a\nb' | indent(2) }} "
+        "{{ 7 * 6 }} {{ 2 ** 10 }} {{ 7 % 4 }} {{ 'e'.ljust(2) }}{{ 'f' | center(3) }}"
+    )
+    assert templates(text).render(PLAIN) == "a+b y a, 1 b-c a is 007 b c   d a\n  b 42 1024 3 e  f "
 
 
 def test_a_rendering_ends_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:

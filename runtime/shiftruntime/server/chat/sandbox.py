@@ -13,16 +13,19 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
+from functools import wraps
 from time import monotonic
 from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import ext, nodes, parser, runtime, sandbox
 
+from shiftruntime.server.chat import growth
+
 MAX_WORK = 2_000_000  # turns of loops and calls of one rendering
 MAX_SECONDS = 5.0
 MAX_CHARACTERS = 8 * 2**20  # of the rendering, and of any text inside it
-MAX_POWER = 10**6
+MAX_DIGITS = 2**14  # of a number: products of longer ones hold up the process
 _LOOK_AT_CLOCK_EVERY = 256
 
 
@@ -64,7 +67,15 @@ def budget() -> Iterator[None]:
 
 def environment(now: Callable[[], datetime]) -> jinja2.Environment:
     """What templates written for Hugging Face's ``apply_chat_template`` expect to find; ``now`` is their clock."""
-    result = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[ext.loopcontrols, _Generation])
+    result = _Environment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[ext.loopcontrols, _Generation],
+        optimized=False,  # else constants are computed while the template compiles, where nothing counts
+    )
+    for name in ("join", *growth.NAMES):
+        if name in result.filters:
+            result.filters[name] = _guarded(name, result.filters[name])
     result.filters["tojson"] = _tojson
     result.filters["shift_counted"] = _counted
     result.filters["shift_bounded"] = _bounded
@@ -74,10 +85,13 @@ def environment(now: Callable[[], datetime]) -> jinja2.Environment:
 
 
 class _Environment(sandbox.ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset({"*", "**", "+"})
+    intercepted_binops = frozenset({"*", "**", "+", "%"})
 
     def call(self, context: runtime.Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         _budget.get().spend()
+        method = getattr(obj, "__wrapped__", obj)  # the sandbox wraps ``text.format``
+        if isinstance(text := getattr(method, "__self__", None), str):
+            args = _measured(method.__name__, text, args, kwargs)
         result = super().call(context, obj, *args, **kwargs)
         return _bounded(result) if isinstance(result, str) else result
 
@@ -164,13 +178,48 @@ def _bounded(text: Any) -> Any:
 
 def _check_growth(operator: str, left: Any, right: Any) -> None:
     sizes = [len(value) for value in (left, right) if isinstance(value, str | list | tuple)]
-    if operator == "+":
+    if isinstance(left, int) and isinstance(right, int) and operator in ("*", "**"):
+        digits = growth.of_product(left, right) if operator == "*" else growth.of_power(left, right)
+        if digits > MAX_DIGITS:
+            raise TemplateTooCostly(f"it builds a number of {digits} digits; at most {MAX_DIGITS} are allowed")
+    elif operator == "%" and isinstance(left, str):
+        _checked_length(None, growth.of_format(left, right if isinstance(right, tuple) else (right,)))
+    elif operator == "+":
         _checked_length(None, sum(sizes))
     elif operator == "*" and sizes:
         counts = [value for value in (left, right) if isinstance(value, int)]
         _checked_length(None, max(sizes) * max([1, *counts]))
-    elif operator == "**" and max(abs(left), abs(right)) > MAX_POWER:
-        raise TemplateTooCostly(f"it raises {left} to the power of {right}")
+
+
+def _guarded(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter of jinja whose result is measured before it is built."""
+    given = 1 if hasattr(filter_, "jinja_pass_arg") else 0  # what jinja puts in front of the value
+
+    @wraps(filter_)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        front, value, rest = args[:given], args[given], args[given + 1 :]
+        if name == "join":
+            separator = rest[0] if rest else kwargs.get("d", "")
+            return filter_(*front, _count_characters(value, len(str(separator))), *rest, **kwargs)
+        return filter_(*front, value, *_measured(name, value, rest, kwargs), **kwargs)
+
+    return guarded
+
+
+def _measured(name: str, text: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The arguments of a call, once it is known that its result is not too long."""
+    if name == "join" and args:
+        return (_count_characters(args[0], len(text)), *args[1:])
+    _checked_length(None, growth.of_call(name, text, args, kwargs))
+    return args
+
+
+def _count_characters(items: Iterable[Any], separator: int) -> Iterator[Any]:
+    """The same items, until their texts are too long together."""
+    characters = 0
+    for item in items:
+        characters += separator + (len(item) if isinstance(item, str) else 1)
+        yield _checked_length(item, characters)
 
 
 def _checked_length(value: Any, length: int) -> Any:
