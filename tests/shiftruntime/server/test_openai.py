@@ -438,6 +438,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"structured_outputs": {}}, "0 of json"),
     ({"best_of": 3}, "best_of 3 is not supported"),
     ({"suffix": "x"}, "suffix"),
+    ({"echo": True}, "chats have no echo"),
     ({"functions": []}, "use tools"),
     ({"use_beam_search": True}, "beam search"),
     ({"modalities": ["text", "audio"]}, "modalities"),

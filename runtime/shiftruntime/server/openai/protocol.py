@@ -20,6 +20,7 @@ MAX_UNKNOWN_NAMES = 256
 # Fields that would change the answer, and what to do instead.
 _REFUSED = {
     "suffix": "filling in before a suffix is not supported; leave it out",
+    "echo": "chats have no echo; leave it out, or use /v1/completions",
     "functions": "functions were replaced by tools; use tools",
     "function_call": "function_call was replaced by tool_choice; use tool_choice",
     "chat_template": "a template cannot be sent; start the server with --chat-template",
@@ -89,12 +90,12 @@ class Request(msgspec.Struct, kw_only=True):
     tenant: str = ""
     priority: int = 0  # lower runs first
     timeout_seconds: float | None = None
-    echo: bool = False
 
 
 class CompletionRequest(Request, kw_only=True):
     prompt: str | list[str | int | list[int]]  # all of one kind
     logprobs: int | None = None
+    echo: bool = False
     add_special_tokens: bool = True
 
 
