@@ -125,6 +125,7 @@ def test_special_tokens_may_be_objects(tmp_path: Path) -> None:
     [
         ("{% for %}", "does not compile"),
         ("{% endif %}", "does not compile"),
+        ("{{ " + "(" * 50_000 + " }}", "does not compile: RecursionError"),
     ],
 )
 def test_a_template_that_does_not_compile_is_named(text: str, words: str) -> None:

@@ -81,6 +81,8 @@ class ChatTemplates:
         except jinja2.TemplateError as error:
             line = f", line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
             raise ChatTemplateError(f"{self._called(name)} does not compile{line}: {error}") from error
+        except (RecursionError, MemoryError) as error:
+            raise ChatTemplateError(f"{self._called(name)} does not compile: {type(error).__name__}") from error
 
     def _render(self, name: str, values: Mapping[str, Any]) -> str:
         try:
