@@ -26,10 +26,11 @@ async def fetched(uri: str, cache: str | None, report: Report, seconds: float = 
     if isinstance(model, LocalModel):
         return str(model.path)
     loop, stop, started = asyncio.get_running_loop(), threading.Event(), monotonic()
-    shown = 0.0
+    shown, size = 0.0, 0
 
     def progress(done: int, total: int) -> None:  # in the thread
-        nonlocal shown
+        nonlocal shown, size
+        size = total
         seconds = monotonic() - started
         if seconds - shown > _REPORT_SECONDS or shown == 0.0:
             shown = seconds
@@ -43,7 +44,7 @@ async def fetched(uri: str, cache: str | None, report: Report, seconds: float = 
         raise fetch_failed(f"{uri} was not fetched within {seconds:g} s; start again, it resumes") from error
     finally:
         stop.set()  # the thread sees it with the next bytes
-    report(PhaseUpdate("fetch", monotonic() - started, done=True))
+    report(PhaseUpdate("fetch", monotonic() - started, size, size, done=True))
     return str(path)
 
 

@@ -45,6 +45,7 @@ async def test_a_fetch_shows_as_a_phase_with_bytes(monkeypatch: pytest.MonkeyPat
     assert await fetched("hf://team/tiny", "/cache", phases.append) == "/cache/tiny"
     assert {phase.name for phase in phases} == {"fetch"}
     assert [phase.done for phase in phases] == [False] * (len(phases) - 1) + [True]
+    assert (phases[-1].done_bytes, phases[-1].total_bytes) == (5 * MIB, 5 * MIB), "the finished phase has its size"
     assert any(0 < phase.done_bytes <= phase.total_bytes == 5 * MIB for phase in phases)
 
 
