@@ -15,7 +15,7 @@ from helpers.gear_fuzz.many import fuzz, replay_command
 from helpers.gear_fuzz.planted import BUGS, Bug
 
 SHIFTS = 10_000
-CASES_PER_BUG = 40
+CASES_PER_BUG = 150
 DRIFT_WIDTHS = (16, 1, 2, 5, 8)  # of the pieces of each of 16 requests
 DRIFT_PIECES = 4  # of each width: 2048 positions
 

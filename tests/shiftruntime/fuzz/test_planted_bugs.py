@@ -32,7 +32,7 @@ from helpers.gear_fuzz.check import Failure, check
 from helpers.gear_fuzz.planted import BUGS, Bug
 from helpers.gear_fuzz.shrink import shrink
 
-MOST_CASES = 40
+MOST_CASES = 80
 SHRINK_TRIES = 15
 
 
