@@ -71,8 +71,10 @@ def test_the_earliest_deadline_counts(timeout, deadline, expected):
 
 def test_a_delta_becomes_a_message():
     delta = Delta(
-        "r", 1, "ab", (5, 6), (-0.5, -1.0), (TopLogprobs((5, 7), (-0.5, -2.0)), TopLogprobs((6,), (-1.0,))), (1, 2),
-        (-3.0,), Finish.LENGTH, Usage(2, 2, 1), Journey(0.25, 0.5, {"tp2": 3}),
+        "r", 1, text="ab", token_ids=(5, 6), logprobs=(-0.5, -1.0),
+        top_logprobs=(TopLogprobs((5, 7), (-0.5, -2.0)), TopLogprobs((6,), (-1.0,))),
+        prompt_tokens=2, prompt_token_ids=(1, 2), prompt_logprobs=(-3.0,),
+        finish=Finish.LENGTH, usage=Usage(2, 2, 1), journey=Journey(0.25, 0.5, {"tp2": 3}),
     )  # fmt: skip
     assert response_to_wire(delta) == pb.GenerateResponse(
         request_id="r", index=1, text="ab", token_ids=[5, 6], logprobs=[-0.5, -1.0],
