@@ -133,15 +133,17 @@ def token_slots(chunk: Chunk, block_size: int, first: int = 0, *, is_masked: boo
 
     With ``is_masked`` what was given back behind a window has the slot of the last token: something finite to hide.
     """
-    positions = torch.arange(first, chunk.total_len)
-    blocks = torch.tensor(chunk.block_table, dtype=torch.int64)
     assert chunk.total_len <= len(chunk.block_table) * block_size, (
         f"{chunk.total_len} tokens need more than {len(chunk.block_table)} blocks of {block_size}"
     )
-    slots = blocks[positions // block_size] * block_size + positions % block_size
+    first_block = first // block_size  # the work is in proportion to what is asked for: most chunks are decodes
+    table = chunk.block_table[first_block:]
+    blocks = torch.tensor(table, dtype=torch.int64)
+    slots = (blocks[:, None] * block_size + torch.arange(block_size)).view(-1)
+    slots = slots[first - first_block * block_size : chunk.total_len - first_block * block_size]
     if is_masked:
         return torch.where(slots < 0, slots[-1], slots)
-    assert not len(slots) or int(slots.min()) >= 0, f"a block that is seen was given back: {chunk}, from {first}"
+    assert min(table) >= 0, f"a block that is seen was given back: {chunk}, from {first}"
     return slots
 
 

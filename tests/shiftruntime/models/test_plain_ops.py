@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from shiftruntime.kernels.ops import Chunk
+from shiftruntime.kernels.ops import Chunk, token_slots, write_slots
 from shiftruntime.kernels.plain import PlainOps
 from torch import Tensor
 
@@ -18,6 +18,21 @@ def attend(dtype: torch.dtype, window: int | None, soft_cap: float | None) -> Te
     keys, values = torch.randn(2, 28, 3, 8, generator=generator).to(dtype)
     plan = OPS.plan_attention(CHUNKS, 4, (window,), dtype)
     return OPS.attention(q, keys, values, plan, window, 0.35, soft_cap)
+
+
+@pytest.mark.parametrize("first", range(11))
+def test_slots_from_any_position_are_those_of_the_table(first: int) -> None:
+    chunk = Chunk(0, 1, 10, (3, 9, 7))
+    expected = [chunk.block_table[position // 4] * 4 + position % 4 for position in range(first, 11)]
+    assert token_slots(chunk, 4, first).tolist() == expected
+
+
+def test_blocks_behind_a_window_give_no_slots_that_anybody_sees() -> None:
+    chunk = Chunk(0, 1, 10, (-1, -1, 7))
+    assert write_slots((chunk,), 4).tolist() == [30]
+    assert token_slots(chunk, 4, is_masked=True).tolist() == [30] * 8 + [28, 29, 30]
+    with pytest.raises(AssertionError, match="was given back"):
+        token_slots(chunk, 4, 7)
 
 
 @pytest.mark.parametrize("window", [None, 4])
