@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ import msgspec
 from shiftcore.policy import Policy
 from shiftprotos import contract
 
+from shiftruntime.engine.liveness import Life, Standstill, describe_state, process_state, run_nanoseconds
 from shiftruntime.engine.messages import (
     Abort,
     Admitted,
@@ -38,6 +40,9 @@ _READ_BYTES = 1 << 16
 _CALL_SECONDS = 15.0
 _CALIBRATE_SECONDS = 120.0
 _STARTUP_MARGIN_SECONDS = 30.0
+_STANDSTILL_MARGIN_SECONDS = 5.0
+_LOOK_SECONDS = 1.0
+_MAX_GAP_SECONDS = 3.0  # a front end that could not look for longer was held up itself
 
 
 T = TypeVar("T")
@@ -78,6 +83,8 @@ class EngineClient:
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reader_task: asyncio.Task[None] | None = None
+        self._watch_task: asyncio.Task[None] | None = None
+        self._standstill: EngineFailed | None = None
         self._call_ids = itertools.count(1)
         self._calls: dict[int, asyncio.Future[Answer]] = {}
         self._admissions: dict[str, asyncio.Future[None]] = {}
@@ -104,6 +111,7 @@ class EngineClient:
         reader, self._writer = await asyncio.open_connection(sock=ours)
         self._send(Start(self._options))
         self._reader_task = asyncio.create_task(self._read(reader))
+        self._watch_task = asyncio.create_task(self._watch(self._process))
         timeout = self._options.startup_timeout_seconds + _STARTUP_MARGIN_SECONDS
         try:
             return await asyncio.wait_for(self._ready, timeout)
@@ -159,6 +167,8 @@ class EngineClient:
     async def stop(self, timeout_seconds: float) -> None:
         """End the engine and its ranks; by force after the timeout."""
         self._stopping = True
+        if self._watch_task is not None:
+            self._watch_task.cancel()
         process = self._process
         if process is None:
             return
@@ -206,6 +216,24 @@ class EngineClient:
         if self.failed.done():
             raise self.failed.result()
 
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        """End an engine that stands still itself; everyone who waits for it learns that from the reader.
+
+        It wakes every second at least, and is held up by a rank that takes no message for the step timeout at most.
+        """
+        if run_nanoseconds(process.pid) is None:
+            return  # this kernel does not tell enough to see so little life
+        limit_seconds = self._options.step_timeout_seconds + _STANDSTILL_MARGIN_SECONDS
+        watch = Standstill(_engine_life, [process.pid], time.monotonic(), _MAX_GAP_SECONDS)
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if watch.update(time.monotonic())[process.pid] > limit_seconds:
+                break
+        text = f"the engine process made no progress for {limit_seconds:g} s{describe_state(process.pid)}"
+        self._standstill = EngineFailed(contract.REASON_RANK_FAILED, text)
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()  # its ranks follow
+
     async def _read(self, reader: asyncio.StreamReader) -> None:
         buffer: FrameBuffer[FromEngine] = FrameBuffer(FromEngine)
         failure = EngineFailed(contract.REASON_RANK_FAILED, "the engine process ended unexpectedly")
@@ -219,7 +247,7 @@ class EngineClient:
         except (ConnectionError, FrameError) as error:
             failure = EngineFailed(contract.REASON_INTERNAL, f"lost the engine: {error}")
         finally:  # also after an error of our own: no stream may wait for ever
-            self._fail(failure)
+            self._fail(self._standstill or failure)
 
     def _dispatch(self, message: FromEngine) -> None:
         match message:
@@ -258,6 +286,11 @@ class EngineClient:
                 self._ready.set_exception(failure)
         elif not self._stopping:
             _resolve(self.failed, failure)
+
+
+def _engine_life(pid: int) -> Life:
+    """Changes while the engine process lives; waiting for a disk counts as life."""
+    return (run_nanoseconds(pid) or 0, time.monotonic_ns() if process_state(pid) == "D" else 0)
 
 
 async def _iterate(queue: asyncio.Queue[Output | EngineFailed]) -> AsyncIterator[Output]:

@@ -79,7 +79,7 @@ ToEngine = Submit | Abort | Call | Shutdown
 class PhaseUpdate(msgspec.Struct, frozen=True, tag=True):
     """Start-up progress; the last update of a phase has done = True."""
 
-    name: str  # "ranks", "load", "warm", "kv", "calibrate", "self-check"
+    name: str  # "fetch", "ranks", "verify", "open", "load", "kv", "warm", "calibrate", "self-check", in this order
     seconds: float
     done_bytes: int = 0
     total_bytes: int = 0
@@ -110,7 +110,7 @@ class Admitted(msgspec.Struct, frozen=True, tag=True):
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
     request_id: str
-    reason: str  # "QueueFull" | "Draining" | "DuplicateRequest" | "InvalidRequest"
+    reason: str  # shiftprotos.contract.REFUSED_…
     message: str
 
 
@@ -146,7 +146,7 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
 
     call_id: int
     state: EngineState | None = None
-    error_kind: str = ""  # "StaleGeneration" | "InvalidPolicy" | "Busy"
+    error_kind: str = ""  # shiftprotos.contract.REFUSED_…
     error: str = ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -38,6 +39,8 @@ async def connected(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Engi
     spawned = asyncio.Event()
 
     class Process:
+        pid = os.getpid()
+
         async def wait(self) -> int:
             return 0
 

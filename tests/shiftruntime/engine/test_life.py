@@ -21,6 +21,7 @@ from helpers.engines import (
     until,
 )
 from shiftcore.policy import Policy
+from shiftruntime.engine import client as client_module
 from shiftruntime.engine.client import EngineClient, EngineFailed, RequestRefused
 
 from .conftest import TinyLlama
@@ -68,6 +69,19 @@ async def test_a_stopped_rank_is_named_after_the_step_timeout(llama: TinyLlama) 
         stopped = time.monotonic()
         await assert_all_fail(client, streams, 5.0, "rank 1 made no progress for 2 s")
         assert time.monotonic() - stopped >= 1.5
+        await assert_gone([engine, *ranks], 5.0)
+
+
+async def test_an_engine_that_stands_still_itself_is_ended_and_named(
+    llama: TinyLlama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "_STANDSTILL_MARGIN_SECONDS", 1.0)
+    async with running_engine(engine_options(llama.path, max_model_len=512, step_timeout_seconds=2.0)) as client:
+        streams, engine, ranks = await streams_and_processes(client)
+        os.kill(engine, signal.SIGSTOP)
+        await assert_all_fail(
+            client, streams, 10.0, "the engine process made no progress for 3 s .its process is stopped"
+        )
         await assert_gone([engine, *ranks], 5.0)
 
 
