@@ -25,7 +25,7 @@ from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.int64)
 SHAPES = ((), (2, 0, 3), (17, 2, 3))
-_JOIN_SECONDS = 60.0
+_JOIN_SECONDS = 100.0
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _until_failure(seat: Seat, comm: Comm) -> tuple[str, float]:
     everyone = tuple(range(seat.size))
     comm.all_reduce(torch.ones(3), everyone)
     if seat.rank == 1:
-        time.sleep(min(seat.timeout_seconds, 2.0) + 0.5)  # alive but elsewhere
+        time.sleep(min(seat.timeout_seconds, 5.0) + 1.0)  # alive but elsewhere
         return "", 0.0
     started = time.monotonic()
     try:
@@ -199,7 +199,8 @@ def _until_failure(seat: Seat, comm: Comm) -> tuple[str, float]:
 def run_in_processes(work: Callable[[Seat], Any], size: int, folder: Path, timeout_seconds: float = 60.0) -> list[Any]:
     """Results by rank; raises AssertionError with the text of a rank's failure."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["helpers.comm_ranks"])  # torch is imported once for all ranks
+    # torch is imported once for all ranks; this module is not on the fork server's path
+    context.set_forkserver_preload(["torch", "shiftruntime.parallel.gloo", "shiftruntime.parallel.shared_memory"])
     with _arena(size) as arena:
         ranks = []
         for rank in range(size):

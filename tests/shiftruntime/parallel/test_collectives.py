@@ -49,19 +49,19 @@ def test_rows_of_unequal_number_between_threads(size: int) -> None:
 
 
 def test_shared_memory_names_a_peer_that_does_not_come(tmp_path: Path) -> None:
-    message, seconds = run_in_processes(absent_peer_shared_memory, 3, tmp_path, timeout_seconds=1.0)[0]
-    assert "rank 1 did not reach collective 2 within 1 s" in message
-    assert 1.0 <= seconds < 2.0
+    message, seconds = run_in_processes(absent_peer_shared_memory, 3, tmp_path, timeout_seconds=5.0)[0]
+    assert "rank 1 did not reach collective 2 within 5 s" in message
+    assert 5.0 <= seconds < 10.0
 
 
 def test_gloo_ends_the_wait_for_a_peer_that_does_not_come(tmp_path: Path) -> None:
-    message, seconds = run_in_processes(absent_peer_gloo, 2, tmp_path, timeout_seconds=2.0)[0]
+    message, seconds = run_in_processes(absent_peer_gloo, 2, tmp_path, timeout_seconds=5.0)[0]
     assert "rank 0" in message
     assert "all_gather" in message
-    assert seconds < 4.0
+    assert seconds < 10.0
 
 
 def test_a_group_that_is_told_to_stop_ends_at_once(tmp_path: Path) -> None:
     message, seconds = run_in_processes(told_to_stop, 2, tmp_path)[0]
     assert "rank 0 was told to stop while it waited for rank 1" in message
-    assert seconds < 1.5
+    assert seconds < 10.0
