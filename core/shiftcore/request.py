@@ -35,6 +35,7 @@ class Request:
     tokens: list[int] = field(init=False)
     scheduled: int = field(init=False, default=0)  # tokens whose KV is computed or being computed
     computed: int = field(init=False, default=0)  # tokens whose KV is there
+    foreseen: int = field(init=False, default=0)  # tokens that steps in flight sample: they follow those known
     sequence: SequenceBlocks | None = field(init=False, default=None)  # from admission to the queue until the end
     leader: Request | None = field(init=False, default=None)
     prompt_computed: bool = field(init=False, default=False)  # at least once
@@ -53,8 +54,10 @@ class Request:
 
     @property
     def missing(self) -> int:
-        """Known tokens that no step computes yet."""
-        return len(self.tokens) - self.scheduled
+        """Tokens, known or foreseen, that no step computes yet; none of a request that is sure to end."""
+        if self.ended or self.num_output + self.foreseen >= self.max_tokens:
+            return 0
+        return len(self.tokens) + self.foreseen - self.scheduled
 
     @property
     def in_flight(self) -> bool:
@@ -78,12 +81,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens ``start .. start + length`` of a request; ``samples`` if the last of them yields a new token."""
+    """Tokens ``start .. start + length`` of a request; ``samples`` if the last of them yields a new token.
+
+    A chunk that was made while its request's last token was foreseen is of that one token (``follows``).
+    """
 
     request: Request
     start: int
     length: int
     samples: bool
+    follows: bool = False  # its token is the one that the step before samples
 
     @property
     def end(self) -> int:

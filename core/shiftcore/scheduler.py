@@ -36,7 +36,9 @@ class Scheduler:
     recompute of the least important when blocks run out.
 
     Between ``schedule`` and ``complete`` a batch is in flight: requests may be added or aborted meanwhile, and the
-    blocks of one that ends then are free when the step ends, not before. Times are on the caller's clock.
+    blocks of one that ends then are free when the last step with it ends, not before. Another batch may be scheduled
+    behind it: one step ahead, nobody is preempted, and requests go on with the tokens that the step in flight samples
+    (``Chunk.follows``); what they compute for a request that ends before is dropped. Times are on the caller's clock.
     ``windows``: attention window per layer group (see block_tables); ``tables`` of a request has one table for each.
     """
 
@@ -53,6 +55,7 @@ class Scheduler:
         self._shares = TenantShares()
         self._by_id: dict[str, Request] = {}
         self._in_flight: Batch = ()
+        self._ahead: Batch = ()  # the step behind it
         self._expired: list[Request] = []
         self._arrivals = 0
 
@@ -71,7 +74,7 @@ class Scheduler:
         return self._by_id.get(request_id)
 
     def abort(self, request_id: str) -> bool:
-        """End a request; False if it is not in flight. Its blocks are free when the step in flight ends."""
+        """End a request; False if it is not in flight. Its blocks are free when no step in flight has it."""
         request = self.find(request_id)
         if request is None:
             return False
@@ -81,24 +84,33 @@ class Scheduler:
     def schedule(self, now: float = 0.0, budget: int | None = None) -> Batch:
         """The next batch, after ending what is past its deadline (``take_expired``); empty when nothing can run.
 
-        It has at most ``budget`` tokens, never more than the limits allow.
+        It has at most ``budget`` tokens, never more than the limits allow. With a step in flight it is also empty when
+        the blocks are short: that step may bring some back, and what it computes is worth more than to be preempted.
         """
-        assert not self._in_flight, "a step is in flight"
+        assert not self._ahead, "two steps are in flight"
+        ahead = bool(self._in_flight)
         self._expire(now)
         largest = self.limits.max_batched_tokens
         step = _Step(largest if budget is None else min(budget, largest))
         # Decodes first: a long prompt must not make those who already read wait.
         for request in sorted(self.running, key=lambda r: (r.missing > 1, r.importance)):
-            if request in self.running and step.budget:  # not preempted for the sake of a more important one
+            if ahead and self._tables_short(request, step):
+                return ()
+            # Not one that was preempted for the sake of a more important one, nor one that only waits for its end.
+            if request in self.running and request.missing and step.budget:
                 self._continue(request, step)
         while step.budget and not step.preempted and len(self.running) < self.limits.max_num_seqs:
             if not self._admit(step, now):
                 break
-        self._in_flight = tuple(self._chunk(request, length) for request, length in step.lengths.items())
-        return self._in_flight
+        batch = tuple(self._chunk(request, length) for request, length in step.lengths.items())
+        if ahead:
+            self._ahead = batch
+        else:
+            self._in_flight = batch
+        return batch
 
     def complete(self, sampled: dict[str, int]) -> list[tuple[Request, int, Finish | None]]:
-        """End the step in flight: ``sampled`` has the new token of each request whose chunk samples.
+        """End the step in flight, the first of two: ``sampled`` has the new token of each request whose chunk samples.
 
         Returns (request, new token, finish or None) in batch order, without requests that ended meanwhile.
         """
@@ -107,10 +119,12 @@ class Scheduler:
             request = chunk.request
             assert request.sequence is not None, f"request {request.id} computes without blocks"
             request.computed = chunk.end
+            request.foreseen -= chunk.samples
             request.prompt_computed |= chunk.end >= len(request.prompt)
             self._tables.advance(request.sequence, request.tokens, request.computed)
             if request.ended:
-                self._leave(request)
+                if not request.in_flight:
+                    self._leave(request)
             elif chunk.samples:
                 token = sampled[request.id]
                 request.tokens.append(token)
@@ -118,7 +132,7 @@ class Scheduler:
                 if finish is not None:
                     self._end(request)
                 outputs.append((request, token, finish))
-        self._in_flight = ()
+        self._in_flight, self._ahead = self._ahead, ()
         return outputs
 
     def take_expired(self) -> list[Request]:
@@ -176,12 +190,12 @@ class Scheduler:
 
     def _expire(self, now: float) -> None:
         for request in [*self.running, *self.waiting]:
-            if request.deadline is not None and request.deadline <= now:
+            if request.deadline is not None and request.deadline <= now and not request.ended:
                 self._end(request)
                 self._expired.append(request)
 
     def _end(self, request: Request) -> None:
-        """Forget a request; one in flight keeps its blocks until its step is complete."""
+        """Forget a request; one in flight keeps its blocks until its steps are complete."""
         request.ended = True
         del self._by_id[request.id]
         if not request.in_flight:
@@ -201,22 +215,28 @@ class Scheduler:
 
     # --- one step -----------------------------------------------------------------------------------------------------
 
+    def _tables_short(self, request: Request, step: _Step) -> bool:
+        """Whether the request's share of the step takes more blocks than there are."""
+        assert request.sequence is not None, f"request {request.id} runs without blocks"
+        end = request.scheduled + min(request.missing, step.budget)
+        return self._tables.shortage(request.sequence, end) > self.pool.num_available
+
     def _continue(self, request: Request, step: _Step) -> None:
         """Give a running request its share of the step, with blocks from less important ones if need be."""
         assert request.sequence is not None, f"request {request.id} runs without blocks"
-        length = min(request.missing, step.budget)
-        while self._tables.shortage(request.sequence, request.scheduled + length) > self.pool.num_available:
+        while self._tables_short(request, step):
             victim = max(self.running, key=lambda r: r.importance)
             self._preempt(victim, step)
             if victim is request:
                 return
-            length = min(request.missing, step.budget)
+        length = min(request.missing, step.budget)
         self._tables.extend(request.sequence, request.scheduled + length)
         step.add(request, length)
 
     def _preempt(self, request: Request, step: _Step) -> None:
         """Give up a request's KV and let it wait; its tokens are kept and recomputed."""
         assert request.sequence is not None, f"request {request.id} runs without blocks"
+        assert not request.in_flight, f"request {request.id} is preempted under a step in flight"
         step.remove(request)
         self.running.remove(request)
         self._tables.release(request.sequence)
@@ -269,8 +289,10 @@ class Scheduler:
             self.counts.hit_tokens += tokens
 
     def _chunk(self, request: Request, length: int) -> Chunk:
-        chunk = Chunk(request, request.scheduled, length, request.scheduled + length == len(request.tokens))
+        start, known = request.scheduled, len(request.tokens)
+        chunk = Chunk(request, start, length, start + length == known + request.foreseen, follows=start >= known)
         request.scheduled = chunk.end
+        request.foreseen += chunk.samples
         # What is computed again after a preemption is not the tenant's fault.
         self._shares.charge(request.tenant, max(0, chunk.end - request.charged))
         request.charged = max(request.charged, chunk.end)

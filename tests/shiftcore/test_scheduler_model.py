@@ -85,8 +85,11 @@ class Ranks:
     layout: HeadLayout
     windows: tuple[int | None, ...]
     slots: dict[tuple[int, int, int, int], Content] = field(default_factory=dict)
+    drawn: dict[Request, int] = field(default_factory=dict)  # by the last step
+    tokens: dict[Request, list[int]] = field(default_factory=dict)  # of the step that runs
 
     def run(self, gear: Gear, batch: Batch) -> dict[str, int]:
+        self.tokens = {chunk.request: self._known(chunk) for chunk in batch}
         rows = [(chunk, position) for chunk in batch for position in range(chunk.start, chunk.end)]
         for chunk in batch:
             self._read(chunk, 0, chunk.start)  # of earlier steps: none may need what a neighbour computes in this one
@@ -94,7 +97,20 @@ class Ranks:
             self._write(gear, rank, rows)
         for chunk in batch:
             self._read(chunk, chunk.start, chunk.end)
-        return {chunk.request.id: next_token(chunk.request.tokens) for chunk in batch if chunk.samples}
+        self.drawn = {chunk.request: next_token(self.tokens[chunk.request]) for chunk in batch if chunk.samples}
+        return {request.id: token for request, token in self.drawn.items()}
+
+    def _known(self, chunk: Chunk) -> list[int]:
+        """The request's tokens up to the chunk's end; one that follows is the one drawn, whether or not it counts."""
+        tokens = chunk.request.tokens
+        if chunk.follows:
+            assert chunk.length == 1
+            tokens = [*tokens[: chunk.start], self.drawn[chunk.request]]
+        assert len(tokens) >= chunk.end, "a token is computed that nobody knows"
+        return tokens
+
+    def content(self, request: Request, position: int) -> Content:
+        return Content(request.tenant, tuple(self.tokens[request][: position + 1]))
 
     def _write(self, gear: Gear, rank: int, rows: list[tuple[Chunk, int]]) -> None:
         """What a rank projects for its own rows goes to its sequence group, each member its own heads."""
@@ -102,7 +118,7 @@ class Ranks:
         first = gear.sequence_index(rank) * per_rank
         projected = self.layout.projected_kv_range(gear, rank)
         for chunk, position in rows[first : first + per_rank]:
-            content = content_of(chunk.request, position)
+            content = self.content(chunk.request, position)
             for member in gear.sequence_group(rank):
                 for i in self.layout.kv_sent_to(gear, member):
                     for group, table in enumerate(chunk.request.tables):
@@ -115,13 +131,9 @@ class Ranks:
                 for position in range(max(start, seen), end):
                     for head in self.layout.kv_range(rank):
                         found = self.slots.get((rank, group, slot(table, position), head))
-                        assert found == content_of(chunk.request, position), (
+                        assert found == self.content(chunk.request, position), (
                             f"rank {rank}, group {group}, head {head}: KV of token {position} is {found}"
                         )
-
-
-def content_of(request: Request, position: int) -> Content:
-    return Content(request.tenant, tuple(request.tokens[: position + 1]))
 
 
 def slot(table: list[int], position: int) -> int:
@@ -131,7 +143,7 @@ def slot(table: list[int], position: int) -> int:
 
 
 class Traffic(RuleBasedStateMachine):
-    """Requests come, run, meet deadlines and are aborted at any moment, also while a step is in flight."""
+    """Requests come, run, meet deadlines and are aborted at any moment, also while one or two steps are in flight."""
 
     @initialize(
         max_num_seqs=st.sampled_from((3, 5, 2, 1)),
@@ -152,10 +164,11 @@ class Traffic(RuleBasedStateMachine):
         self.ranks = Ranks(HeadLayout(query_heads, kv_heads, base.ranks), windows)
         self.gears, self.policy = GearTable(base, {}), Policy(threshold_tokens=6)
         self.now = 0.0
-        self.batch: Batch = ()
+        self.batch: Batch = ()  # in flight
+        self.ahead: Batch = ()  # behind it
         self.live: dict[str, Request] = {}
         self.yielded: dict[Request, list[int]] = defaultdict(list)
-        self.ended_in_flight: dict[Request, list[int]] = {}
+        self.ended_in_flight: dict[Request, list[list[int]]] = {}
         self.ends: Counter[Request] = Counter()
 
     @rule(
@@ -230,11 +243,16 @@ class Traffic(RuleBasedStateMachine):
         assert self.scheduler.abort(name) == (request is not None)
         if request is not None:
             self.ends[request] += 1
-            if any(chunk.request is request for chunk in self.batch):
-                assert request.blocks, "the blocks of a request in flight are kept until the step ends"
-                self.ended_in_flight[request] = [block for table in request.tables for block in table]
-            else:
-                assert not request.tables
+            self._ended(request)
+
+    def _ended(self, request: Request) -> None:
+        """Blocks of a request in flight are kept until the last step with it ends."""
+        assert bool(request.tables) == self._flies(request)
+        if self._flies(request):
+            self.ended_in_flight[request] = [list(table) for table in request.tables]
+
+    def _flies(self, request: Request) -> bool:
+        return any(chunk.request is request for chunk in (*self.batch, *self.ahead))
 
     @rule(seconds=st.sampled_from((0.5, 3.0)))
     def time_passes(self, seconds: float) -> None:
@@ -247,18 +265,40 @@ class Traffic(RuleBasedStateMachine):
     @precondition(lambda self: not self.batch)
     @rule()
     def schedule(self) -> None:
-        late = {r for r in self.live.values() if r.deadline is not None and r.deadline <= self.now}
         running, order = set(self.scheduler.running), self._order()
-        self.batch = self.scheduler.schedule(self.now)
+        self.batch = self._schedule()
+        self._check_batch(self.batch, running)
+        self._check_order(order)
+        assert bool(self.batch) == bool(self.live), "something can always run, and nothing runs for nobody"
+
+    @precondition(lambda self: self.batch and not self.ahead)
+    @rule()
+    def schedule_ahead(self) -> None:
+        running, order = set(self.scheduler.running), self._order()
+        held = {request: [list(table) for table in request.tables] for request in running}
+        preemptions = self.scheduler.counts.preemptions
+        self.ahead = self._schedule()
+        assert self.scheduler.counts.preemptions == preemptions
+        for request, tables in held.items():
+            if self._flies(request):
+                for table, now in zip(tables, request.tables, strict=True):
+                    assert table == now[: len(table)], "a step in flight reads these"
+        self._check_batch(self.ahead, running)
+        self._check_order(order)
+        due = [r for r in self.live.values() if r in running and r.num_output + r.foreseen < r.max_tokens]
+        if self.scheduler.pool.num_available >= len(due) * self.limits.max_batched_tokens * len(self.ranks.windows):
+            assert bool(self.ahead) >= bool(due), "room for all, and nobody goes on"
+
+    def _schedule(self) -> Batch:
+        late = {r for r in self.live.values() if r.deadline is not None and r.deadline <= self.now}
+        batch = self.scheduler.schedule(self.now)
         expired = self.scheduler.take_expired()
         assert (set(expired), len(expired)) == (late, len(late)), "exactly the late ones end, once"
         for request in expired:
-            assert not request.tables
             self.ends[request] += 1
             del self.live[request.id]
-        self._check_batch(running)
-        self._check_order(order)
-        assert bool(self.batch) == bool(self.live), "something can always run, and nothing runs for nobody"
+            self._ended(request)
+        return batch
 
     def _order(self) -> dict[tuple[str, int], list[Request]]:
         """The waiting of each tenant and priority in order of arrival."""
@@ -272,18 +312,20 @@ class Traffic(RuleBasedStateMachine):
             left = [r in self.scheduler.waiting for r in queue if not r.ended and r.leader is None]
             assert left == sorted(left), "overtaken by a later request of the same tenant and priority"
 
-    def _check_batch(self, running: set[Request]) -> None:
-        batch, limits = self.batch, self.limits
+    def _check_batch(self, batch: Batch, running: set[Request]) -> None:
+        limits = self.limits
         assert sum(chunk.length for chunk in batch) <= limits.max_batched_tokens
         assert all(chunk.length >= 1 for chunk in batch)
         assert len(self.scheduler.running) <= limits.max_num_seqs
         assert len({chunk.request for chunk in batch}) == len(batch), "a request twice in a step"
         assert all(chunk.request in self.scheduler.running for chunk in batch)
-        decodes = [chunk.start + 1 == len(chunk.request.tokens) for chunk in batch if chunk.request in running]
+        assert not any(chunk.request.ended for chunk in batch)
+        decodes = [chunk.start + 1 >= len(chunk.request.tokens) for chunk in batch if chunk.request in running]
         assert decodes == sorted(decodes, reverse=True), "a running prefill goes before a decode"
         for chunk in batch:
             request = chunk.request
-            assert chunk.samples == (chunk.end == len(request.tokens))
+            assert chunk.samples == (chunk.end >= len(request.tokens))
+            assert chunk.follows == (chunk.start >= len(request.tokens))
             if request.cached_tokens:
                 assert request.cached_tokens % BLOCK_SIZE == 0
                 assert request.cached_tokens < len(request.prompt)
@@ -293,24 +335,30 @@ class Traffic(RuleBasedStateMachine):
     @precondition(lambda self: self.batch)
     @rule()
     def complete(self) -> None:
-        for request, blocks in self.ended_in_flight.items():
-            held = [block for table in request.tables for block in table]
-            assert held == blocks, "freed while the ranks still write to them"
+        for request, tables in self.ended_in_flight.items():
+            for held, table in zip(request.tables, tables, strict=True):
+                pairs = zip(held, table, strict=True)
+                assert all(now in (then, NO_BLOCK) for now, then in pairs), "freed while the ranks still write to them"
         gear = choose(sum(chunk.length for chunk in self.batch), self.gears, self.policy)
         outputs = self.scheduler.complete(self.ranks.run(gear, self.batch))
-        assert all(not request.tables for request in self.ended_in_flight), "freed when the step ends"
-        self.ended_in_flight.clear()
-        self.batch = ()
+        self.batch, self.ahead = self.ahead, ()
+        for request in list(self.ended_in_flight):
+            assert bool(request.tables) == self._flies(request), "freed when the last step with it ends"
+            if not request.tables:
+                del self.ended_in_flight[request]
         for request, token, finish in outputs:
             self._yielded(request, token, finish)
 
     @precondition(lambda self: not self.batch)
-    @rule(steps=st.integers(1, 6))
-    def run(self, steps: int) -> None:
+    @rule(steps=st.integers(1, 6), overlap=st.booleans())
+    def run(self, steps: int, overlap: bool) -> None:
         """Some whole steps, so that examples come far."""
         for _ in range(steps):
             self.now += 0.2
-            self.schedule()
+            if not self.batch:
+                self.schedule()
+            if self.batch and overlap:
+                self.schedule_ahead()
             if self.batch:
                 self.complete()
 
@@ -323,9 +371,9 @@ class Traffic(RuleBasedStateMachine):
         assert (finish is not None) == (len(got) == len(expected))
         if finish is not None:
             assert finish is (Finish.STOP if token == STOP else Finish.LENGTH)
-            assert not request.tables
             self.ends[request] += 1
             del self.live[request.id]
+            self._ended(request)
 
     @invariant()
     def books_are_right(self) -> None:
@@ -349,7 +397,7 @@ class Traffic(RuleBasedStateMachine):
         """Without new traffic everything ends, in a bounded number of steps."""
         if not hasattr(self, "scheduler"):
             return
-        if self.batch:
+        while self.batch:
             self.complete()
         for _ in range(2000):
             if not self.live:

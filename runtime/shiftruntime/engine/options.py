@@ -26,6 +26,7 @@ class EngineOptions:
     kv_memory_bytes: int | None = None  # per rank; None: from what is free
     block_size: int = 16
     prefix_cache: bool = True
+    overlap: bool = True  # schedule a step while the ranks run the one before
     calibrate: bool = True
     calibration_file: str | None = None  # costs are kept there and read back while they hold
     tpot_target_seconds: float | None = None  # prefill chunks are cut so that a mixed step ends in time

@@ -17,8 +17,8 @@ def step_budget(
     decoding = [request for request in scheduler.running if request.missing == 1]
     if not decoding:
         return None
-    prefilling = [request.computed for request in scheduler.running if request.missing > 1]
-    mix = Mix(len(decoding), sum(request.computed for request in decoding), max(prefilling, default=0))
+    prefilling = [request.scheduled for request in scheduler.running if request.missing > 1]
+    mix = Mix(len(decoding), sum(request.scheduled for request in decoding), max(prefilling, default=0))
     limit = scheduler.limits.max_batched_tokens
     found = pace(mix, table, policy, target_seconds=target_seconds, max_tokens=limit, min_prefill=block_size)
     return None if found is None else found.tokens

@@ -11,7 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -21,7 +23,7 @@ from shiftruntime.engine.liveness import Life, Standstill, describe_state, holdi
 from shiftruntime.engine.memory import limit_mib, oom_kills
 from shiftruntime.errors import RankError
 from shiftruntime.parallel.arena import Arena, arena_bytes, create_memory, supported
-from shiftruntime.worker.frames import FrameError, FrameSocket
+from shiftruntime.worker.frames import FrameError, FrameSocket, pack
 from shiftruntime.worker.messages import Done, Failed, FromRank, Hello, LoadProgress, StepPlan
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -31,7 +33,18 @@ _MAX_GAP_SECONDS = 2.0  # an engine that could not look for longer was held up i
 # A rank may compute for long between two layers, but not for ever.
 _BUSY_STALLS = 30
 _EXIT_SECONDS = 3.0
+_AHEAD_BYTES = 64 << 10  # surely fit in a channel that nobody reads, as that of a rank while it computes
 _COMM_TIMEOUT_SECONDS = 600.0  # the engine's watchdog ends a stuck group long before; a slow peer is waited for
+
+
+@dataclass
+class _Step:
+    """One that was begun and has not ended."""
+
+    number: int
+    gear: str
+    frame: bytes
+    sent: bool = False
 
 
 class RankGroup:
@@ -50,6 +63,7 @@ class RankGroup:
         self._sockets: list[FrameSocket[FromRank]] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self.last_step = 0
+        self._begun: deque[_Step] = deque()
         self.last_answer_seconds = time.monotonic()  # when all ranks were last known to live
         try:
             for rank in range(ranks):
@@ -88,10 +102,13 @@ class RankGroup:
         self.collect(Hello, range(self.size), timeout_seconds, "start")
 
     def send(self, rank: int, message: msgspec.Struct) -> None:
+        self._send_frame(rank, pack(message), type(message).__name__)
+
+    def _send_frame(self, rank: int, frame: bytes, what: str) -> None:
         try:
-            self._sockets[rank].send(message)
+            self._sockets[rank].socket.sendall(frame)
         except TimeoutError as error:  # a stopped rank empties its channel no more
-            raise self.stalled(rank, f"and takes no {type(message).__name__}", self._stall_seconds) from error
+            raise self.stalled(rank, f"and takes no {what}", self._stall_seconds) from error
         except OSError as error:
             raise self._death(rank) from error
 
@@ -105,30 +122,48 @@ class RankGroup:
         return self.collect(answer, range(self.size), timeout_seconds, type(message).__name__)
 
     def run(self, plan: StepPlan) -> Done:
-        """Run one step on all ranks; other sockets of the selector are served meanwhile.
+        """Run one step on all ranks: ``begin`` and ``end``."""
+        self.begin(plan)
+        return self.end()
+
+    def begin(self, plan: StepPlan) -> None:
+        """Let all ranks run a step, behind one that has not ended if there is one."""
+        self.last_step = plan.step
+        self._begun.append(_Step(plan.step, plan.gear, pack(plan)))
+        if len(self._begun) == 1 or len(self._begun[-1].frame) <= _AHEAD_BYTES:
+            self._send_step(self._begun[-1])
+
+    def end(self) -> Done:
+        """What came of the step begun first; other sockets of the selector are served meanwhile.
 
         The ranks for which the others wait must show life: a layer, a collective, or time on a core. Slow ones are
         waited for; one that shows none for ``stall_seconds`` fails the group.
         """
-        self.last_step = plan.step
-        for rank in range(self.size):
-            self.send(rank, plan)
+        step = self._begun[0]
         watch = _Watch(self, range(self.size), self._stall_seconds)
         while not all(self._inbox):
             self._pump(_TICK_SECONDS)
             watch.check(
-                [rank for rank in range(self.size) if not self._inbox[rank]], f"in step {plan.step} ({plan.gear})"
+                [rank for rank in range(self.size) if not self._inbox[rank]], f"in step {step.number} ({step.gear})"
             )
+        self._begun.popleft()
+        if self._begun and not self._begun[0].sent:
+            self._send_step(self._begun[0])
         self.last_answer_seconds = time.monotonic()
         dones = [self._take(rank, Done) for rank in range(self.size)]
         for rank, done in enumerate(dones):
-            if (done.step, done.tokens) != (plan.step, dones[0].tokens):
+            if (done.step, done.tokens) != (step.number, dones[0].tokens):
                 raise RankError(
                     contract.REASON_RANK_FAILED,
-                    f"rank {rank} disagrees with rank 0 in step {plan.step} ({plan.gear}): "
+                    f"rank {rank} disagrees with rank 0 in step {step.number} ({step.gear}): "
                     f"step {done.step}, tokens {done.tokens[:8]} against {dones[0].tokens[:8]}",
                 )
         return min(dones, key=lambda done: done.generation)
+
+    def _send_step(self, step: _Step) -> None:
+        step.sent = True
+        for rank in range(self.size):
+            self._send_frame(rank, step.frame, StepPlan.__name__)
 
     def serve(self, timeout_seconds: float) -> None:
         """Handle what arrives while the ranks have nothing to do; raises RankError."""
@@ -234,7 +269,8 @@ class RankGroup:
             message = f"rank {rank} was killed (SIGKILL), often for lack of memory"
             return RankError(contract.REASON_RANK_FAILED, message)
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-        return RankError(contract.REASON_RANK_FAILED, f"rank {rank} ended with {how} at step {self.last_step}")
+        step = self._begun[0].number if self._begun else self.last_step
+        return RankError(contract.REASON_RANK_FAILED, f"rank {rank} ended with {how} at step {step}")
 
     def pid(self, rank: int) -> int:
         return self._processes[rank].pid

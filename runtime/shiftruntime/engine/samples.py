@@ -41,6 +41,7 @@ class History:
         self._penalised = (s.repetition_penalty, s.presence_penalty, s.frequency_penalty) != (1.0, 0.0, 0.0)
         self._prompt_ids = _int32(set(prompt)) if s.repetition_penalty != 1.0 else b""
         self._counts: Counter[int] = Counter()
+        self._prompt_length = len(prompt)
         self._num_output = 0
         self._matcher = matcher
         self._allowed = self._mask()
@@ -57,9 +58,15 @@ class History:
         if self._penalised:
             self._counts[token] += 1
 
+    @property
+    def foreseeable(self) -> bool:
+        """Whether it is known how tokens are drawn before those in front of them are known."""
+        return self._matcher is None and not self._penalised
+
     def sample(self, position: int) -> Sample:
-        """How the token at ``position`` of the sequence, the next one, is drawn."""
+        """How the token at ``position`` of the sequence is drawn: the next one, or one after that if foreseeable."""
         s = self.sampling
+        early = position - self._prompt_length < s.min_tokens
         return Sample(
             temperature=s.temperature,
             top_p=s.top_p,
@@ -70,7 +77,7 @@ class History:
             top_k=s.top_k,
             min_p=s.min_p,
             bias=s.logit_bias,
-            banned=s.stop_token_ids if self._num_output < s.min_tokens and self._matcher is None else (),
+            banned=s.stop_token_ids if early and self._matcher is None else (),
             allowed=self._allowed,
             penalties=self._penalties() if self._penalised else None,
         )

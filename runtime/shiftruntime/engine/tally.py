@@ -36,7 +36,7 @@ class Tally:
         self._last_gear = gear
         self.windows.step_tokens.add(now, tokens)
         self.windows.busy_seconds.add(now, seconds)
-        self.windows.output_tokens.add(now, sum(chunk.samples for chunk in batch))
+        self.windows.output_tokens.add(now, sum(chunk.samples and not chunk.request.ended for chunk in batch))
 
     def prompt(self, tokens: int, now: float) -> None:
         """A request with a prompt of so many tokens is admitted."""

@@ -45,8 +45,9 @@ class Control:
                 self.draining = True
                 self._send(Answer(call.call_id, self._state()))
             case "calibrate":
-                if self._scheduler.running or self._scheduler.waiting:
-                    text = f"{len(self._scheduler.running)} requests run; drain the pod or wait, then calibrate"
+                running = [request for request in self._scheduler.running if not request.ended]
+                if running or self._scheduler.waiting:
+                    text = f"{len(running)} requests run; drain the pod or wait, then calibrate"
                     self._send(Answer(call.call_id, error_kind=contract.REFUSED_BUSY, error=text))
                 else:
                     self._calibrations.append(call.call_id)

@@ -1,6 +1,6 @@
 """How one token is to be drawn, as the engine tells the ranks. No torch here: the engine process builds it.
 
-Ranks keep nothing between steps, so everything that a row's history decides travels with its step.
+Ranks keep nothing of a row's history between steps, so everything that it decides travels with its step.
 """
 
 from __future__ import annotations

@@ -182,6 +182,12 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="compute every prompt whole, instead of sharing the KV of equal beginnings within a tenant",
     )
+    group.add_argument(
+        "--no-overlap",
+        dest="overlap",
+        action="store_false",
+        help="schedule a step only when the one before has ended, instead of while the ranks run it",
+    )
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:

@@ -143,6 +143,7 @@ def _engine(values: argparse.Namespace) -> EngineOptions:
         max_waiting_requests=values.max_waiting,
         kv_memory_bytes=_kv_memory(values.kv_memory),
         prefix_cache=values.prefix_cache,
+        overlap=values.overlap,
         calibration_file=values.calibration,
         tpot_target_seconds=_tpot_target(values.tpot_target_ms),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
+import select
 import signal
 import socket
 import sys
@@ -87,13 +88,10 @@ def _connect(args: argparse.Namespace, frames: FrameSocket[ToRank]) -> Comm:
 
 
 def _is_closed(sock: socket.socket) -> bool:
-    """Whether the engine has hung up; a message in flight is left where it is."""
-    try:
-        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+    """Whether the engine has hung up, also behind a message that is left where it is: the next step comes early."""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _die_with_parent(parent: int) -> None:

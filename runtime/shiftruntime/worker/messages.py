@@ -42,6 +42,9 @@ class AllocateKv(msgspec.Struct, frozen=True, tag=True):
     num_blocks: int
 
 
+UNKNOWN = (0,)  # tokens of a chunk whose one token the engine does not know yet
+
+
 class ChunkPlan(msgspec.Struct, frozen=True):
     """Tokens of one sequence in this step; ``start`` tokens of it are in the cache already."""
 
@@ -51,6 +54,7 @@ class ChunkPlan(msgspec.Struct, frozen=True):
     sample: Sample | None = None
     targets: tuple[int, ...] = ()  # of the first tokens: report the log probability of this continuation
     other_blocks: tuple[tuple[int, ...], ...] = ()  # as ``blocks``, of the model's further layer groups
+    drawn: int | None = None  # its token is the one that the step before drew at this place, and ``tokens`` is UNKNOWN
 
 
 class StepPlan(msgspec.Struct, frozen=True, tag=True):

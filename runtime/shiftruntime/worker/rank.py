@@ -58,6 +58,7 @@ class Rank:
         self._attach: Attach | None = None
         self._weights: dict[str, torch.Tensor] = {}
         self._next_step = 1
+        self._drawn: tuple[int, ...] = ()  # by the step before: the engine may name a token by its place there
 
     def open(self, message: Open) -> None:
         self._source = open_model(message.model)
@@ -107,9 +108,12 @@ class Rank:
                 contract.REASON_RANK_FAILED, f"rank {self.rank} expected step {self._next_step}, got {plan.step}"
             )
         self._next_step += 1
-        if not plan.chunks:
-            self._send(Done(plan.step, plan.generation))
-            return
+        plan = with_drawn(plan, self._drawn)
+        done = self._run(plan) if plan.chunks else Done(plan.step, plan.generation)
+        self._drawn = done.tokens
+        self._send(done)
+
+    def _run(self, plan: StepPlan) -> Done:
         assert self._decoder is not None, "a step before AllocateKv"
         decoder = self._decoder
         logits = _logits_of(decoder, step_batch(plan))
@@ -136,10 +140,26 @@ class Rank:
                 some = logits(scored[first : first + step]), torch.tensor(targets[first : first + step])
                 values += token_logprobs(*some, self._comm, decoder.ops).tolist()
             done = msgspec.structs.replace(done, target_logprobs=tuple(values))
-        self._send(done)
+        return done
 
     def _map_weights(self, size_bytes: int) -> mmap.mmap:
         return mmap.mmap(self._weights_fd, size_bytes)
+
+
+def with_drawn(plan: StepPlan, drawn: tuple[int, ...]) -> StepPlan:
+    """The plan with the tokens that it names by their place in the step before; raises RankError without one."""
+    if all(chunk.drawn is None for chunk in plan.chunks):
+        return plan
+
+    def known(chunk: ChunkPlan) -> ChunkPlan:
+        if chunk.drawn is None:
+            return chunk
+        if not 0 <= chunk.drawn < len(drawn):
+            text = f"step {plan.step} goes on with token {chunk.drawn} of the step before, which drew {len(drawn)}"
+            raise RankError(contract.REASON_RANK_FAILED, text)
+        return msgspec.structs.replace(chunk, tokens=(drawn[chunk.drawn],), drawn=None)
+
+    return msgspec.structs.replace(plan, chunks=tuple(map(known, plan.chunks)))
 
 
 def step_batch(plan: StepPlan) -> StepBatch:

@@ -43,6 +43,7 @@ class StepSpec:
     abort_choice: float
     snapshot: bool
     extra_rows: tuple[float, ...]  # a chunk whose number is small reports all its rows
+    overlap: bool  # the next step is scheduled before the ranks run this one
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Case:
     prefix_cache: bool = True
     pieces: bool = False  # logits are made in pieces: only tokens, scores and caches are seen
     token_by_token: bool = False  # how the one rank computes it
+    overlap: bool = True
 
     @staticmethod
     def draw(seed: int, ranks: int | None = None, family: str | None = None) -> Case:
@@ -175,6 +177,7 @@ class Case:
             abort_choice=rng.random(),
             snapshot=rng.random() < 0.12,
             extra_rows=tuple(rng.random() for _ in range(8)) if self.extra_rows else (),
+            overlap=self.overlap and stream(self.seed, "overlap", number).random() < 0.7,
         )
 
     def smaller(self, failed_step: int | None) -> Iterator[Case]:
@@ -191,7 +194,7 @@ class Case:
         if len(self.gears) > 1:
             for gear in self.gears:
                 yield replace(self, gears=tuple(other for other in self.gears if other != gear))
-        for name in ("aborts", "extra_rows", "late", "prefix_cache", "pieces", "token_by_token"):
+        for name in ("aborts", "extra_rows", "late", "prefix_cache", "pieces", "token_by_token", "overlap"):
             if getattr(self, name):
                 yield replace(self, **{name: False})
         for name, least in (("prompt", 1), ("output", 1)):

@@ -53,6 +53,7 @@ class Tally:
     padded_steps: int = 0
     preemptions: int = 0
     hit_tokens: int = 0  # prompt tokens from the prefix cache
+    overlapped: int = 0  # steps that were scheduled before the step before them ran
     requests: int = 0
     aborted: int = 0
     logit_rows: int = 0
@@ -83,7 +84,7 @@ def check(case: Case, wiring: Wiring = PRODUCT) -> Tally | Failure:
 def compare(case: Case, run: Run, alone: LoadedWeights) -> Tally | Failure:
     """``alone``: the weights as one rank maps them."""
     tally = Tally(cases=1, steps=len(run.gears), shifts=run.shifts)
-    tally.preemptions, tally.hit_tokens = run.preemptions, run.hit_tokens
+    tally.preemptions, tally.hit_tokens, tally.overlapped = run.preemptions, run.hit_tokens, run.overlapped
     tally.padded_steps = sum(
         size % Gear.parse(gear).sequence != 0 for size, gear in zip(run.sizes, run.gears, strict=True)
     )

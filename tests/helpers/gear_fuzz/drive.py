@@ -15,7 +15,7 @@ from shiftcore.layout import Gear
 from shiftcore.scheduler import Batch, Finish, Limits, Request, Scheduler
 from shiftruntime.config import ModelConfig
 from shiftruntime.engine.messages import Sampling, TopLogprobs
-from shiftruntime.engine.plans import plan_chunks
+from shiftruntime.engine.plans import may_run_ahead, plan_chunks
 from shiftruntime.engine.samples import History, StepResults, step_results
 from shiftruntime.worker.messages import ChunkPlan, Done
 from torch import Tensor
@@ -23,7 +23,7 @@ from torch import Tensor
 _EXTRA_ROWS_BELOW = 0.12
 _MANY = 1000
 
-PlanChunks = Callable[[Batch, Mapping[str, Sampling], int, Mapping[str, History]], tuple[ChunkPlan, ...]]
+PlanChunks = Callable[[Batch, Mapping[str, Sampling], int, Mapping[str, History], Batch], tuple[ChunkPlan, ...]]
 Tables = tuple[list[int], ...]  # per layer group
 
 
@@ -81,6 +81,17 @@ class Journey:
     finish: Finish | None = None
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A step that the ranks have not run."""
+
+    number: int
+    spec: StepSpec
+    batch: Batch
+    chunks: tuple[ChunkPlan, ...]
+    asked: set[Request]  # those whose client wants the scores
+
+
 @dataclass
 class Run:
     journeys: dict[str, Journey] = field(default_factory=dict)
@@ -88,6 +99,7 @@ class Run:
     sizes: list[int] = field(default_factory=list)  # tokens of each of them
     preemptions: int = 0
     hit_tokens: int = 0  # from the prefix cache
+    overlapped: int = 0  # steps that were scheduled before the step before them ran
 
     @property
     def shifts(self) -> int:
@@ -121,14 +133,16 @@ class Driver:
         self._samplings = {spec.id: spec.sampling for spec in self._arriving}
         self._histories = {spec.id: History(spec.sampling, spec.prompt) for spec in self._arriving}
         self._writers: dict[int, str] = {}  # block -> tenant whose tokens it holds
+        self._begun = -1  # the last step that was scheduled, or tried
         self.run = Run()
 
     def drive(self) -> Run:
         """Until nothing is left to do, or the case's last step."""
         number = 0
+        ahead: Planned | None = None
         while number < self._case.steps and (self._arriving or self._alive()):
             try:
-                self._step(number)
+                ahead = self._step(number, ahead)
             except (AssertionError, RuntimeError, LookupError, ValueError) as error:
                 raise CaseError(number, f"{type(error).__name__}: {error}") from error
             number += 1
@@ -143,33 +157,50 @@ class Driver:
     def _alive(self) -> list[Request]:
         return [*self._scheduler.running, *self._scheduler.waiting]
 
-    def _step(self, number: int) -> None:
+    def _step(self, number: int, planned: Planned | None) -> Planned | None:
+        """Run a step, planned now or before; the next one, if that was planned ahead as the engine does."""
+        planned = planned or self._plan(number)
+        if planned is None:
+            return None
+        spec, last = planned.spec, number + 1 >= self._case.steps
+        overlaps = spec.overlap and not last and may_run_ahead(planned.batch, self._histories)
+        ahead = self._plan(number + 1, planned.batch) if overlaps else None
+        self._abort(spec, "planned")
+        self._run(planned)
+        self.run.overlapped += ahead is not None
+        return ahead
+
+    def _plan(self, number: int, before: Batch = ()) -> Planned | None:
+        """``before``: the batch in flight."""
         spec, scheduler = self._case.step(number), self._scheduler
-        self._arrive(number)
-        self._abort(spec, "before")
+        if number > self._begun:  # one that could not be scheduled ahead is tried again
+            self._arrive(number)
+            self._abort(spec, "before")
+        self._begun = number
         batch = scheduler.schedule(float(number), spec.budget_tokens)
         for request in scheduler.take_expired():
             self.run.journeys[request.id].finish = Finish.DEADLINE
         if not batch:
-            return
-        chunks = self._parts.plan(batch, self._samplings, self._case.block_size, self._histories)
+            return None
+        chunks = self._parts.plan(batch, self._samplings, self._case.block_size, self._histories, before)
         asked = {chunk.request for chunk, plan in zip(batch, chunks, strict=True) if plan.targets}
-        chunks = self._with_extra_rows(chunks, batch, spec)
         self._check_owners(batch)
-        held = {chunk.request: tuple(map(list, chunk.request.tables)) for chunk in batch}
-        self._abort(spec, "planned")
+        return Planned(number, spec, batch, self._with_extra_rows(chunks, batch, spec), asked)
+
+    def _run(self, step: Planned) -> None:
+        held = {chunk.request: tuple(map(list, chunk.request.tables)) for chunk in step.batch}
         self._ranks.poison(list(self._pool._free))  # nobody may read these in this step
-        done = self._ranks.run(spec.gear, chunks)
-        results = step_results(batch, chunks, done)
-        self._note(number, spec.gear, batch, results)
-        self._abort(spec, "computed")
-        self._report_scores(asked, results)
-        outputs = scheduler.complete(results.tokens)
+        done = self._ranks.run(step.spec.gear, step.chunks)
+        results = step_results(step.batch, step.chunks, done)
+        self._note(step.number, step.spec.gear, step.batch, results)
+        self._abort(step.spec, "computed")
+        self._report_scores(step.asked, results)
+        outputs = self._scheduler.complete(results.tokens)
         for request, token, finish in outputs:
             self._histories[request.id].accept(token)
             self.run.journeys[request.id].finish = finish
         self._pool.check()
-        self._snapshot(number, spec, held, {request for request, _, finish in outputs if finish})
+        self._snapshot(step.number, step.spec, held, {request for request, _, finish in outputs if finish})
 
     def _arrive(self, number: int) -> None:
         while self._arriving and self._arriving[0].arrival_step <= number:
@@ -214,13 +245,17 @@ class Driver:
         if recorded is not None:
             for token, row in zip(recorded.tokens, recorded.logits, strict=True):
                 journey, position = places[token]
-                journey.rows.append((step, position, row))
+                if position < len(journey.request.tokens):
+                    journey.rows.append((step, position, row))
         for chunk in batch:
             name = chunk.request.id
-            if chunk.samples:
+            # After a token that came too late for its request nothing counts.
+            if chunk.samples and chunk.end <= len(chunk.request.tokens):
                 drawn = Drawn(step, chunk.end, results.tokens[name], results.logprobs[name], results.likeliest[name])
                 self.run.journeys[name].drawn.append(drawn)
         for request, start, scores in results.scores:
+            if start >= len(request.tokens):
+                continue
             targets = [*request.tokens[start + 1 :], 0]
             self.run.journeys[request.id].scores += [
                 (step, start + i, targets[i], value) for i, value in enumerate(scores)

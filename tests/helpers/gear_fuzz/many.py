@@ -33,7 +33,8 @@ class Result:
     def __str__(self) -> str:
         t = self.tally
         return (
-            f"{t.cases} cases, {t.steps} steps ({t.padded_steps} padded), {t.shifts} shifts, {t.requests} requests "
+            f"{t.cases} cases, {t.steps} steps ({t.padded_steps} padded, {t.overlapped} scheduled ahead), {t.shifts} "
+            f"shifts, {t.requests} requests "
             f"({t.aborted} ended early), {t.preemptions} preemptions, {t.hit_tokens} tokens from the prefix cache; "
             f"compared: {t.logit_rows} logit rows, {t.tokens} tokens, {t.scores} scores, {t.kv_entries} cached heads; "
             f"{len(self.failures)} bad, {self.seconds:.0f} s"

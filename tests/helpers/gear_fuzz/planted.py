@@ -193,10 +193,22 @@ def _with_position(plan: ChunkPlan, position: int) -> ChunkPlan:
     return msgspec.structs.replace(plan, sample=msgspec.structs.replace(plan.sample, position=position))
 
 
-def forgotten_penalties(batch: Batch, samplings: Any, block_size: int, _histories: Any) -> tuple[ChunkPlan, ...]:
-    """The history of a request begins anew with every step it computes: penalties and min tokens forget the output."""
+def forgotten_penalties(
+    batch: Batch, samplings: Any, block_size: int, _histories: Any, before: Batch
+) -> tuple[ChunkPlan, ...]:
+    """The history of a request begins anew with every step it computes: penalties forget the output."""
     fresh = {chunk.request.id: History(samplings[chunk.request.id], chunk.request.prompt) for chunk in batch}
-    return plan_chunks(batch, samplings, block_size, fresh)
+    return plan_chunks(batch, samplings, block_size, fresh, before)
+
+
+def neighbours_tokens(batch: Batch, *rest: Any) -> tuple[ChunkPlan, ...]:
+    """A step ahead goes on with the token that the step before drew for the next request."""
+    *_, before = rest
+    draws = max(1, sum(chunk.samples for chunk in before))
+    return tuple(
+        plan if plan.drawn is None else msgspec.structs.replace(plan, drawn=(plan.drawn + 1) % draws)
+        for plan in plan_chunks(batch, *rest)
+    )
 
 
 class SwappedVisitors(CommProxy):
@@ -215,6 +227,7 @@ class EarlyRelease(Scheduler):
         super()._end(request)
         if in_flight and request.sequence is not None:
             self._in_flight = tuple(chunk for chunk in self._in_flight if chunk.request is not request)
+            self._ahead = tuple(chunk for chunk in self._ahead if chunk.request is not request)
             self._leave(request)
 
     def complete(self, sampled: dict[str, int]) -> list:  # type: ignore[type-arg]
@@ -291,6 +304,7 @@ BUGS = (
     Bug("window", "a sliding window gives back a block too early", _scheduler(EagerWindow), 2, "mistral"),
     Bug("noise", "noise depends on the place in the batch", Wiring(parts=Parts(plan=noise_by_place)), 2),
     Bug("history", "penalties forget the output", Wiring(parts=Parts(plan=forgotten_penalties)), 2),
+    Bug("wrong-place", "a step ahead goes on with a neighbour's token", Wiring(parts=Parts(plan=neighbours_tokens)), 2),
     Bug("experts", "rows come back from experts in another order", Wiring(wrap_comm=SwappedVisitors), 4, "mixtral"),
     Bug("sum-order", "tensor sums in another order, last bits only", Wiring(wrap_comm=ReversedSums), 8),
     Bug("fast-gear", "one gear uses other arithmetic, last bits only", Wiring(alter_decoder=fast_sequence_gears), 2),

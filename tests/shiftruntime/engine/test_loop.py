@@ -26,9 +26,18 @@ class Ranks:
     def __init__(self) -> None:
         self.last_step = 0
         self.last_answer_seconds = time.monotonic()
+        self.begun: list[StepPlan] = []
 
     def run(self, plan: StepPlan) -> Done:
+        self.begin(plan)
+        return self.end()
+
+    def begin(self, plan: StepPlan) -> None:
         self.last_step = plan.step
+        self.begun.append(plan)
+
+    def end(self) -> Done:
+        plan = self.begun.pop(0)
         sampling = [chunk for chunk in plan.chunks if chunk.sample is not None]
         return Done(plan.step, plan.generation, (7,) * len(sampling), (0.0,) * len(sampling))
 

@@ -52,10 +52,23 @@ def test_a_kept_history_tells_what_a_new_one_does() -> None:
 def test_stop_ids_are_banned_before_min_tokens() -> None:
     history = History(sampling(min_tokens=2, stop_token_ids=(1, 4)), PROMPT)
     banned = []
-    for token in (8, 8, 8):
-        banned.append(history.sample(4).banned)
-        history.accept(token)
+    for position in (4, 5, 6):
+        banned.append(history.sample(position).banned)
+        assert [history.sample(position + ahead).banned for ahead in (1, 2)] == [(1, 4) if position < 5 else (), ()]
+        history.accept(8)
     assert banned == [(1, 4), (1, 4), ()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "foreseeable"),
+    [
+        ({"min_tokens": 2, "stop_token_ids": (1,), "logit_bias": ((3, 1.0),), "prompt_logprobs": True}, True),
+        ({"presence_penalty": 0.1}, False),
+        ({"repetition_penalty": 1.1}, False),
+    ],
+)
+def test_penalties_depend_on_the_token_before(changes: dict[str, Any], foreseeable: bool) -> None:
+    assert History(sampling(**changes), PROMPT).foreseeable is foreseeable
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4])

@@ -15,7 +15,8 @@
 | tenants | a prefix hit across tenants | prefix cache |
 | window | sliding layers give back a block that the next token still sees | block tables |
 | noise | the noise of a token depends on its place in the batch | engine, sampling |
-| history | penalties and min tokens forget the output so far | engine, sampling |
+| history | penalties forget the output so far | engine, sampling |
+| wrong-place | a step ahead goes on with the token that was drawn for a neighbour | engine, ranks |
 | experts | rows come back from the experts of other ranks in another order | mixture of experts |
 | sum-order | tensor sums in another order: the last bits | collectives |
 | fast-gear | sequence gears use the fast arithmetic: the last bits | arithmetic |
