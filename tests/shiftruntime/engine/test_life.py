@@ -113,8 +113,8 @@ async def test_a_tiny_pool_preempts_and_loses_no_token_and_a_drain_finishes_what
         assert sum(gear.tokens for gear in state.gears) > 4 * (12 + 39), "nothing was computed twice: no preemption"
         engine, ranks = engine_processes()
         started = time.monotonic()
-        await client.stop(5.0)
-        assert time.monotonic() - started < 3.0
+        await client.stop(20.0)
+        assert time.monotonic() - started < 15.0, "it was ended by force"
         await assert_gone([engine, *ranks], 0.5)
         assert not client.failed.done(), "an ordered end is no failure"
 
