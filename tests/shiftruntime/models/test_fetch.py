@@ -256,29 +256,91 @@ def test_only_what_changed_in_the_bucket_is_fetched_anew(bucket: Bucket, tmp_pat
     assert verify(path, required=True)
 
 
-def test_a_stopped_download_from_a_bucket_resumes(
-    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def stop_within_the_weights(uri: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many bytes of them had come."""
     monkeypatch.setattr("shiftruntime.models.fetch.s3._PIECE_BYTES", 64 << 10)
     stop = threading.Event()
     with pytest.raises(Stopped):
-        fetch_model("s3://models/team/tiny", tmp_path, lambda done, _: stop.set() if done > 200_000 else None, stop)
-    (partial,) = tmp_path.rglob("model.safetensors.partial")
-    fetched = partial.stat().st_size
-    assert 0 < fetched < len(WEIGHTS)
+        fetch_model(uri, cache, lambda done, _: stop.set() if done > 200_000 else None, stop)
+    (partial,) = (file for file in cache.rglob("*.partial") if file.name.startswith(("model.", "q4.")))
+    assert 0 < partial.stat().st_size < len(WEIGHTS)
+    return partial.stat().st_size
+
+
+def test_a_stopped_download_from_a_bucket_resumes(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = stop_within_the_weights("s3://models/team/tiny", tmp_path, monkeypatch)
     progress = Progress()
     assert_is_model(fetch_model("s3://models/team/tiny", tmp_path, progress))
     assert min(done for done, _ in progress.seen if done) > fetched
 
 
-def test_a_damaged_piece_of_a_resumed_file_is_not_served(bucket: Bucket, tmp_path: Path) -> None:
+def test_a_damaged_piece_of_a_resumed_file_is_not_served(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An object that changed between two tries is fetched from its beginning."""
-    fetch_model("s3://models/team/tiny", tmp_path)
-    (weights,) = tmp_path.rglob("model.safetensors")
-    weights.rename(weights.with_name("model.safetensors.partial"))
+    stop_within_the_weights("s3://models/team/tiny", tmp_path, monkeypatch)
     bucket.put({"model.safetensors": WEIGHTS[::-1]})
     path = fetch_model("s3://models/team/tiny", tmp_path)
     assert (path / "model.safetensors").read_bytes() == WEIGHTS[::-1]
+
+
+UPDATE = MODEL | {"config.json": b'{"new": 1}', "model.safetensors": WEIGHTS[::-1], "tokenizer.json": b'{"new": 2}'}
+
+
+def test_an_update_that_was_stopped_never_mixes_two_models(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_model("s3://models/team/tiny", tmp_path)
+    bucket.put(UPDATE)
+    stop_within_the_weights("s3://models/team/tiny", tmp_path, monkeypatch)
+    path = fetch_model("s3://models/team/tiny", tmp_path)
+    assert {name: (path / name).read_bytes() for name in UPDATE} == UPDATE
+    assert verify(path, required=True)
+
+
+def test_an_update_that_was_stopped_and_taken_back_leaves_the_earlier_model(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_model("s3://models/team/tiny", tmp_path)
+    bucket.put(UPDATE)
+    stop_within_the_weights("s3://models/team/tiny", tmp_path, monkeypatch)
+    bucket.put(MODEL)
+    assert_is_model(fetch_model("s3://models/team/tiny", tmp_path))
+
+
+def test_an_update_of_one_gguf_file_that_was_stopped_is_fetched_at_the_next_start(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.put({"q4.gguf": WEIGHTS}, prefix="ggufs")
+    fetch_model("s3://models/ggufs/q4.gguf", tmp_path)
+    bucket.put({"q4.gguf": WEIGHTS[::-1]}, prefix="ggufs")
+    stop_within_the_weights("s3://models/ggufs/q4.gguf", tmp_path, monkeypatch)
+    path = fetch_model("s3://models/ggufs/q4.gguf", tmp_path)
+    assert path.read_bytes() == WEIGHTS[::-1]
+    assert verify(path, required=True)
+
+
+def test_weights_whose_tag_could_not_be_written_down_are_fetched_again(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between putting a file into its place and noting it, then the bucket goes back to what it had."""
+    fetch_model("s3://models/team/tiny", tmp_path)
+    bucket.put(UPDATE)
+    replace = Path.replace
+
+    def killed(self: Path, target: Path) -> None:
+        replace(self, target)
+        if target.name == "model.safetensors":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fetch_model("s3://models/team/tiny", tmp_path)
+    monkeypatch.setattr(Path, "replace", replace)
+    bucket.put(MODEL)
+    assert_is_model(fetch_model("s3://models/team/tiny", tmp_path))
 
 
 def test_a_manifest_in_the_bucket_is_kept(bucket: Bucket, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ obstore is a small wrapper of the Rust object_store crate, without the weight an
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Callable
@@ -18,14 +17,14 @@ from obstore.store import S3Store
 
 from shiftruntime.errors import fetch_failed, model_damaged, model_not_found
 from shiftruntime.models.fetch.selection import RemoteFile, belongs_to_folder, select
+from shiftruntime.models.fetch.tags import Tags
 from shiftruntime.models.fetch.uri import S3Model
 from shiftruntime.models.manifest import Progress, Stopped, manifest_path, narrow_manifest, write_manifest
 
 if TYPE_CHECKING:  # obstore has these for type checkers only
     from obstore.store import ClientConfig, S3Config
 
-_STATE = ".fetched.json"  # name → tag of what lies in the folder, whole or in part
-_PARTIAL = ".partial"
+_TAGS = ".fetched.json"
 _PIECE_BYTES = 8 << 20
 _ATTEMPTS = 3
 _MAX_FILES = 10_000
@@ -77,13 +76,17 @@ def _list(store: S3Store, model: S3Model) -> list[RemoteFile]:
 def _download(
     store: S3Store, folder: Path, files: tuple[RemoteFile, ...], path: Path, progress: Progress, stop: threading.Event
 ) -> None:
-    state = _State(folder / _STATE)
+    tags = Tags(folder / _TAGS)
     total = sum(file.num_bytes for file in files)
     manifest = manifest_path(path)
-    gone = _remove_gone(folder, files, state) if path == folder else False
-    if gone or _changed(folder, files, state):
-        manifest.unlink(missing_ok=True)
-    changed = _changed(folder, files, state)  # with the manifest, where the bucket has one
+    gone = _gone(files, tags) if path == folder else ()
+    if gone or _changed(folder, files, tags):
+        manifest.unlink(missing_ok=True)  # before anything else: it says that the folder is whole
+    for name in gone:
+        (folder / name).unlink(missing_ok=True)
+        _partial(folder / name).unlink(missing_ok=True)
+        tags.forget(name)
+    changed = _changed(folder, files, tags)  # with the manifest, where the bucket has one
     done = total - sum(file.num_bytes for file in changed)
     for file in changed:
         start = done
@@ -93,7 +96,7 @@ def _download(
 
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                _fetch(store, file, folder / file.name, state, count, stop)
+                _fetch(store, file, folder / file.name, tags, count, stop)
                 break
             except PreconditionError:  # it was replaced while it was fetched
                 raise
@@ -108,28 +111,26 @@ def _download(
     progress(total, total)
 
 
-def _changed(folder: Path, files: tuple[RemoteFile, ...], state: _State) -> list[RemoteFile]:
-    return [file for file in files if not state.holds(file) or not (folder / file.name).exists()]
+def _changed(folder: Path, files: tuple[RemoteFile, ...], tags: Tags) -> list[RemoteFile]:
+    return [file for file in files if not tags.is_whole(file) or not (folder / file.name).exists()]
 
 
-def _remove_gone(folder: Path, files: tuple[RemoteFile, ...], state: _State) -> bool:
-    """Remove what the bucket no longer has: an index of earlier weights would be read. Whether there was something."""
+def _gone(files: tuple[RemoteFile, ...], tags: Tags) -> tuple[str, ...]:
+    """What the bucket no longer has: an index of earlier weights would be read."""
     names = {file.name for file in files}
-    gone = [name for name in state.names if belongs_to_folder(name) and name not in names]
-    for name in gone:
-        (folder / name).unlink(missing_ok=True)
-        state.forget(name)
-    return bool(gone)
+    return tuple(name for name in tags.names if belongs_to_folder(name) and name not in names)
 
 
 def _fetch(
-    store: S3Store, file: RemoteFile, target: Path, state: _State, count: Callable[[int], None], stop: threading.Event
+    store: S3Store, file: RemoteFile, target: Path, tags: Tags, count: Callable[[int], None], stop: threading.Event
 ) -> None:
     """One file, from where an earlier try stopped if the object is still the same."""
-    partial = target.with_name(target.name + _PARTIAL)
+    partial = _partial(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    done = partial.stat().st_size if partial.exists() and state.holds(file) else 0
-    state.set(file)
+    if not tags.is_begun(file):
+        partial.unlink(missing_ok=True)  # of another version; gone before its tag is
+    tags.begin(file)
+    done = partial.stat().st_size if partial.exists() else 0
     if done < file.num_bytes or not file.num_bytes:
         options: Any = {"if_match": file.tag} if file.tag else {}
         if done:
@@ -146,40 +147,11 @@ def _fetch(
         partial.unlink()
         raise model_damaged(f"{target}: {done} bytes came, the bucket says {file.num_bytes}; start again")
     partial.replace(target)
+    tags.finish(file)
 
 
-class _State:
-    """Tags of what was fetched, kept beside it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._tags: dict[str, str] = {}
-        try:
-            raw = json.loads(path.read_text())
-        except (FileNotFoundError, ValueError):
-            return
-        if isinstance(raw, dict):
-            self._tags = {str(name): str(tag) for name, tag in raw.items()}
-
-    def holds(self, file: RemoteFile) -> bool:
-        return bool(file.tag) and self._tags.get(file.name) == file.tag
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._tags)
-
-    def set(self, file: RemoteFile) -> None:
-        self._tags[file.name] = file.tag
-        self._save()
-
-    def forget(self, name: str) -> None:
-        del self._tags[name]
-        self._save()
-
-    def _save(self) -> None:
-        partial = self._path.with_name(self._path.name + _PARTIAL)
-        partial.write_text(json.dumps(self._tags))
-        partial.replace(self._path)
+def _partial(target: Path) -> Path:
+    return target.with_name(target.name + ".partial")
 
 
 def _first_line(error: Exception) -> str:
