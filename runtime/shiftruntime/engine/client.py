@@ -16,6 +16,8 @@ import msgspec
 from shiftcore.policy import Policy
 from shiftprotos import contract
 
+from shiftruntime.engine.failures import EngineFailed, PolicyRefused, RequestRefused
+from shiftruntime.engine.in_flight import InFlight
 from shiftruntime.engine.liveness import Life, Standstill, describe_state, process_state, run_nanoseconds
 from shiftruntime.engine.messages import (
     Abort,
@@ -36,6 +38,8 @@ from shiftruntime.engine.options import EngineOptions
 from shiftruntime.engine.start_message import Start
 from shiftruntime.worker.frames import FrameBuffer, FrameError, pack
 
+__all__ = ["EngineClient", "EngineFailed", "PolicyRefused", "RequestRefused"]
+
 _READ_BYTES = 1 << 16
 _CALL_SECONDS = 15.0
 _CALIBRATE_SECONDS = 120.0
@@ -46,33 +50,6 @@ _MAX_GAP_SECONDS = 3.0  # a front end that could not look for longer was held up
 
 
 T = TypeVar("T")
-
-
-class EngineFailed(Exception):
-    """The engine cannot go on, or did not start."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-
-
-class RequestRefused(Exception):
-    """Not admitted; ``reason`` as in messages.Refused."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-
-
-class PolicyRefused(Exception):
-    """A control call was refused; ``kind`` as in messages.Answer."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.message = message
 
 
 class EngineClient:
@@ -87,8 +64,7 @@ class EngineClient:
         self._standstill: EngineFailed | None = None
         self._call_ids = itertools.count(1)
         self._calls: dict[int, asyncio.Future[Answer]] = {}
-        self._admissions: dict[str, asyncio.Future[None]] = {}
-        self._outputs: dict[str, asyncio.Queue[Output | EngineFailed]] = {}
+        self._requests = InFlight()
         self._stopping = False
 
     async def start(self, on_phase: Callable[[PhaseUpdate], None], model: str | None = None) -> Ready:
@@ -121,33 +97,27 @@ class EngineClient:
     async def submit(self, request: Submit) -> AsyncIterator[Output]:
         """Admit a request, then iterate over its outputs; raises RequestRefused or EngineFailed."""
         self._check_alive()
-        if request.request_id in self._outputs:
-            raise RequestRefused(contract.REFUSED_DUPLICATE_REQUEST, f"request {request.request_id} is in flight")
-        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._admissions[request.request_id] = admitted
-        outputs: asyncio.Queue[Output | EngineFailed] = asyncio.Queue()
-        self._outputs[request.request_id] = outputs
-        self._send(request)
+        message, asked = self._requests.enter(request)
+        self._send(message)
         try:
             async with asyncio.timeout(_CALL_SECONDS):
-                await admitted
+                await asked.admitted
         except BaseException as error:
             # Refused, failed, timed out or cancelled: nobody will read the outputs.
-            self._outputs.pop(request.request_id, None)
+            self._requests.leave(asked)
             if not isinstance(error, RequestRefused | EngineFailed):
-                self.abort(request.request_id)
+                self._abort(asked.engine_id)
             if isinstance(error, TimeoutError):
                 text = f"the engine did not admit a request within {_CALL_SECONDS:g} s"
                 raise EngineFailed(contract.REASON_INTERNAL, text) from error
             raise
-        finally:
-            self._admissions.pop(request.request_id, None)
-        return _iterate(outputs)
+        return asked.outputs()
 
     def abort(self, request_id: str) -> None:
-        """End a request if it is in flight; its last output says so."""
-        if not self._stopping and not self.failed.done():
-            self._send(Abort(request_id))
+        """End a request if it is in flight; its last output says so. Its id may be used again at once."""
+        engine_id = self._requests.release(request_id)
+        if engine_id is not None:
+            self._abort(engine_id)
 
     async def state(self) -> EngineState:
         return await self._call("state")
@@ -208,6 +178,10 @@ class EngineClient:
             raise PolicyRefused(answer.error_kind, answer.error)
         return answer.state
 
+    def _abort(self, engine_id: str) -> None:
+        if not self._stopping and not self.failed.done():
+            self._send(Abort(engine_id))
+
     def _send(self, message: msgspec.Struct) -> None:
         assert self._writer is not None, "start() comes first"
         self._writer.write(pack(message))
@@ -251,17 +225,8 @@ class EngineClient:
 
     def _dispatch(self, message: FromEngine) -> None:
         match message:
-            case Output(request_id=request_id):
-                # While a new request waits for admission, an output under its id is of an aborted one before it.
-                if request_id in self._outputs and request_id not in self._admissions:
-                    self._outputs[request_id].put_nowait(message)
-                    if message.finish is not None:
-                        # Here and not where it is read: an iterator that nobody begins would keep the id in flight.
-                        del self._outputs[request_id]
-            case Admitted(request_id=request_id):
-                _resolve(self._admissions.pop(request_id, None), None)
-            case Refused(request_id=request_id):
-                _reject(self._admissions.pop(request_id, None), RequestRefused(message.reason, message.message))
+            case Output() | Admitted() | Refused():
+                self._requests.handle(message)
             case Answer(call_id=call_id):
                 _resolve(self._calls.get(call_id), message)
             case PhaseUpdate():
@@ -271,14 +236,9 @@ class EngineClient:
 
     def _fail(self, failure: EngineFailed) -> None:
         """Wake everyone who waits for the engine."""
-        waiting: list[asyncio.Future[None] | asyncio.Future[Answer]] = [
-            *self._admissions.values(),
-            *self._calls.values(),
-        ]
-        for future in waiting:
-            _reject(future, failure)
-        for queue in self._outputs.values():
-            queue.put_nowait(failure)
+        self._requests.fail(failure)
+        for call in self._calls.values():
+            _reject(call, failure)
         if not self._ready.done():
             if self._stopping:
                 self._ready.cancel()
@@ -291,17 +251,6 @@ class EngineClient:
 def _engine_life(pid: int) -> Life:
     """Changes while the engine process lives; waiting for a disk counts as life."""
     return (run_nanoseconds(pid) or 0, time.monotonic_ns() if process_state(pid) == "D" else 0)
-
-
-async def _iterate(queue: asyncio.Queue[Output | EngineFailed]) -> AsyncIterator[Output]:
-    """Until the last output; no deadline, since the engine's watchdog bounds every step and its end wakes the queue."""
-    while True:
-        output = await queue.get()
-        if isinstance(output, EngineFailed):
-            raise output
-        yield output
-        if output.finish is not None:
-            return
 
 
 def _resolve(future: asyncio.Future[T] | None, value: T) -> None:

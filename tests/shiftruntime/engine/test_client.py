@@ -12,25 +12,49 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 from shiftcore.layout import Gear
-from shiftruntime.engine.client import EngineClient, EngineFailed
-from shiftruntime.engine.messages import Abort, Admitted, Finish, Output, PhaseUpdate, Ready, Sampling, Submit
+from shiftruntime.engine.client import EngineClient, EngineFailed, RequestRefused
+from shiftruntime.engine.messages import (
+    Abort,
+    Admitted,
+    Finish,
+    Output,
+    PhaseUpdate,
+    Ready,
+    Refused,
+    Sampling,
+    Submit,
+    ToEngine,
+)
 from shiftruntime.engine.options import EngineOptions
-from shiftruntime.worker.frames import pack
+from shiftruntime.engine.start_message import Start
+from shiftruntime.worker.frames import FrameBuffer, pack
 
 READY = Ready("llama", "float32", 64, 131, 63, ("tp1",))
 SUBMIT = Submit("a", (5, 6), Sampling(temperature=0.0, top_p=1.0, seed=0, max_tokens=4))
 
 
 class Engine:
-    """Says what the test tells it to."""
+    """Says what the test tells it to, and hears what the client says."""
 
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        self._writer = writer
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._heard: list[object] = []
+        self._buffer: FrameBuffer[object] = FrameBuffer(ToEngine | Start)
 
     async def say(self, *messages: msgspec.Struct) -> None:
         for message in messages:
             self._writer.write(pack(message))
         await self._writer.drain()
+
+    async def heard(self, kind: type[Submit] | type[Abort]) -> str:
+        """The id in the next message of this kind; others are skipped."""
+        async with asyncio.timeout(5):
+            while True:
+                while self._heard:
+                    message = self._heard.pop(0)
+                    if isinstance(message, kind):
+                        return message.request_id
+                self._heard += self._buffer.feed(await self._reader.read(1 << 16))
 
 
 @asynccontextmanager
@@ -54,8 +78,8 @@ async def connected(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Engi
     starting = asyncio.create_task(client.start(lambda _: None))
     async with asyncio.timeout(5):
         await spawned.wait()
-        _, writer = await asyncio.open_connection(sock=theirs[0])
-        engine = Engine(writer)
+        reader, writer = await asyncio.open_connection(sock=theirs[0])
+        engine = Engine(reader, writer)
         await engine.say(READY)
         await starting
     try:
@@ -65,36 +89,108 @@ async def connected(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Engi
         writer.close()
 
 
-async def submit(client: EngineClient, engine: Engine) -> AsyncIterator[Output]:
-    pending = asyncio.create_task(client.submit(SUBMIT))
-    await asyncio.sleep(0)
-    await engine.say(Admitted("a"))
-    return await asyncio.wait_for(pending, 5)
+async def submit(client: EngineClient, engine: Engine, name: str = "a") -> tuple[str, AsyncIterator[Output]]:
+    """(the engine's id, its outputs) of an admitted request."""
+    pending, engine_id = await asking(client, engine, name)
+    await engine.say(Admitted(engine_id))
+    return engine_id, await asyncio.wait_for(pending, 5)
 
 
-async def test_outputs_of_an_aborted_request_do_not_reach_the_next_with_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+async def asking(
+    client: EngineClient, engine: Engine, name: str = "a"
+) -> tuple[asyncio.Task[AsyncIterator[Output]], str]:
+    """A request that waits for its admission, and its id in the engine."""
+    pending = asyncio.create_task(client.submit(msgspec.structs.replace(SUBMIT, request_id=name)))
+    return pending, await engine.heard(Submit)
+
+
+async def tokens(outputs: AsyncIterator[Output]) -> list[tuple[int, ...]]:
+    async with asyncio.timeout(5):
+        return [output.token_ids async for output in outputs]
+
+
+LATE = {
+    "admitted and aborted": lambda old: (Admitted(old), Output(old, (), finish=Finish.ABORT)),
+    "aborted": lambda old: (Output(old, (9,)), Output(old, (), finish=Finish.ABORT)),
+    "refused": lambda old: (Refused(old, "Aborted", "aborted while its grammar was compiled"),),
+}
+
+
+@pytest.mark.parametrize("late", LATE)
+@pytest.mark.parametrize("order", ["before the admission", "after the admission", "on both sides"])
+async def test_the_last_words_about_a_request_never_meet_the_next_with_its_id(
+    monkeypatch: pytest.MonkeyPatch, late: str, order: str
+) -> None:
     async with connected(monkeypatch) as (client, engine):
-        pending = asyncio.create_task(client.submit(SUBMIT))
-        await asyncio.sleep(0)
-        # What an earlier request of this id had under way when it was aborted; then the new one is admitted.
-        await engine.say(Output("a", (9,)), Output("a", (), finish=Finish.ABORT), Admitted("a"))
+        left, old = await asking(client, engine)
+        left.cancel()  # its client left before it was admitted
+        assert await engine.heard(Abort) == old
+        pending, new = await asking(client, engine)
+        words = LATE[late](old)
+        cut = {"before the admission": len(words), "after the admission": 0, "on both sides": 1}[order]
+        await engine.say(*words[:cut], Admitted(new), *words[cut:])
         outputs = await asyncio.wait_for(pending, 5)
-        await engine.say(Output("a", (7,), finish=Finish.STOP))
-        async with asyncio.timeout(5):
-            assert [output.token_ids async for output in outputs] == [(7,)]
+        await engine.say(Output(new, (7,), finish=Finish.STOP))
+        assert await tokens(outputs) == [(7,)]
+
+
+async def test_a_late_admission_of_a_left_request_does_not_admit_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected(monkeypatch) as (client, engine):
+        left, old = await asking(client, engine)
+        left.cancel()
+        pending, new = await asking(client, engine)
+        await engine.say(Admitted(old), Refused(new, "QueueFull", "no room"))
+        with pytest.raises(RequestRefused, match="no room"):
+            await asyncio.wait_for(pending, 5)
+
+
+async def test_a_submit_that_ends_late_leaves_the_next_with_its_id_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected(monkeypatch) as (client, engine):
+        first, old = await asking(client, engine)
+        client.abort("a")
+        second, new = await asking(client, engine)
+        await engine.say(Refused(old, "Aborted", "aborted"))
+        with pytest.raises(RequestRefused, match="aborted"):
+            await asyncio.wait_for(first, 5)
+        await engine.say(Admitted(new), Output(new, (7,), finish=Finish.STOP))
+        assert await tokens(await asyncio.wait_for(second, 5)) == [(7,)]
+
+
+async def test_an_abort_ends_the_request_that_has_the_id_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected(monkeypatch) as (client, engine):
+        old, _ = await submit(client, engine)
+        client.abort("a")
+        assert await engine.heard(Abort) == old
+        new, _ = await submit(client, engine)
+        assert new != old
+        client.abort("a")
+        assert await engine.heard(Abort) == new
+
+
+async def test_an_id_is_refused_while_it_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected(monkeypatch) as (client, engine):
+        await submit(client, engine)
+        with pytest.raises(RequestRefused, match="request a is in flight"):
+            await client.submit(SUBMIT)
+
+
+async def test_a_sibling_names_its_leader_as_the_engine_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected(monkeypatch) as (client, engine):
+        leader, _ = await submit(client, engine)
+        sibling = msgspec.structs.replace(SUBMIT, request_id="a/1", shares_prompt_with="a")
+        message, _ = client._requests.enter(sibling)
+        assert message.shares_prompt_with == leader
 
 
 async def test_an_id_is_free_after_a_call_that_never_read_its_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     async with connected(monkeypatch) as (client, engine):
-        abandoned = await submit(client, engine)
-        client.abort("a")
-        await engine.say(Output("a", (), finish=Finish.ABORT))
+        engine_id, abandoned = await submit(client, engine)
+        await engine.say(Output(engine_id, (), finish=Finish.LENGTH))
         del abandoned
         await client_has_read(client, engine)
-        again = await submit(client, engine)
-        await engine.say(Output("a", (3,), finish=Finish.LENGTH))
-        async with asyncio.timeout(5):
-            assert [output.token_ids async for output in again] == [(3,)]
+        engine_id, again = await submit(client, engine)
+        await engine.say(Output(engine_id, (3,), finish=Finish.LENGTH))
+        assert await tokens(again) == [(3,)]
 
 
 async def client_has_read(client: EngineClient, engine: Engine) -> None:
@@ -108,7 +204,7 @@ async def client_has_read(client: EngineClient, engine: Engine) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_an_error_of_our_own_in_the_reader_ends_all_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     async with connected(monkeypatch) as (client, engine):
-        outputs = await submit(client, engine)
+        _, outputs = await submit(client, engine)
 
         def broken(_: PhaseUpdate) -> None:
             raise ValueError("a bug")
