@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from time import monotonic
 from typing import Any, TypeAlias
 
 import grpc
@@ -10,6 +11,7 @@ from shiftprotos.v1 import inference_pb2 as pb
 from shiftprotos.v1 import inference_pb2_grpc
 
 from shiftruntime.server import generation
+from shiftruntime.server.deadlines import Deadlines, deliver
 from shiftruntime.server.frontend import FrontEnd
 from shiftruntime.server.generation_wire import defaults_to_wire, generation_from_wire, response_to_wire, trailers
 from shiftruntime.server.refusal import Refusal
@@ -31,14 +33,17 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         async def accepted() -> None:
             await context.send_initial_metadata(trace_metadata(trace))
 
+        async def write(delta: generation.Delta) -> None:
+            await context.write(response_to_wire(delta))
+            if delta.finish is not None:
+                ended.append(delta)
+
         asked = generation_from_wire(request, context.time_remaining(), trace)
-        ended = []
+        deadlines = Deadlines.of(asked, self._frontend.options.limits, monotonic())
+        ended: list[generation.Delta] = []
         try:
             async with aclosing(generation.generate(self._frontend, asked, accepted)) as deltas:
-                async for delta in deltas:
-                    await context.write(response_to_wire(delta))
-                    if delta.finish is not None:
-                        ended.append(delta)
+                await deliver(deltas, deadlines, write)
         except Refusal as refusal:
             await refusal.end(context)
         context.set_trailing_metadata(trailers(ended))

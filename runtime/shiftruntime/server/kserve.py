@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, TypeAlias
 
 import grpc
@@ -12,6 +14,7 @@ from shiftprotos.kserve import open_inference_pb2 as pb
 from shiftprotos.kserve import open_inference_pb2_grpc
 
 from shiftruntime.engine.messages import Finish
+from shiftruntime.server.deadlines import Deadlines, deliver
 from shiftruntime.server.frontend import FrontEnd
 from shiftruntime.server.generation import Delta, Generation, generate
 from shiftruntime.server.generation_wire import trailers
@@ -23,6 +26,7 @@ from shiftruntime.server.kserve_parameters import (
     TOKEN_INPUT,
     read_request,
 )
+from shiftruntime.server.kserve_stream import Answers
 from shiftruntime.server.kserve_tensors import Tensor, invalid, write_outputs
 from shiftruntime.server.refusal import Refusal
 from shiftruntime.server.request_metadata import trace_metadata, trace_of
@@ -103,46 +107,56 @@ class KServeService(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelStreamInfer(  # noqa: N802
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
     ) -> None:
-        """An error ends its request, not the stream; the client's leaving ends all of them."""
-        trace, writing = trace_of(context), asyncio.Lock()
+        """An error ends its request, not the stream; the client's leaving, or reading nothing, ends all of them."""
+        trace, answers, ended = trace_of(context), Answers(context), _Ended()
         places = asyncio.Semaphore(MAX_OPEN_PER_STREAM)
         await context.send_initial_metadata(trace_metadata(trace))
-
-        async def write(response: pb.ModelStreamInferResponse) -> None:
-            async with writing:
-                await context.write(response)
 
         async def answer(request: pb.ModelInferRequest) -> None:
             try:
                 self._check_request(request)
                 asked, streams = read_request(request, context.time_remaining(), trace)
-                async for response in self._answers(request, asked, streams):
-                    await write(pb.ModelStreamInferResponse(infer_response=response))
+                await self._answer(request, asked, streams, answers, ended)
             except Refusal as refusal:
-                response = _response(request, True)
                 text = f"{refusal.reason}: {refusal.message}"
-                await write(pb.ModelStreamInferResponse(error_message=text, infer_response=response))
+                response = _response(request, True)
+                await answers.put(pb.ModelStreamInferResponse(error_message=text, infer_response=response))
             finally:
                 places.release()
 
-        async with asyncio.TaskGroup() as group:
-            async for request in requests:
-                await places.acquire()
-                group.create_task(answer(request))
+        try:
+            async with answers.written(), asyncio.TaskGroup() as group:
+                async for request in requests:
+                    await places.acquire()
+                    group.create_task(answer(request))
+        except Refusal as refusal:
+            await refusal.end(context)
+        context.set_trailing_metadata(trailers(ended.last))
 
-    async def _answers(
-        self, request: pb.ModelInferRequest, asked: Generation, streams: bool
-    ) -> AsyncIterator[pb.ModelInferResponse]:
-        """One response, or one per delta."""
-        async with aclosing(generate(self._frontend, asked)) as deltas:
+    async def _answer(
+        self, request: pb.ModelInferRequest, asked: Generation, streams: bool, answers: Answers, ended: _Ended
+    ) -> None:
+        """One response, or one per delta; raises Refusal."""
+        deadlines = Deadlines.of(asked, self._frontend.options.limits, monotonic())
+        whole: list[Delta] = []
+        last: list[Delta] = []
+
+        async def write(delta: Delta) -> None:
+            if delta.finish is not None:
+                last.append(delta)
             if not streams:
-                yield _whole_response(request, asked.options.n, [delta async for delta in deltas])
-                return
-            left = asked.options.n
-            async for delta in deltas:
-                left -= delta.finish is not None
-                if delta.text or delta.finish is not None:
-                    yield _delta_response(request, delta, final=left == 0)
+                whole.append(delta)
+            elif delta.text or delta.finish is not None:
+                await put(_delta_response(request, delta, final=len(last) == asked.options.n, ended=last))
+
+        async def put(response: pb.ModelInferResponse) -> None:
+            await answers.put(pb.ModelStreamInferResponse(infer_response=response))
+
+        async with aclosing(generate(self._frontend, asked)) as deltas:
+            await deliver(deltas, deadlines, write)
+        ended.last = last
+        if not streams:
+            await put(_whole_response(request, asked.options.n, whole))
 
     def _check_request(self, request: pb.ModelInferRequest) -> None:
         self._frontend.serving()
@@ -163,6 +177,13 @@ class KServeService(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
             )
 
 
+@dataclass
+class _Ended:
+    """What the trailers of a stream tell of: the request that ended last."""
+
+    last: list[Delta] = field(default_factory=list)
+
+
 def _whole_response(request: pb.ModelInferRequest, n: int, deltas: list[Delta]) -> pb.ModelInferResponse:
     """All choices, in order."""
     texts = [""] * n
@@ -172,12 +193,19 @@ def _whole_response(request: pb.ModelInferRequest, n: int, deltas: list[Delta]) 
         if delta.finish is not None:
             last[delta.index] = delta
     response = _response(request, True)
-    _fill(request, response, texts, [last[index] for index in range(n)])
+    ended = [last[index] for index in range(n)]
+    _fill(request, response, texts, ended)
+    _tell_journey(response, ended)
     return response
 
 
-def _delta_response(request: pb.ModelInferRequest, delta: Delta, final: bool) -> pb.ModelInferResponse:
+def _delta_response(
+    request: pb.ModelInferRequest, delta: Delta, final: bool, ended: list[Delta]
+) -> pb.ModelInferResponse:
+    """``ended``: the last delta of each choice that has ended."""
     response = _response(request, final)
+    if final:
+        _tell_journey(response, ended)
     _fill(request, response, [delta.text], [delta])
     return response
 
@@ -196,6 +224,12 @@ def _fill(
     }
     wanted = [output.name for output in request.outputs] or list(_OUTPUTS)
     write_outputs([Tensor(name, _OUTPUTS[name], values[name]) for name in wanted], response)
+
+
+def _tell_journey(response: pb.ModelInferResponse, ended: list[Delta]) -> None:
+    """What a call's trailers say, in the last response of each request: the requests of a stream share its trailers."""
+    for name, value in trailers(ended):
+        response.parameters[name].string_param = value
 
 
 def _response(request: pb.ModelInferRequest, final: bool) -> pb.ModelInferResponse:

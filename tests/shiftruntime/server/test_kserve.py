@@ -130,6 +130,27 @@ async def test_trailers_come_as_on_the_native_route(stub):
     assert dict(await call.trailing_metadata())["shift-gear-share"] == "sp2=0.75,tp2=0.25"
 
 
+async def test_a_stream_tells_how_each_request_went_and_ends_with_trailers(stub):
+    call = stub.ModelStreamInfer(iter([request(), request(stream=True, n=2)]), timeout=SECONDS)
+    final = [r.infer_response async for r in call if r.infer_response.parameters["triton_final_response"].bool_param]
+    for response in final:
+        assert response.parameters["shift-gear-share"].string_param == "sp2=0.75,tp2=0.25"
+        assert response.parameters["shift-queue-ms"].string_param == "250.0"
+        assert float(response.parameters["shift-ttft-ms"].string_param) >= 0
+    assert len(final) == 2
+    trailers = dict(await call.trailing_metadata())
+    assert (trailers["shift-gear-share"], trailers["shift-queue-ms"]) == ("sp2=0.75,tp2=0.25", "250.0")
+    assert float(trailers["shift-ttft-ms"]) >= 0
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
+async def test_a_trace_context_goes_back(stub, pod, method):
+    trace = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
+    one = request() if method == "ModelInfer" else iter([request()])
+    call = getattr(stub, method)(one, timeout=SECONDS, metadata=(("traceparent", trace),))
+    assert dict(await call.initial_metadata())["traceparent"] == trace
+
+
 @pytest.mark.parametrize(
     ("message", "code", "words"),
     [

@@ -58,6 +58,17 @@ async def until(condition, seconds: float = 5.0) -> None:
         await asyncio.sleep(0.005)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+async def test_a_trace_context_goes_back(pod, path, stream):
+    trace = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
+    body = {"messages": USER} if "chat" in path else {"prompt": "hi"}
+    status, headers, _ = await raw(pod, "POST", path, body | {"stream": stream}, traceparent=trace)
+    assert (status, headers["traceparent"]) == (200, trace)
+    _, headers, _ = await raw(pod, "POST", path, body | {"stream": stream}, traceparent="00-nonsense")
+    assert "traceparent" not in headers
+
+
 # --- completions ---------------------------------------------------------------------------------------------------
 
 

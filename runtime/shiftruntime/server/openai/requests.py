@@ -33,3 +33,8 @@ def generation_fields(request: web.Request, body: Request, model: Model) -> dict
         "trace": TraceContext.parse(trace) if trace else None,
         "visible_special_ids": frozenset() if body.skip_special_tokens else frozenset(model.text.special_ids.values()),
     }
+
+
+def trace_headers(trace: TraceContext | None) -> dict[str, str]:
+    """What sends a call's trace context back."""
+    return {contract.METADATA_TRACEPARENT: trace.traceparent} if trace else {}

@@ -6,22 +6,24 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from time import monotonic
 from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
 
+from shiftruntime.server import deadlines
+from shiftruntime.server.deadlines import Deadlines
 from shiftruntime.server.frontend import FrontEnd
 from shiftruntime.server.openai.answers import Head, Usage, generate_all
 from shiftruntime.server.openai.errors import HttpError
 from shiftruntime.server.openai.protocol import StreamOptions
+from shiftruntime.server.openai.requests import trace_headers
 from shiftruntime.server.refusal import Refusal
 from shiftruntime.server.request import Delta, Generation
 
 log = logging.getLogger(__name__)
 
-# A client that reads nothing for so long is gone; its request is aborted.
-WRITE_SECONDS = 60.0
 REQUEST_ID_HEADER = "x-request-id"
 
 Json = dict[str, Any]
@@ -56,7 +58,7 @@ class EventStream:
         return self.response.prepared
 
     async def start(self) -> None:
-        async with asyncio.timeout(WRITE_SECONDS):
+        async with asyncio.timeout(deadlines.WRITE_SECONDS):
             await self.response.prepare(self._request)
 
     async def send(self, event: Json) -> None:
@@ -64,11 +66,16 @@ class EventStream:
 
     async def end(self) -> None:
         await self._write(b"[DONE]")
-        async with asyncio.timeout(WRITE_SECONDS):
+        async with asyncio.timeout(deadlines.WRITE_SECONDS):
             await self.response.write_eof()
 
+    def cut(self) -> None:
+        """End the connection without the end of the answer: what the client has is not whole."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
+
     async def _write(self, data: bytes) -> None:
-        async with asyncio.timeout(WRITE_SECONDS):
+        async with asyncio.timeout(deadlines.WRITE_SECONDS):
             await self.response.write(b"data: " + data + b"\n\n")
 
 
@@ -81,7 +88,8 @@ async def whole(frontend: FrontEnd, generations: Sequence[Generation], answer: A
                 answer.add(prompt, delta)
     except Refusal as refusal:
         raise HttpError.of(refusal) from refusal
-    return json_response(answer.body(), headers={REQUEST_ID_HEADER: answer.head.id})
+    headers = {REQUEST_ID_HEADER: answer.head.id} | trace_headers(generations[0].trace)
+    return json_response(answer.body(), headers=headers)
 
 
 async def streamed(
@@ -92,10 +100,11 @@ async def streamed(
     options: StreamOptions,
 ) -> web.StreamResponse:
     """Raises HttpError up to acceptance; a later failure is an event, after which the stream ends."""
-    stream = EventStream(request, {REQUEST_ID_HEADER: answer.head.id})
+    stream = EventStream(request, {REQUEST_ID_HEADER: answer.head.id} | trace_headers(generations[0].trace))
+    limit = Deadlines.of(generations[0], frontend.options.limits, monotonic())
     try:
         async with aclosing(generate_all(frontend, generations, stream.start)) as deltas:
-            await _send_all(stream, deltas, answer, options)
+            await _send_all(stream, deltas, answer, options, limit)
     except Refusal as refusal:
         if not stream.started:
             raise HttpError.of(refusal) from refusal
@@ -103,21 +112,31 @@ async def streamed(
             await stream.send(HttpError.of(refusal).body())
             await stream.end()
     except (ConnectionError, TimeoutError) as error:
-        log.debug("client of %s left: %r", answer.head.id, error)
-        if request.transport is not None:
-            request.transport.abort()
+        log.debug("client of %s left, or reads nothing: %r", answer.head.id, error)
+        stream.cut()
+    except Exception:
+        if not stream.started:
+            raise
+        log.exception("%s failed after its answer began", answer.head.id)
+        stream.cut()
     return stream.response
 
 
 async def _send_all(
-    stream: EventStream, deltas: AsyncGenerator[tuple[int, Delta], None], answer: Answer, options: StreamOptions
+    stream: EventStream,
+    deltas: AsyncGenerator[tuple[int, Delta], None],
+    answer: Answer,
+    options: StreamOptions,
+    limit: Deadlines,
 ) -> None:
+    """Raises TimeoutError when the client does not take an event in time."""
     unknown: Json = {"usage": None} if options.include_usage else {}
     async for prompt, delta in deltas:
         answer.usage.add(prompt, delta)
         for choice in answer.add(prompt, delta):
             running: Json = {"usage": answer.usage.body()} if options.continuous_usage_stats else unknown
-            await stream.send(answer.head.chunk([choice], **running))
+            async with asyncio.timeout(limit.write_seconds):
+                await stream.send(answer.head.chunk([choice], **running))
     last: Json = {"usage": answer.usage.body()} if options.include_usage else {}
     if last:
         await stream.send(answer.head.chunk([], **last, **answer.usage.shift()))
