@@ -23,6 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # helpers, as pytest finds them
 CAMPAIGNS = {
     "gear-fuzz": "helpers.gear_fuzz.campaigns:gear_fuzz",
     "planted-bugs": "helpers.gear_fuzz.campaigns:planted_bugs",
+    "rank-processes": "helpers.gear_fuzz.campaigns:rank_processes",
+    "scheduler-model": "helpers.scheduler_campaign:scheduler_model",
     "plain-drift": "helpers.gear_fuzz.campaigns:plain_drift",
     "struck-ranks": "helpers.failures.campaigns:strikes",
     "cancelled-streams": "helpers.failures.campaigns:cancelled_streams",
@@ -50,7 +52,9 @@ def main() -> int:
     if args.replay:
         return _replay(args.replay)
     from helpers.campaign_outcome import chosen_seed
+    from helpers.failures.processes import patience
 
+    patience()  # before the campaigns are the load
     seed = args.seed if args.seed is not None else chosen_seed()
     print(f"seed {seed}; the same again: SHIFT_FUZZ_SEED={seed}", flush=True)
     rows = [_run(name, seed, args.scale) for name in args.names or CAMPAIGNS]

@@ -31,6 +31,7 @@ _OPTIONS = ("--exact", "--max-num-seqs", str(_SLOTS), "--max-waiting", str(_SLOT
 
 
 def run(seconds: float) -> Outcome:
+    patience()  # as it is before the load
     with tempfile.TemporaryDirectory(prefix="shift-overload-") as name:
         model = Path(name) / "model"
         save_llama(model)

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from shiftruntime.engine.liveness import process_state
@@ -51,6 +52,10 @@ def stop(pid: int) -> None:
         time.sleep(0.0005)
 
 
+@cache
 def patience() -> float:
-    """How much longer than on an idle machine things may take now: runnable processes per core."""
+    """How much longer than on an idle machine things may take: runnable processes per core when this was first asked.
+
+    Not later: then the scenario itself is the load, and it must not loosen its own limits.
+    """
     return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))

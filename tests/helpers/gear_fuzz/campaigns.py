@@ -13,8 +13,13 @@ from helpers.gear_fuzz.check import Failure, check
 from helpers.gear_fuzz.drift import MOST_RATIO
 from helpers.gear_fuzz.many import fuzz, replay_command
 from helpers.gear_fuzz.planted import BUGS, Bug
+from helpers.gear_fuzz.processes import fuzz_processes
+from helpers.tiny_models import save_llama
+from helpers.tiny_moe import save_mixtral
 
 SHIFTS = 10_000
+PROCESS_SHIFTS = 200  # of each number of ranks
+PROCESS_STARTUP_SECONDS = 240  # eight ranks import torch on few cores
 CASES_PER_BUG = 150
 DRIFT_WIDTHS = (16, 1, 2, 5, 8)  # of the pieces of each of 16 requests
 DRIFT_PIECES = 4  # of each width: 2048 positions
@@ -24,6 +29,22 @@ def gear_fuzz(seed: int, scale: float) -> Outcome:
     result = fuzz(seed, max(1, round(SHIFTS * scale)))
     notes = [str(result), *(f"{failure}\n  {replay_command(failure)}" for failure in result.failures)]
     return Outcome(result.tally.shifts, "shifts", len(result.failures), tuple(notes))
+
+
+def rank_processes(seed: int, scale: float) -> Outcome:
+    """Real ranks over shared memory; dense and of experts in turn, kv heads split and replicated."""
+    notes, bad, shifts = [], 0, 0
+    for i, ranks in enumerate((2, 3, 4, 6, 8)):
+        save = (save_llama, save_mixtral)[i % 2]
+        with TemporaryDirectory() as folder:
+            save(Path(folder), num_attention_heads=24, head_dim=4, num_key_value_heads=3 if ranks % 3 == 0 else 2)
+            found = fuzz_processes(
+                Path(folder), ranks, seed, max(1, round(PROCESS_SHIFTS * scale)), PROCESS_STARTUP_SECONDS
+            )
+        bad += isinstance(found, Failure)
+        shifts += 0 if isinstance(found, Failure) else found.shifts
+        notes.append(f"{ranks} processes, {save.__name__.removeprefix('save_')}: {found}")
+    return Outcome(shifts, "shifts", bad, tuple(notes))
 
 
 def planted_bugs(seed: int, _scale: float) -> Outcome:
