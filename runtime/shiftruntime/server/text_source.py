@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from shiftruntime.models.manifest import verify
 from shiftruntime.models.token_bytes import StreamDecoder
 from shiftruntime.models.tokenizer import Tokenizer, load_tokenizer
 from shiftruntime.server.chat import template_source
+from shiftruntime.server.chat.renderers import NoRenderer
 from shiftruntime.server.chat.template import ChatTemplateError, ChatTemplates
 
 log = logging.getLogger(__name__)
@@ -78,9 +80,13 @@ def load(model: str, chat_template: Path | None = None) -> TokenizerText:
     must be good.
     """
     verify(model, weights=False)  # a damaged tokenizer is called damaged, not strange; the engine checks the rest
-    tokenizer, defaults = load_tokenizer(model), load_generation_defaults(model)
+    with ThreadPoolExecutor(1, "chat templates") as beside:  # their process starts while the vocabulary is read
+        templates = beside.submit(lambda: ChatTemplates(template_source.read(model, chat_template)))
+        tokenizer, defaults = load_tokenizer(model), load_generation_defaults(model)
     try:
-        return TokenizerText(tokenizer, defaults, ChatTemplates(template_source.read(model, chat_template)))
+        return TokenizerText(tokenizer, defaults, templates.result())
+    except NoRenderer as error:
+        raise StartupError(contract.REASON_INTERNAL, str(error)) from error
     except ChatTemplateError as error:
         if chat_template is not None:
             raise StartupError(contract.REASON_INVALID_ARGUMENT, f"--chat-template: {error}") from error

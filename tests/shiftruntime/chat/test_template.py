@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ import transformers
 from helpers.chat_templates import FAMILIES, GEMMA, LLAMA3, QWEN3
 from helpers.tiny_models import save_tokenizer
 from shiftruntime.errors import StartupError
-from shiftruntime.server.chat import sandbox, template_source
+from shiftruntime.server.chat import template_source
+from shiftruntime.server.chat.renderers import Renderers
 from shiftruntime.server.chat.template import ChatTemplateError, ChatTemplates, TemplateSources
 
 TOOLS = [
@@ -69,8 +69,11 @@ def save(folder: Path, **settings: Any) -> Path:
     return folder
 
 
+SHARED = Renderers()  # starts its processes when they are needed
+
+
 def templates(text: str, **variables: str) -> ChatTemplates:
-    return ChatTemplates(TemplateSources({"default": text}, variables, "test.json"))
+    return ChatTemplates(TemplateSources({"default": text}, variables, "test.json"), renderers=SHARED)
 
 
 @pytest.mark.oracle
@@ -83,20 +86,20 @@ def test_a_conversation_reads_as_transformers_renders_it(
     wanted = oracle.apply_chat_template(messages, tokenize=False, **options)
     asked = dict(options)
     tools, adds = asked.pop("tools", None), asked.pop("add_generation_prompt", False)
-    found = ChatTemplates(template_source.read(folder)).render(messages, tools, adds, variables=asked)
+    found = ChatTemplates(template_source.read(folder), renderers=SHARED).render(messages, tools, adds, variables=asked)
     assert found == wanted
     assert found.strip()
 
 
 def test_the_clock_of_a_template_is_given() -> None:
     sources = TemplateSources({"default": LLAMA3}, {"bos_token": "<s>"}, "test.json")
-    text = ChatTemplates(sources, now=lambda: datetime(2031, 2, 3)).render([{"role": "user", "content": "x"}])
+    text = ChatTemplates(sources, lambda: datetime(2031, 2, 3), SHARED).render([{"role": "user", "content": "x"}])
     assert "Today: 03 Feb 2031" in text
 
 
 def test_a_named_template_serves_conversations_with_tools(tmp_path: Path) -> None:
     named = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "{{ tools | length }} tools"}]
-    found = ChatTemplates(template_source.read(save(tmp_path, chat_template=named)))
+    found = ChatTemplates(template_source.read(save(tmp_path, chat_template=named)), renderers=SHARED)
     assert found.render(PLAIN) == "plain"
     assert found.render(PLAIN, TOOLS) == "2 tools"
 
@@ -106,18 +109,18 @@ def test_a_template_file_wins_over_the_settings(tmp_path: Path) -> None:
     (folder / "chat_template.jinja").write_text("from the file")
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "tool_use.jinja").write_text("with tools")
-    found = ChatTemplates(template_source.read(folder))
+    found = ChatTemplates(template_source.read(folder), renderers=SHARED)
     assert (found.render(PLAIN), found.render(PLAIN, TOOLS)) == ("from the file", "with tools")
     other = tmp_path / "other.jinja"
     other.write_text("{{ bos_token }}given")
-    assert ChatTemplates(template_source.read(folder, other)).render(PLAIN, TOOLS) == "<s>given"
+    assert ChatTemplates(template_source.read(folder, other), renderers=SHARED).render(PLAIN, TOOLS) == "<s>given"
 
 
 def test_special_tokens_may_be_objects(tmp_path: Path) -> None:
     folder = save(
         tmp_path, chat_template="{{ bos_token }}|{{ eos_token }}", bos_token={"content": "<bos>", "lstrip": True}
     )
-    assert ChatTemplates(template_source.read(folder)).render(PLAIN) == "<bos>|</s>"
+    assert ChatTemplates(template_source.read(folder), renderers=SHARED).render(PLAIN) == "<bos>|</s>"
 
 
 @pytest.mark.parametrize(
@@ -126,6 +129,8 @@ def test_special_tokens_may_be_objects(tmp_path: Path) -> None:
         ("{% for %}", "does not compile"),
         ("{% endif %}", "does not compile"),
         ("{{ " + "(" * 50_000 + " }}", "does not compile: RecursionError"),
+        ("{% for a in b %}" * 30 + "{% endfor %}" * 30, "does not compile"),
+        ("\ud800", "is no text"),
     ],
 )
 def test_a_template_that_does_not_compile_is_named(text: str, words: str) -> None:
@@ -158,6 +163,11 @@ def test_a_refusal_of_the_template_reaches_the_client() -> None:
         "{{ messages[0].update({'role': 'system'}) }}",
         "{% include '/etc/passwd' %}",
         "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        "{{ 'x'.encode() * 500000000 }}",
+        "{{ (1).to_bytes(400000000, 'big') }}",
+        "{{ 'aaa'.translate({97: 'b' * 1000000}) }}",
+        "{{ lipsum(n=1000000) }}",
+        "{{ dict.fromkeys(range(9)) }}",
     ],
 )
 def test_what_the_sandbox_forbids_or_cannot_do_is_an_error(text: str) -> None:
@@ -165,65 +175,6 @@ def test_what_the_sandbox_forbids_or_cannot_do_is_an_error(text: str) -> None:
     with pytest.raises(ChatTemplateError, match="chat template 'default'"):
         templates(text).render(messages)
     assert messages == [{"role": "user", "content": "x"}]
-
-
-R = "range(100000)"
-LOOP = f"{{% for x in {R} %}}"
-END = "{% endfor %}"
-COSTLY = {
-    "nested loops": LOOP * 3 + END * 3,
-    "filters in loops": f"{LOOP}{{% for b in messages | map('length') %}}{END}{LOOP}{END}{END}",
-    "product": "{{ 'a' * 10000000000 }}",
-    "reversed product": "{{ 10000000000 * ['a'] }}",
-    "power": "{{ 9 ** 99999999 }}",
-    "sum": "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(64) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
-    "joined": "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(64) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
-    "block": "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(64) %}"
-    "{% set ns.s %}{{ ns.s }}{{ ns.s }}{% endset %}{% endfor %}",
-    "macro": "{% macro twice(s) %}{{ s }}{{ s }}{% endmacro %}{% set ns = namespace(s='aaaaaaaa') %}"
-    "{% for i in range(64) %}{% set ns.s = twice(ns.s) %}{% endfor %}",
-    "tree of macros": "{% macro t(n) %}{% if n %}{{ t(n - 1) }}{{ t(n - 1) }}{% endif %}{% endmacro %}{{ t(60) }}",
-    "constant of a format": "{{ '%9999999999d' % 1 }}",
-    "format": "{% set n = 1 %}{{ '%9999999999d' | format(n) }}",
-    "width among the arguments": "{{ '%*d' % (9999999999, 1) }}",
-    "method format": "{{ '{:9999999999}'.format(1) }}",
-    "nested width": "{{ '{:{}}'.format(1, 9999999999) }}",
-    "replace": "{% set ns = namespace(s='a') %}{% for i in range(64) %}{% set ns.s = ns.s | replace('a', 'aa') %}"
-    "{% endfor %}",
-    "method replace": "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}",
-    "join": "{{ (['a' * 1000000] * 1000000) | join('b') }}",
-    "method join": "{{ ('a' * 1000000).join('b' * 1000000) }}",
-    "center": "{{ 'a' | center(9999999999) }}",
-    "method ljust": "{{ 'a'.ljust(9999999999) }}",
-    "indent": "{{ ('\\n' * 1000000) | indent(1000000) }}",
-    "squares": "{% set ns = namespace(x=99) %}{% for i in range(64) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
-    "output": f"{{% for a in {R} %}}{{{{ 'a' * 1000 }}}}{{% endfor %}}",
-}
-
-
-@pytest.mark.parametrize("text", COSTLY.values(), ids=COSTLY)
-def test_a_template_that_would_not_end_is_ended(text: str) -> None:
-    began = time.monotonic()
-    with pytest.raises(ChatTemplateError, match="was ended: it "):
-        templates(text).render(PLAIN)
-    assert time.monotonic() - began < 60
-
-
-def test_texts_that_do_not_grow_are_left_alone() -> None:
-    text = (
-        "{{ 'a-b' | replace('-', '+') }} {{ 'x'.replace('x', 'y') }} {{ ['a', 1] | join(', ') }} "
-        "{{ '-'.join(['b', 'c']) }} "
-        "{{ '%s is %03d' % ('a', 7) }} {{ '%s' | format('b') }} {{ '{} {:>3}'.format('c', 'd') }} "
-        "{{ 'a\nb' | indent(2) }} "
-        "{{ 7 * 6 }} {{ 2 ** 10 }} {{ 7 % 4 }} {{ 'e'.ljust(2) }}{{ 'f' | center(3) }}"
-    )
-    assert templates(text).render(PLAIN) == "a+b y a, 1 b-c a is 007 b c   d a\n  b 42 1024 3 e  f "
-
-
-def test_a_rendering_ends_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MAX_SECONDS", 0.0)
-    with pytest.raises(ChatTemplateError, match="more than 0 s"):
-        templates(f"{{% for a in {R} %}}{{% endfor %}}").render(PLAIN)
 
 
 def test_a_long_conversation_fits() -> None:

@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import grpc
@@ -46,6 +47,11 @@ CHAT_TEMPLATE = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}|{% endfo
 JOURNEY = Journey(queue_seconds=0.25, cached_tokens=16, gear_tokens={"tp2": 3, "sp2": 9})
 
 
+@cache
+def _chat_templates() -> ChatTemplates:
+    return ChatTemplates(TemplateSources({"default": CHAT_TEMPLATE}, {}, "fake.json"))
+
+
 class FakeText:
     """One token per byte of UTF-8; 0 is end-of-sequence and has no text."""
 
@@ -61,7 +67,10 @@ class FakeText:
     def decoder(self, visible_special_ids: frozenset[int] = frozenset()) -> FakeDecoder:
         return FakeDecoder()
 
-    chat = ChatTemplates(TemplateSources({"default": CHAT_TEMPLATE}, {}, "fake.json"))
+    @property
+    def chat(self) -> ChatTemplates:
+        return _chat_templates()
+
     chat_error = ""
     special_ids: Mapping[str, int] = {"</s>": EOS}
 

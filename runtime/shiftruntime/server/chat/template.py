@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import cached_property, partial
+from hashlib import sha256
+from typing import Any, TypeVar
 
-import jinja2
+import grpc
+import msgspec
+from shiftprotos import contract
 
-from shiftruntime.server.chat import sandbox
+from shiftruntime.server.chat.renderers import PROCESSES, NoRenderer, Renderers, RenderFailed
+from shiftruntime.server.refusal import Refusal
 
 DEFAULT = "default"
 _FOR_TOOLS = "tool_use"  # the name that publishers give to a second template, for conversations with tools
+MAX_WAITING = 256  # conversations; more could only wait until their clients are gone
 _OWN_VARIABLES = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 
 Message = Mapping[str, Any]
+T = TypeVar("T")
 
 
 class ChatTemplateError(Exception):
@@ -32,19 +41,54 @@ class TemplateSources:
 
 
 class ChatTemplates:
-    """All templates of one model, compiled."""
+    """All templates of one model, compiled; they run in processes of their own."""
 
-    def __init__(self, sources: TemplateSources, now: Callable[[], datetime] = datetime.now) -> None:
-        """Raises ChatTemplateError when one does not compile, or when there is none."""
+    def __init__(
+        self,
+        sources: TemplateSources,
+        now: Callable[[], datetime] = datetime.now,
+        renderers: Renderers | None = None,
+    ) -> None:
+        """Raises ChatTemplateError when one does not compile, or when there is none; NoRenderer."""
         if not sources.texts:
             raise ChatTemplateError(f"{sources.origin} has no chat template")
         self._sources = sources
-        self._environment = sandbox.environment(now)
-        self._compiled = {name: self._compile(name, text) for name, text in sources.texts.items()}
+        self._now = now
+        self._renderers = renderers or Renderers()
+        self._keys = {name: sha256(text.encode(errors="replace")).hexdigest() for name, text in sources.texts.items()}
+        self._threads = ThreadPoolExecutor(PROCESSES, "chat templates")  # of their own: others must not wait for them
+        self._waiting = 0
+        for name, text in sources.texts.items():
+            self._compile(name, text)
 
     def text(self, with_tools: bool = False) -> str:
         """The source of the template that a conversation gets."""
         return self._sources.texts[self._choose(with_tools)]
+
+    @cached_property
+    def shows_system(self) -> bool:
+        """Whether a system message reaches the model: some templates refuse the role, some leave it out."""
+        mark = "abcxyz"
+        try:
+            return mark in self.render([{"role": "system", "content": mark}, {"role": "user", "content": "?"}])
+        except ChatTemplateError:
+            return False
+
+    async def render_soon(self, *arguments: Any) -> str:
+        """As ``render``, for an event loop. Raises ChatTemplateError, or Refusal where the pod is at fault."""
+        return await self._in_thread(partial(self.render, *arguments))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        if self._waiting >= MAX_WAITING:
+            text = f"{self._waiting} conversations wait for the chat template; retry later"
+            raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, contract.REFUSED_QUEUE_FULL, text)
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except NoRenderer as error:
+            raise Refusal(grpc.StatusCode.UNAVAILABLE, contract.REASON_INTERNAL, str(error)) from error
+        finally:
+            self._waiting -= 1
 
     def render(
         self,
@@ -54,7 +98,10 @@ class ChatTemplates:
         continue_final_message: bool = False,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt. ``variables`` are the template's own, such as enable_thinking. Raises ChatTemplateError."""
+        """The prompt. ``variables`` are the template's own, such as enable_thinking.
+
+        Raises ChatTemplateError or NoRenderer.
+        """
         name = self._choose(bool(tools))
         if reserved := _OWN_VARIABLES & set(variables or ()):
             raise ChatTemplateError(f"{', '.join(sorted(reserved))} cannot be given as a variable of a chat template")
@@ -75,27 +122,24 @@ class ChatTemplates:
             return _FOR_TOOLS
         return DEFAULT if DEFAULT in texts else next(iter(texts))
 
-    def _compile(self, name: str, text: str) -> jinja2.Template:
+    def _compile(self, name: str, text: str) -> None:
         try:
-            return self._environment.from_string(text)
-        except jinja2.TemplateError as error:
-            line = f", line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
-            raise ChatTemplateError(f"{self._called(name)} does not compile{line}: {error}") from error
-        except (RecursionError, MemoryError) as error:
-            raise ChatTemplateError(f"{self._called(name)} does not compile: {type(error).__name__}") from error
+            self._renderers.compile(self._keys[name], text)
+        except RenderFailed as error:
+            raise ChatTemplateError(f"{self._called(name)} {error}") from error
+        except UnicodeError as error:
+            raise ChatTemplateError(f"{self._called(name)} is no text: {error}") from error
 
     def _render(self, name: str, values: Mapping[str, Any]) -> str:
         try:
-            with sandbox.budget():
-                return _joined(self._compiled[name].generate(values))
-        except sandbox.TemplateRefused as error:
-            raise ChatTemplateError(f"{self._called(name)} refuses the conversation: {error}") from error
-        except sandbox.TemplateTooCostly as error:
-            raise ChatTemplateError(f"{self._called(name)} was ended: {error}") from error
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-            raise ChatTemplateError(f"{self._called(name)} fails on this conversation: {error}") from error
-        except (ArithmeticError, RecursionError, MemoryError) as error:
-            raise ChatTemplateError(f"{self._called(name)} fails: {type(error).__name__}: {error}") from error
+            encoded = msgspec.json.encode(values)
+        except (UnicodeError, RecursionError, ValueError, TypeError) as error:
+            raise ChatTemplateError(f"{self._called(name)} cannot be given this conversation: {error}") from error
+        try:
+            text = self._sources.texts[name]
+            return self._renderers.render(self._keys[name], text, encoded, self._now().isoformat())
+        except RenderFailed as error:
+            raise ChatTemplateError(f"{self._called(name)} {error}") from error
 
     def _continued(self, name: str, text: str, messages: Sequence[Message]) -> str:
         """Cut after the last message's words, so that the model goes on with them."""
@@ -107,14 +151,3 @@ class ChatTemplates:
 
     def _called(self, name: str) -> str:
         return f"chat template {name!r} of {self._sources.origin}"
-
-
-def _joined(pieces: Any) -> str:
-    """The whole text; raises TemplateTooCostly above the bound."""
-    parts, characters = [], 0
-    for piece in pieces:
-        characters += len(piece)
-        if characters > sandbox.MAX_CHARACTERS:
-            raise sandbox.TemplateTooCostly(f"it renders more than {sandbox.MAX_CHARACTERS} characters")
-        parts.append(piece)
-    return "".join(parts)

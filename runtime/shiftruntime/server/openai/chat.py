@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +66,7 @@ async def chat(frontend: FrontEnd, request: web.Request, body: ChatRequest) -> w
 
 
 async def render(model: Model, body: ChatRequest | TokenizeRequest, tools: tuple[Tool, ...]) -> str:
-    """The prompt of a conversation. In a thread: a template may take its time."""
+    """The prompt of a conversation. Raises InvalidMessage, ChatTemplateError or Refusal."""
     templates = model.text.chat
     if templates is None:
         raise ChatTemplateError(
@@ -79,8 +78,8 @@ async def render(model: Model, body: ChatRequest | TokenizeRequest, tools: tuple
     if plain and "tools" not in source:
         messages, plain = described(messages, plain), []
     variables = body.chat_template_kwargs
-    return await asyncio.to_thread(
-        templates.render, messages, plain, body.add_generation_prompt, body.continue_final_message, variables
+    return await templates.render_soon(
+        messages, plain, body.add_generation_prompt, body.continue_final_message, variables
     )
 
 

@@ -134,7 +134,7 @@ class Chat:
         """What the model says joins the conversation, also the part of it before Ctrl-C."""
         self.messages.append({"role": "user", "content": line})
         try:
-            prompt = await asyncio.to_thread(templates.render, self.messages)
+            prompt = await templates.render_soon(self.messages)
             content = await self._say(prompt, END in templates.text())
         except (ChatTemplateError, Refusal) as error:
             self.running.check()
