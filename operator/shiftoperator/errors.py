@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+# Reasons of a UserError.
+INVALID_SPEC = "InvalidSpec"
+NAME_CONFLICT = "NameConflict"
+FORBIDDEN = "Forbidden"  # the operator lacks a right
+REFUSED_BY_API = "RefusedByApi"  # validation or admission of the API server
+
 
 class UserError(Exception):
     """The resource asks for something impossible; the message names the value and the fix."""
@@ -16,7 +22,7 @@ class InvalidSpecError(UserError):
     """A spec that the CRD's validation should have refused; it got in past an older CRD."""
 
     def __init__(self, message: str) -> None:
-        super().__init__("InvalidSpec", message)
+        super().__init__(INVALID_SPEC, message)
 
 
 class NameConflictError(UserError):
@@ -24,7 +30,7 @@ class NameConflictError(UserError):
 
     def __init__(self, kind: str, name: str) -> None:
         super().__init__(
-            "NameConflict",
+            NAME_CONFLICT,
             f"{kind} {name} exists and does not belong to this ShiftDeployment; delete it or rename this one",
         )
 

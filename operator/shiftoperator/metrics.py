@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -12,6 +12,52 @@ from shiftprotos import contract
 
 # The event loop stamps its heartbeat every second; a loop stuck for this long is dead to the kubelet.
 HEARTBEAT_SECONDS = 30.0
+
+# Of each ShiftDeployment: what it means, and the label beside namespace and name.
+_OF_DEPLOYMENT = {
+    contract.METRIC_CONDITION: ("1 True, 0 False, -1 Unknown", "condition"),
+    contract.METRIC_PODS: ("Pods asked for, pods there, pods ready", "state"),
+    contract.METRIC_CAPACITY: ("Tokens per second that all ready pods measured in a gear", "gear"),
+    contract.METRIC_DEMAND: ("Tokens per second that arrive as prompts and that are made", ""),
+    contract.METRIC_DEPLOYMENT_RUNNING: ("Requests that run in ready pods", ""),
+    contract.METRIC_DEPLOYMENT_WAITING: ("Requests that wait in ready pods", ""),
+    contract.METRIC_OLDEST_WAIT: ("Age of the oldest waiting request", ""),
+    contract.METRIC_TTFT_P95: ("95th percentile of the time to first token over a minute, slowest pod", ""),
+    contract.METRIC_TPOT_P95: ("95th percentile of the time per output token over a minute, slowest pod", ""),
+    contract.METRIC_SET_GENERATION: ("Generation of the policy last set", ""),
+}
+
+# Values by the further label ("" where there is none), by metric.
+Figures = Mapping[str, Mapping[str, float]]
+
+
+class DeploymentMetrics:
+    """Gauges that come and go with their ShiftDeployment."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._gauges = {
+            name: Gauge(name, text, ["namespace", "name", *([label] if label else [])], registry=registry)
+            for name, (text, label) in _OF_DEPLOYMENT.items()
+        }
+        self._shown: dict[tuple[str, str], set[tuple[str, tuple[str, ...]]]] = {}
+
+    def show(self, key: tuple[str, str], figures: Figures) -> None:
+        """Replaces what was shown of this one."""
+        shown: set[tuple[str, tuple[str, ...]]] = set()
+        for name, values in figures.items():
+            for label, value in values.items():
+                labels: tuple[str, ...] = (*key, label) if label else key
+                self._gauges[name].labels(*labels).set(value)
+                shown.add((name, labels))
+        self._remove(self._shown.get(key, set()) - shown)
+        self._shown[key] = shown
+
+    def forget(self, key: tuple[str, str]) -> None:
+        self._remove(self._shown.pop(key, set()))
+
+    def _remove(self, series: set[tuple[str, tuple[str, ...]]]) -> None:
+        for name, labels in series:
+            self._gauges[name].remove(*labels)
 
 
 class Metrics:
@@ -32,6 +78,7 @@ class Metrics:
         self.scale_decisions = Counter(
             contract.METRIC_SCALE_DECISIONS, "Decisions to scale", ["decision", "reason"], registry=self.registry
         )
+        self.deployments = DeploymentMetrics(self.registry)
 
 
 class Health:

@@ -81,18 +81,21 @@ class Reconciler:
 
     async def forget_all(self) -> None:
         """What was seen counts for nothing once somebody else may act. Call it only when no pass runs."""
+        for key in self._memories:
+            self._metrics.deployments.forget(key)
         self._memories.clear()
         await self._runtimes.close()
 
     async def _forget(self, key: Key) -> None:
         memory = self._memories.pop(key)
+        self._metrics.deployments.forget(key)
         if memory.snapshot is not None:
             await self._runtimes.forget({pod.uid for pod in memory.snapshot.pods})
 
     async def _settle(self, memory: Memory, full: bool) -> None:
         before = memory.known.status
         decisions: list[Object] = before.get("decisions", [])
-        decision = status.Scaling(False, "NotDecided", "what the resource asks for was refused")
+        decision = status.Scaling(False, status.reasons.NOT_DECIDED, "what the resource asks for was refused")
         spec = await self._accept(memory, full)
         # Pods that run go on, whatever was refused: their policy and their states are looked after.
         if spec is not None:
@@ -283,7 +286,7 @@ class Reconciler:
     ) -> None:
         snapshot = memory.known
         outcome = status.Outcome(
-            desired_replicas=snapshot.resource["spec"].get("replicas", 1),
+            desired_replicas=specs.pods_asked(snapshot.resource["spec"]),
             template_hash=manifests.template_hash(snapshot.resource["spec"]),
             policy_generation=int(snapshot.status.get("policyGeneration", 0)),
             scaling=decision,
@@ -292,6 +295,7 @@ class Reconciler:
         built = status.build(snapshot, outcome, decisions, _now())
         changed = status.patch(snapshot.status, built)
         memory.snapshot = replace(snapshot, resource=await apply.status(self._cluster, snapshot.resource, changed))
+        self._metrics.deployments.show(snapshot.key, status.figures(snapshot, built))
         for transition in status.transitions(before, built):
             note = f"{transition.type}={transition.status}: {transition.message}"
             log.info("condition key=%s reason=%s %s", snapshot.key, transition.reason, note)
@@ -304,13 +308,16 @@ class Reconciler:
 
 def _no_scaling(snapshot: Snapshot, spec: Spec) -> status.Scaling | None:
     """Why the autoscaler keeps out."""
+    if spec.suspend:
+        return status.Scaling(False, status.reasons.SUSPENDED, "spec.suspend is set; replicas stay as they are")
     if spec.autoscaling.mode is scaling.Mode.DISABLED:
-        return status.Scaling(False, "Disabled", "spec.autoscaling.mode is Disabled")
+        return status.Scaling(False, status.reasons.DISABLED, "spec.autoscaling.mode is Disabled")
     if snapshot.external_scaler is not None:
         message = f"HorizontalPodAutoscaler {snapshot.external_scaler} drives /scale; delete it or disable autoscaling"
-        return status.Scaling(False, "ExternalScaler", message)
+        return status.Scaling(False, status.reasons.EXTERNAL_SCALER, message)
     if spec.replicas == 0:
-        return status.Scaling(False, "ScaledToZero", "0 replicas were asked for; scale to 1 to let the autoscaler act")
+        message = "0 replicas were asked for; scale to 1 to let the autoscaler act"
+        return status.Scaling(False, status.reasons.SCALED_TO_ZERO, message)
     return None
 
 

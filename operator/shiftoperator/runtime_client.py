@@ -13,7 +13,7 @@ from shiftprotos import contract
 from shiftprotos.v1 import control_pb2, control_pb2_grpc
 
 from shiftoperator.errors import RuntimeCallError
-from shiftoperator.snapshot import GearState, Load, RuntimeState, SelfCheck
+from shiftoperator.snapshot import GearState, Load, Phase, RuntimeState, SelfCheck
 from shiftoperator.spec import Policy
 
 PUSH_SECONDS = 0.5
@@ -181,6 +181,9 @@ def state_from_wire(state: control_pb2.GetStateResponse, read_at: float) -> Runt
         crossover_reason=state.crossover.reason,
         self_check=check,
         load=_load(state.load),
+        phases=tuple(Phase(p.name, p.seconds, p.bytes, p.done) for p in state.phases),
+        dtype=state.dtype,
+        version=state.version,
     )
 
 
@@ -193,6 +196,7 @@ def _load(load: Any) -> Load:
         kv_blocks_total=load.kv_blocks_total,
         kv_blocks_free=load.kv_blocks_free,
         oldest_wait_seconds=load.oldest_wait_seconds,
+        ttft_p95_seconds=load.ttft_p95_seconds,
         tpot_p95_seconds=load.tpot_p95_seconds,
         prompt_tokens_per_second=load.prompt_tokens_per_second,
         output_tokens_per_second=load.output_tokens_per_second,

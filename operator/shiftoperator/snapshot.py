@@ -46,8 +46,19 @@ class Pod:
     running: bool = False
     deleting: bool = False
     template_hash: str = ""
-    failure: Failure | None = None
+    # How the container ended last.
+    ended: Failure | None = None
     obstacle: Obstacle | None = None
+    # None until the scheduler has looked at the pod.
+    scheduled: bool | None = None
+    # On its way out, and still holding its place on a node.
+    draining: bool = False
+    started_at: str = ""
+
+    @property
+    def failure(self) -> Failure | None:
+        """How the container ended, while the pod is not ready again."""
+        return None if self.ready else self.ended
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,7 @@ class Load:
     kv_blocks_total: int = 0
     kv_blocks_free: int = 0
     oldest_wait_seconds: float = 0.0
+    ttft_p95_seconds: float = 0.0
     tpot_p95_seconds: float = 0.0
     prompt_tokens_per_second: float = 0.0
     output_tokens_per_second: float = 0.0
@@ -78,6 +90,16 @@ class Load:
 class SelfCheck:
     passed: bool
     message: str
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a pod's start-up, as far as it came."""
+
+    name: str
+    seconds: float = 0.0
+    num_bytes: int = 0
+    done: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +119,9 @@ class RuntimeState:
     crossover_reason: str = ""
     self_check: SelfCheck | None = None
     load: Load = field(default_factory=Load)
+    phases: tuple[Phase, ...] = ()
+    dtype: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,18 +164,21 @@ def pod_from(obj: Object) -> Pod:
     """Reads what matters of a Pod object."""
     metadata, status = obj["metadata"], obj.get("status", {})
     container = _container(status)
-    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", ()))
-    failure = None if ready else _failure(metadata["name"], container)
+    said = {c["type"]: c["status"] for c in status.get("conditions", ())}
+    ready, over = said.get("Ready") == "True", status.get("phase") in ("Failed", "Succeeded")
     return Pod(
         name=metadata["name"],
         uid=metadata["uid"],
         ip=status.get("podIP", ""),
         ready=ready,
         running="running" in container.get("state", {}),
-        deleting="deletionTimestamp" in metadata or status.get("phase") in ("Failed", "Succeeded"),
+        deleting="deletionTimestamp" in metadata or over,
         template_hash=metadata.get("annotations", {}).get(contract.ANNOTATION_TEMPLATE_HASH, ""),
-        failure=failure,
+        ended=_failure(metadata["name"], container),
         obstacle=None if ready else _obstacle(status, container),
+        scheduled=said["PodScheduled"] == "True" if "PodScheduled" in said else None,
+        draining="deletionTimestamp" in metadata and not over and said.get("PodScheduled") != "False",
+        started_at=container.get("state", {}).get("running", {}).get("startedAt") or "",
     )
 
 
@@ -199,5 +227,6 @@ def _obstacle(status: Object, container: Object) -> Obstacle | None:
     for condition in status.get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             message = condition.get("message") or "no node was found"
-            return Obstacle(condition.get("reason", "Unschedulable"), message[:MESSAGE_LIMIT])
+            reason = "SchedulingGated" if condition.get("reason") == "SchedulingGated" else "Unschedulable"
+            return Obstacle(reason, message[:MESSAGE_LIMIT])
     return None

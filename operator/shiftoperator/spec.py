@@ -85,6 +85,9 @@ class Spec:
     pod_template: dict[str, Any]
     replicas: int
     autoscaling: Autoscaling
+    suspend: bool
+    # That should run: none while suspended, whatever `replicas` says.
+    pods: int
 
     @property
     def gpus(self) -> int:
@@ -108,7 +111,14 @@ def parse(spec: dict[str, Any]) -> Spec:
         pod_template=spec.get("podTemplate", {}),
         replicas=spec.get("replicas", 1),
         autoscaling=_autoscaling(spec.get("autoscaling", {}), spec.get("slo", {}), shift),
+        suspend=bool(spec.get("suspend", False)),
+        pods=pods_asked(spec),
     )
+
+
+def pods_asked(spec: dict[str, Any]) -> int:
+    """Of a spec that need not be valid otherwise."""
+    return 0 if spec.get("suspend") else int(spec.get("replicas", 1))
 
 
 def _model(model: dict[str, Any]) -> Model:

@@ -40,16 +40,48 @@ RUNTIME_NAME = "shift-runtime"
 CONDITION_READY = "Ready"
 CONDITION_AVAILABLE = "Available"
 CONDITION_PROGRESSING = "Progressing"
+CONDITION_SCHEDULED = "Scheduled"
+CONDITION_MODEL_LOADED = "ModelLoaded"
 CONDITION_SHIFT_VERIFIED = "ShiftVerified"
 CONDITION_POLICY_IN_SYNC = "PolicyInSync"
 CONDITION_SCALING_ACTIVE = "ScalingActive"
+CONDITION_SLO_MET = "SLOMet"
+CONDITION_DEGRADED = "Degraded"
+CONDITION_PAUSED = "Paused"
 CONDITIONS = (
     CONDITION_READY,
     CONDITION_AVAILABLE,
     CONDITION_PROGRESSING,
+    CONDITION_SCHEDULED,
+    CONDITION_MODEL_LOADED,
     CONDITION_SHIFT_VERIFIED,
     CONDITION_POLICY_IN_SYNC,
     CONDITION_SCALING_ACTIVE,
+    CONDITION_SLO_MET,
+    CONDITION_DEGRADED,
+    CONDITION_PAUSED,
+)
+
+# Phases of start-up, as GetState and the runtime's metrics name them, in this order.
+PHASE_FETCH = "fetch"
+PHASE_RANKS = "ranks"
+PHASE_VERIFY = "verify"
+PHASE_OPEN = "open"
+PHASE_LOAD = "load"
+PHASE_KV = "kv"
+PHASE_WARM = "warm"
+PHASE_CALIBRATE = "calibrate"
+PHASE_SELF_CHECK = "self-check"
+PHASES = (
+    PHASE_FETCH,
+    PHASE_RANKS,
+    PHASE_VERIFY,
+    PHASE_OPEN,
+    PHASE_LOAD,
+    PHASE_KV,
+    PHASE_WARM,
+    PHASE_CALIBRATE,
+    PHASE_SELF_CHECK,
 )
 
 # Reasons with which a runtime refuses to start; the operator shows them in Ready.
@@ -118,3 +150,14 @@ METRIC_RECONCILE_SECONDS = "shift_operator_reconcile_seconds"
 METRIC_POLICY_PUSH_SECONDS = "shift_operator_policy_push_seconds"
 METRIC_LEADER = "shift_operator_leader"
 METRIC_SCALE_DECISIONS = "shift_operator_scale_decisions_total"  # decision, reason
+# Of each ShiftDeployment, labelled namespace and name: what moves with the load and is therefore not in its status.
+METRIC_CONDITION = "shift_operator_condition"  # condition; 1 True, 0 False, -1 Unknown
+METRIC_PODS = "shift_operator_pods"  # state: asked, live, ready
+METRIC_CAPACITY = "shift_operator_capacity_tokens_per_second"  # gear; of all ready pods
+METRIC_DEMAND = "shift_operator_demand_tokens_per_second"  # prompts that arrive and output that is made
+METRIC_DEPLOYMENT_RUNNING = "shift_operator_running_requests"
+METRIC_DEPLOYMENT_WAITING = "shift_operator_waiting_requests"
+METRIC_OLDEST_WAIT = "shift_operator_oldest_wait_seconds"
+METRIC_TTFT_P95 = "shift_operator_ttft_p95_seconds"  # of the slowest pod, over the last minute
+METRIC_TPOT_P95 = "shift_operator_tpot_p95_seconds"
+METRIC_SET_GENERATION = "shift_operator_policy_generation"

@@ -103,6 +103,7 @@ def test_fields(schema: Object) -> None:
         "runtime": {"image", "device", "resources", "env"},
         "podTemplate": {"metadata", "spec"},
         "replicas": set(),
+        "suspend": set(),
         "autoscaling": {"mode", "min", "max", "windows"},
         "slo": {"ttftMs", "tpotMs"},
     }
@@ -119,7 +120,8 @@ def test_every_status_field_of_the_operator_is_declared(schema: Object) -> None:
     declared = set(schema["status"]["properties"])
     written = {
         "observedGeneration", "replicas", "readyReplicas", "readyOfDesired", "selector", "templateHash", "gear",
-        "policyGeneration", "policy", "conditions", "pods", "decisions", "lastFailure",
+        "policyGeneration", "policy", "conditions", "pods", "decisions", "lastFailure", "settledReplicas", "capacity",
+        "crossover", "slowestStart",
     }  # fmt: skip
     assert written == declared
 

@@ -46,6 +46,7 @@ class Make:
             "ready": True,
             "running": True,
             "template_hash": "h",
+            "scheduled": True,
         }
         return Pod(**{**values, **changed})
 

@@ -22,6 +22,19 @@ Object = dict[str, Any]
 KEY = Key("team", "gemma")
 
 
+def merged(before: Any, patch: Any) -> Any:
+    """RFC 7386, as the API server merges."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(before) if isinstance(before, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = merged(result.get(name), value)
+    return result
+
+
 class FakeCluster:
     """Stores objects by (kind, name) and records every write in order."""
 
@@ -57,10 +70,7 @@ class FakeCluster:
     async def patch_status(self, obj: Object, status: Object) -> Object:
         self.writes.append("status")
         self.statuses.append(copy.deepcopy(status))
-        self.resource.setdefault("status", {}).update(copy.deepcopy(status))
-        policy = self.resource["status"].get("policy", {})
-        if policy.get("thresholdTokens", 0) is None:
-            del policy["thresholdTokens"]
+        self.resource["status"] = merged(self.resource.get("status", {}), copy.deepcopy(status))
         return copy.deepcopy(self.resource)
 
     async def patch_scale(self, obj: Object, replicas: int) -> None:
@@ -87,7 +97,7 @@ class FakeCluster:
             },
             "status": {
                 "podIP": "10.0.0.1",
-                "conditions": [{"type": "Ready", "status": "True"}],
+                "conditions": [{"type": kind, "status": "True"} for kind in ("PodScheduled", "Ready")],
                 "containerStatuses": [{"name": "runtime", "state": {"running": {}}}],
             },
         }
@@ -302,7 +312,7 @@ async def test_a_refusal_is_told_once(make: Make) -> None:
         assert world.condition("Ready") == ("False", "Forbidden")
         assert world.condition("ScalingActive") == ("False", "NotDecided")
     assert world.cluster.writes == ["status"]
-    assert sorted(world.cluster.events) == ["Forbidden", "Forbidden", "NotDecided"], "Ready, Progressing, ScalingActive"
+    assert sorted(world.cluster.events) == ["Forbidden", "Forbidden", "NotDecided", "SpecRefused"]
     world.cluster.refusals.clear()
     await world.poll()
     assert world.condition("Ready") == ("False", "Forbidden"), "only a full pass knows better"

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from shiftoperator.errors import RuntimeCallError
 from shiftoperator.runtime_client import Accepted, Endpoint, RuntimeClient
-from shiftoperator.snapshot import RuntimeState
+from shiftoperator.snapshot import Phase, RuntimeState
 from shiftoperator.spec import Policy
 from shiftprotos.v1 import control_pb2, control_pb2_grpc, inference_pb2
 
@@ -42,7 +42,10 @@ class FakeControl(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
             threshold_tokens=256,
             threshold_source=control_pb2.THRESHOLD_SOURCE_DEFAULT,
             self_check=control_pb2.SelfCheck(passed=True, message="ok"),
-            load=inference_pb2.Load(waiting_requests=2, oldest_wait_seconds=1.5),
+            load=inference_pb2.Load(waiting_requests=2, oldest_wait_seconds=1.5, ttft_p95_seconds=0.7),
+            phases=[control_pb2.Phase(name="load", seconds=2.5, bytes=70, done=True)],
+            dtype="bfloat16",
+            version="0.1.0",
         )
 
     async def SetPolicy(self, request: Any, context: Any) -> Any:
@@ -84,6 +87,8 @@ async def test_state(pod: Pod, client: RuntimeClient) -> None:
     assert state.self_check is not None
     assert state.self_check.passed
     assert (state.load.waiting_requests, state.load.oldest_wait_seconds) == (2, 1.5)
+    assert (state.load.ttft_p95_seconds, state.dtype, state.version) == (0.7, "bfloat16", "0.1.0")
+    assert state.phases == (Phase("load", 2.5, 70, True),)
 
 
 async def test_push(pod: Pod, client: RuntimeClient) -> None:

@@ -57,7 +57,10 @@ def test_failure(case: str, container: Object, reason: str, words: str) -> None:
 
 def test_a_pod_that_came_back_has_no_failure() -> None:
     container = {"state": {"running": {}}, "lastState": ended(TOLD)}
-    assert pod_from(pod_object(container, [{"type": "Ready", "status": "True"}])).failure is None
+    pod = pod_from(pod_object(container, [{"type": "Ready", "status": "True"}]))
+    assert pod.failure is None
+    assert pod.ended is not None, "the status still tells of it"
+    assert pod.ended.reason == "InvalidLayout"
 
 
 def test_a_bad_reason_cannot_break_the_status() -> None:
@@ -80,6 +83,49 @@ def test_obstacles() -> None:
     assert obstacle is not None
     assert (obstacle.reason, obstacle.message) == ("Unschedulable", "no GPU is free")
 
+    obstacle = pod_from(pod_object(None, [{**unplaced, "reason": "SchedulerError"}])).obstacle
+    assert obstacle is not None
+    assert obstacle.reason == "Unschedulable", "what the scheduler cannot do is told in its message"
+    obstacle = pod_from(pod_object(None, [{**unplaced, "reason": "SchedulingGated"}])).obstacle
+    assert obstacle is not None
+    assert obstacle.reason == "SchedulingGated"
 
-def test_pods_on_their_way_out() -> None:
-    assert pod_from(pod_object({}, deletionTimestamp="2030-01-01T00:00:00Z")).deleting
+
+def condition(type_: str, status: str) -> Object:
+    return {"type": type_, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "scheduled"),
+    [([], None), ([condition("PodScheduled", "True")], True), ([condition("PodScheduled", "False")], False)],
+)
+def test_scheduled(conditions: list[Object], scheduled: bool | None) -> None:
+    assert pod_from(pod_object(None, conditions)).scheduled is scheduled
+
+
+@pytest.mark.parametrize(
+    ("case", "scheduled", "phase", "draining"),
+    [
+        ("holds its place", "True", "Running", True),
+        ("had none", "False", "Pending", False),
+        ("gave it back", "True", "Succeeded", False),
+        ("failed and is deleted", "True", "Failed", False),
+    ],
+)
+def test_pods_on_their_way_out(case: str, scheduled: str, phase: str, draining: bool) -> None:
+    obj = pod_object({}, [condition("PodScheduled", scheduled)], deletionTimestamp="2030-01-01T00:00:00Z")
+    obj["status"]["phase"] = phase
+    pod = pod_from(obj)
+    assert (pod.deleting, pod.draining) == (True, draining), case
+
+
+def test_an_evicted_pod_drains_nothing() -> None:
+    obj = pod_object({}, [condition("PodScheduled", "True")])
+    obj["status"]["phase"] = "Failed"
+    assert (pod_from(obj).deleting, pod_from(obj).draining) == (True, False)
+
+
+def test_when_the_container_started() -> None:
+    assert pod_from(pod_object({"state": {"running": {"startedAt": "2030-01-01T00:00:00Z"}}})).started_at
+    assert pod_from(pod_object({"state": {"running": {"startedAt": None}}})).started_at == ""
+    assert pod_from(pod_object({"state": {"waiting": {}}})).started_at == ""

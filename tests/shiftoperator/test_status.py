@@ -36,6 +36,11 @@ def test_healthy(make: Make) -> None:
         "ShiftVerified": ("True", "GearsAgree"),
         "PolicyInSync": ("True", "Applied"),
         "ScalingActive": ("True", "Steady"),
+        "Scheduled": ("True", "PodsScheduled"),
+        "ModelLoaded": ("True", "Loaded"),
+        "SLOMet": ("Unknown", "NoTraffic"),
+        "Degraded": ("False", "AsAsked"),
+        "Paused": ("False", "NotSuspended"),
     }
 
 
@@ -71,7 +76,7 @@ def test_healthy(make: Make) -> None:
         ),
         (
             "failed",
-            [{"ready": False, "failure": FAILURE}],
+            [{"ready": False, "ended": FAILURE}],
             1,
             ("False", "ModelNotFound"),
             ("False", "NoPodReady"),
@@ -102,7 +107,7 @@ def test_pods_decide(
 
 
 def test_the_runtimes_sentence_reaches_ready_and_last_failure(make: Make) -> None:
-    snapshot = make.snapshot(pods=(make.pod(ready=False, failure=FAILURE),))
+    snapshot = make.snapshot(pods=(make.pod(ready=False, ended=FAILURE),))
     built = status.build(snapshot, OUTCOME, [], NOW)
     ready = built["conditions"][0]
     assert ready["message"] == "pod p1: /models/x does not exist"
@@ -138,10 +143,10 @@ def test_shift_verified_needs_every_ready_pod(make: Make) -> None:
 @pytest.mark.parametrize(
     ("failed", "expected"),
     [
-        ({"failure": replace(FAILURE, reason=contract.REASON_SELF_CHECK_FAILED)}, ("False", "SelfCheckFailed")),
-        ({"failure": FAILURE}, ("True", "GearsAgree")),
+        ({"ended": replace(FAILURE, reason=contract.REASON_SELF_CHECK_FAILED)}, ("False", "SelfCheckFailed")),
+        ({"ended": FAILURE}, ("True", "GearsAgree")),
         (
-            {"failure": replace(FAILURE, reason=contract.REASON_SELF_CHECK_FAILED), "deleting": True},
+            {"ended": replace(FAILURE, reason=contract.REASON_SELF_CHECK_FAILED), "deleting": True},
             ("True", "GearsAgree"),
         ),
     ],
@@ -171,14 +176,16 @@ def test_nothing_is_written_at_rest(make: Make) -> None:
     states = {pod.uid: make.state()}
     first = status.build(make.snapshot(pods=(pod,), states=states), OUTCOME, [], NOW)
     resource = make.resource(status=first)
-    busy = make.state(read_at=200.0, gears=(GearState("tp2", 1, 2, 601, 0), GearState("sp2", 2, 1, 400, 0)))
+    busy = make.state(
+        read_at=200.0, gears=(GearState("tp2", 1, 2, 601, 0, 400.0), GearState("sp2", 2, 1, 400, 0, 1000.0))
+    )
     again = status.build(make.snapshot(resource, (pod,), {pod.uid: busy}), OUTCOME, [], LATER)
     assert status.patch(first, again) == {}
 
 
 def test_transition_times_follow_the_status_only(make: Make) -> None:
     first = status.build(make.snapshot(), OUTCOME, [], NOW)
-    failed = make.snapshot(make.resource(status=first), (make.pod(ready=False, failure=FAILURE),))
+    failed = make.snapshot(make.resource(status=first), (make.pod(ready=False, ended=FAILURE),))
     second = status.build(failed, OUTCOME, [], LATER)
     times = {c["type"]: c["lastTransitionTime"] for c in second["conditions"]}
     assert times["Ready"] == NOW, "False for another reason is still False"

@@ -13,7 +13,7 @@ from kubernetes.aio import client, config
 from shiftprotos import contract
 
 from shiftoperator.cluster.paths import group_path, path
-from shiftoperator.errors import ConflictError, TransientError, UserError
+from shiftoperator.errors import FORBIDDEN, REFUSED_BY_API, ConflictError, TransientError, UserError
 
 Object = dict[str, Any]
 
@@ -139,5 +139,5 @@ def _refusal(status: int, text: str, call: str, retry_after: str | None) -> Exce
         # 401 passes when the service account's token has been renewed.
         delay = float(retry_after) if retry_after and retry_after.isdigit() else 1.0
         return TransientError(f"{call}: {status} {message}", delay_seconds=delay)
-    reason = "Forbidden" if status == 403 else "RefusedByApi"
+    reason = FORBIDDEN if status == 403 else REFUSED_BY_API
     return UserError(reason, f"the API server refused {call}: {message}")

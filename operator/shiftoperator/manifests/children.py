@@ -128,7 +128,7 @@ def _network_policy(name: str, operator_namespace: str) -> Object:
 
 def _deployment(name: str, spec: Spec, template: Object) -> Object:
     return {
-        "replicas": spec.replicas,
+        "replicas": spec.pods,
         "selector": {"matchLabels": names.selector(name)},
         # GPUs are rarely spare: a new pod starts when an old one has given its own back.
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},

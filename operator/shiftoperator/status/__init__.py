@@ -1,7 +1,11 @@
 """What the status of a ShiftDeployment should say, and what of it changed."""
 
-from shiftoperator.status.conditions import Outcome, Scaling, conditions
-from shiftoperator.status.report import Transition, build, patch, raised_generation, transitions
+from shiftoperator.status import reasons
+from shiftoperator.status.changes import Transition, patch, raised_generation, transitions
+from shiftoperator.status.conditions import conditions
+from shiftoperator.status.figures import figures
+from shiftoperator.status.report import build
+from shiftoperator.status.view import Outcome, Scaling
 
 __all__ = [
     "Outcome",
@@ -9,7 +13,9 @@ __all__ = [
     "Transition",
     "build",
     "conditions",
+    "figures",
     "patch",
     "raised_generation",
+    "reasons",
     "transitions",
 ]

@@ -1,41 +1,31 @@
-"""The status object: built whole, compared, and only what differs is written."""
+"""The status object, built whole."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from shiftprotos import contract
 
 from shiftoperator import names
 from shiftoperator.snapshot import Failure, Object, Pod, RuntimeState, Snapshot
-from shiftoperator.spec import Policy
-from shiftoperator.status.conditions import FALSE, TRUE, Outcome, conditions
+from shiftoperator.status import bands, measured
+from shiftoperator.status.conditions import conditions
+from shiftoperator.status.fit import int32, int64, text
+from shiftoperator.status.pods import current_phase
+from shiftoperator.status.reasons import ALL_PODS_READY
+from shiftoperator.status.view import Outcome
 
 MAX_PODS = 16
 MAX_DECISIONS = 10
-
-
-@dataclass(frozen=True)
-class Transition:
-    """A condition that changed in a way a person wants to hear of."""
-
-    type: str
-    status: str
-    reason: str
-    message: str
-
-    @property
-    def bad(self) -> bool:
-        alarming = (contract.CONDITION_READY, contract.CONDITION_AVAILABLE, contract.CONDITION_SHIFT_VERIFIED)
-        return self.type in alarming and self.status == FALSE
+_DECISION_MESSAGE = 1024
 
 
 def build(snapshot: Snapshot, outcome: Outcome, decisions: list[Object], now: str) -> Object:
     """Everything but the policy and its generation, which are stored before they are pushed."""
     pods = sorted(snapshot.live_pods, key=lambda pod: pod.name)
     ready = len(snapshot.ready_pods)
+    known = {pod["name"]: pod for pod in snapshot.status.get("pods", ())}
     status: Object = {
         "observedGeneration": snapshot.generation,
         "replicas": len(pods),
@@ -43,69 +33,53 @@ def build(snapshot: Snapshot, outcome: Outcome, decisions: list[Object], now: st
         "readyOfDesired": f"{ready}/{outcome.desired_replicas}",
         "selector": names.selector_text(snapshot.key.name),
         "templateHash": outcome.template_hash,
-        "gear": _gear_text(snapshot.states[pod.uid] for pod in pods if pod.uid in snapshot.states),
+        "gear": text(_gear_text(snapshot.states[pod.uid] for pod in pods if pod.uid in snapshot.states), 256),
         "conditions": conditions(snapshot, outcome, now),
-        "pods": [_pod(pod, snapshot.states.get(pod.uid)) for pod in pods[:MAX_PODS]],
-        "decisions": decisions[:MAX_DECISIONS],
+        "pods": [_pod(pod, snapshot.states.get(pod.uid), known.get(pod.name, {}), now) for pod in pods[:MAX_PODS]],
+        "capacity": measured.capacity(snapshot),
+        "decisions": [_decision(decision) for decision in decisions[:MAX_DECISIONS]],
     }
-    failure = _latest_failure(pods)
-    if failure is not None:
-        status["lastFailure"] = _failure(failure)
-    return status
+    status["settledReplicas"] = _settled(snapshot, status["conditions"], outcome)
+    found = {
+        "crossover": measured.crossover(snapshot),
+        "slowestStart": measured.slowest_start(snapshot),
+        "lastFailure": _last_failure(pods, snapshot.status.get("lastFailure")),
+    }
+    return status | {name: value for name, value in found.items() if value is not None}
 
 
-def patch(before: Object, after: Object) -> Object:
-    """The parts of `after` that `before` lacks or has otherwise; empty when nothing is to be written."""
-    return {name: value for name, value in after.items() if before.get(name) != value}
+def _settled(snapshot: Snapshot, now_said: list[Object], outcome: Outcome) -> int:
+    """Pods asked for when all of them last served; what is less by now counts as less."""
+    ready = next(c for c in now_said if c["type"] == contract.CONDITION_READY)
+    if ready["reason"] == ALL_PODS_READY:
+        return outcome.desired_replicas
+    return min(int(snapshot.status.get("settledReplicas", 0)), outcome.desired_replicas)
 
 
-def raised_generation(status: Object, policy: Policy, generation: int, now: str) -> Object:
-    """What to store before a new policy is pushed: until pods report it, PolicyInSync must not look back."""
-    changed: Object = {"policyGeneration": generation, "policy": {"thresholdTokens": None, **policy.as_status()}}
-    before: list[Object] = status.get("conditions", [])
-    message = f"generation {generation} ({policy.mode}) is being pushed"
-    if any(c["type"] == contract.CONDITION_POLICY_IN_SYNC and c["status"] == TRUE for c in before):
-        pushed = {"status": FALSE, "reason": "Applying", "message": message, "lastTransitionTime": now}
-        changed["conditions"] = [
-            {**c, **pushed} if c["type"] == contract.CONDITION_POLICY_IN_SYNC else c for c in before
-        ]
-    return changed
+def _decision(decision: Object) -> Object:
+    """One that an earlier version wrote may be longer than the schema is by now."""
+    message = decision.get("message")
+    return {**decision, "message": text(message, _DECISION_MESSAGE)} if message else decision
 
 
-def transitions(before: Object, after: Object) -> tuple[Transition, ...]:
-    """Conditions with another status, or still False for another reason. First sights of Unknown are no news."""
-    old = {condition["type"]: condition for condition in before.get("conditions", ())}
-    changed = []
-    for new in after.get("conditions", ()):
-        known = old.get(new["type"])
-        if known is None and new["status"] != TRUE:
-            continue
-        same = known is not None and known["status"] == new["status"]
-        if same and (new["status"] != FALSE or known["reason"] == new["reason"] or _talkative(new)):  # type: ignore[index]
-            continue
-        changed.append(Transition(new["type"], new["status"], new["reason"], new["message"]))
-    return tuple(changed)
-
-
-def _talkative(condition: Object) -> bool:
-    """Its reasons follow the load, and decisions to scale have Events of their own."""
-    return bool(condition["type"] == contract.CONDITION_SCALING_ACTIVE)
-
-
-def _pod(pod: Pod, state: RuntimeState | None) -> Object:
+def _pod(pod: Pod, state: RuntimeState | None, before: Object, now: str) -> Object:
     summary: Object = {"name": pod.name, "ready": pod.ready}
     if state is None:
         return summary
-    summary["gears"] = gear_shares([state])
-    summary["policyGeneration"] = state.generation_applied
+    summary["gears"] = {text(name, 64): share for name, share in list(gear_shares([state]).items())[:64]}
+    summary["policyGeneration"] = int64(state.generation_applied)
+    if pod.ready:
+        summary |= bands.load(state, before, now)
+    elif current_phase(state):
+        summary["phase"] = current_phase(state)
     if state.threshold_tokens:
-        summary["thresholdTokens"] = state.threshold_tokens
+        summary["thresholdTokens"] = int32(state.threshold_tokens)
     if state.threshold_source:
-        summary["thresholdSource"] = state.threshold_source
+        summary["thresholdSource"] = text(state.threshold_source, 64)
     if state.crossover_tokens:
-        summary["crossoverTokens"] = state.crossover_tokens
+        summary["crossoverTokens"] = int32(state.crossover_tokens)
     if state.crossover_reason:
-        summary["crossoverReason"] = state.crossover_reason
+        summary["crossoverReason"] = text(state.crossover_reason, 256)
     return summary
 
 
@@ -125,9 +99,13 @@ def _gear_text(states: Iterable[RuntimeState]) -> str:
     return ", ".join(used) or "/".join(shares)
 
 
-def _latest_failure(pods: list[Pod]) -> Failure | None:
-    failures = [pod.failure for pod in pods if pod.failure is not None]
-    return max(failures, key=lambda failure: failure.time, default=None)
+def _last_failure(pods: list[Pod], before: Object | None) -> Object | None:
+    """The newest, whether its pod has come back since or is gone."""
+    failures = [pod.ended for pod in pods if pod.ended is not None]
+    newest = max(failures, key=lambda failure: failure.time, default=None)
+    if newest is None or (before is not None and newest.time < before.get("time", "")):
+        return before
+    return _failure(newest)
 
 
 def _failure(failure: Failure) -> Object:

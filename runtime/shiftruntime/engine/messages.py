@@ -79,7 +79,7 @@ ToEngine = Submit | Abort | Call | Shutdown
 class PhaseUpdate(msgspec.Struct, frozen=True, tag=True):
     """Start-up progress; the last update of a phase has done = True."""
 
-    name: str  # "fetch", "ranks", "verify", "open", "load", "kv", "warm", "calibrate", "self-check", in this order
+    name: str  # shiftprotos.contract.PHASES
     seconds: float
     done_bytes: int = 0
     total_bytes: int = 0

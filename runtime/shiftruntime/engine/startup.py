@@ -80,16 +80,16 @@ class Startup:
     def run(self) -> Started:
         """Raises StartupError or RankError."""
         with Verification(self._options.model, self._options.require_manifest) as verification:
-            with self._phase("ranks"):
+            with self._phase(contract.PHASE_RANKS):
                 self._ranks.wait_hello(self._left())
             self._verify(verification)
         opened = self._load()
         max_model_len = self._max_model_len(opened.config)
         num_blocks = self._kv(opened, max_model_len)
-        with self._phase("warm"):
+        with self._phase(contract.PHASE_WARM):
             self._warm(max_model_len, num_blocks)
         table = GearTable(self._options.base_gear, self._costs(opened, max_model_len, num_blocks))
-        with self._phase("self-check"):
+        with self._phase(contract.PHASE_SELF_CHECK):
             check = self._self_check(opened, max_model_len)
         if not check.passed:
             raise StartupError(contract.REASON_SELF_CHECK_FAILED, check.message)
@@ -104,7 +104,13 @@ class Startup:
             if now - reported > _VERIFY_REPORT_SECONDS:
                 reported = now
                 self._report(
-                    PhaseUpdate("verify", now - started, verification.done_bytes, verification.total_bytes, done=False)
+                    PhaseUpdate(
+                        contract.PHASE_VERIFY,
+                        now - started,
+                        verification.done_bytes,
+                        verification.total_bytes,
+                        done=False,
+                    )
                 )
             if not self._left():
                 raise StartupError(
@@ -114,20 +120,22 @@ class Startup:
                 )
         verification.result()
         if total := verification.total_bytes:
-            self._report(PhaseUpdate("verify", time.monotonic() - started, total, total, done=True))
+            self._report(PhaseUpdate(contract.PHASE_VERIFY, time.monotonic() - started, total, total, done=True))
 
     def _load(self) -> Opened:
         options, ranks = self._options, self._ranks
-        with self._phase("open"):
+        with self._phase(contract.PHASE_OPEN):
             opened = ranks.ask(0, Open(options.model, options.dtype, options.exact), Opened, self._left())
         started = time.monotonic()
 
         def progress(update: LoadProgress) -> None:
             self._report(
-                PhaseUpdate("load", time.monotonic() - started, update.done_bytes, update.total_bytes, done=False)
+                PhaseUpdate(
+                    contract.PHASE_LOAD, time.monotonic() - started, update.done_bytes, update.total_bytes, done=False
+                )
             )
 
-        with self._phase("load", opened.weights_bytes):
+        with self._phase(contract.PHASE_LOAD, opened.weights_bytes):
             check_weights_fit(opened.weights_bytes)
             os.ftruncate(ranks.weights_fd, opened.weights_bytes)
             ranks.send(0, Load(opened.weights_bytes))
@@ -138,7 +146,7 @@ class Startup:
         options, ranks = self._options, self._ranks
         self._windows = opened.config.group_windows
         attach = Attach(opened.config, opened.dtype, options.exact, opened.weights_bytes, options.block_size)
-        with self._phase("kv"):
+        with self._phase(contract.PHASE_KV):
             attached = ranks.ask_all(attach, Attached, self._left())
             # Identical figures by construction; the largest is the safe one.
             block_bytes = max(answer.kv_block_bytes for answer in attached)
@@ -184,7 +192,7 @@ class Startup:
         if not options.calibrate:
             return {}
         provenance = calibration_file.Provenance.of(options, opened.config, opened.dtype, max_model_len)
-        with self._phase("calibrate"):
+        with self._phase(contract.PHASE_CALIBRATE):
             path = Path(options.calibration_file) if options.calibration_file else None
             kept = calibration_file.read(path, provenance, self._gears) if path else None
             if kept is not None:

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
+from shiftprotos import contract
+
 from shiftruntime.engine.messages import PhaseUpdate
 from shiftruntime.errors import StartupError, fetch_failed
 from shiftruntime.models.fetch import DEFAULT_CACHE, LocalModel, fetch_model, parse_uri
@@ -34,9 +36,9 @@ async def fetched(uri: str, cache: str | None, report: Report, seconds: float = 
         seconds = monotonic() - started
         if seconds - shown > _REPORT_SECONDS or shown == 0.0:
             shown = seconds
-            loop.call_soon_threadsafe(report, PhaseUpdate("fetch", seconds, done, total, done=False))
+            loop.call_soon_threadsafe(report, PhaseUpdate(contract.PHASE_FETCH, seconds, done, total, done=False))
 
-    report(PhaseUpdate("fetch", 0.0))
+    report(PhaseUpdate(contract.PHASE_FETCH, 0.0))
     try:
         async with asyncio.timeout(seconds):
             path = await asyncio.to_thread(fetch_model, uri, _cache(cache), progress, stop)
@@ -44,7 +46,7 @@ async def fetched(uri: str, cache: str | None, report: Report, seconds: float = 
         raise fetch_failed(f"{uri} was not fetched within {seconds:g} s; start again, it resumes") from error
     finally:
         stop.set()  # the thread sees it with the next bytes
-    report(PhaseUpdate("fetch", monotonic() - started, size, size, done=True))
+    report(PhaseUpdate(contract.PHASE_FETCH, monotonic() - started, size, size, done=True))
     return str(path)
 
 

@@ -1,0 +1,115 @@
+"""What every condition is decided from, and how: the first check of a chain that has something to say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+from shiftoperator.errors import UserError
+from shiftoperator.snapshot import Object, Pod, Snapshot
+
+TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What the autoscaler says at the moment; `active` when it can decide."""
+
+    active: bool
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one reconcile came to, beside what it saw. `desired_replicas` is 0 while suspended."""
+
+    desired_replicas: int
+    template_hash: str
+    policy_generation: int
+    scaling: Scaling
+    error: UserError | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    status: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class View:
+    """One moment of one ShiftDeployment. `now` is written as in the status."""
+
+    snapshot: Snapshot
+    outcome: Outcome
+    now: str
+
+    @property
+    def suspended(self) -> bool:
+        return bool(self.snapshot.resource["spec"].get("suspend", False))
+
+    @property
+    def wanted(self) -> int:
+        return self.outcome.desired_replicas
+
+    @property
+    def live(self) -> tuple[Pod, ...]:
+        return self.snapshot.live_pods
+
+    @property
+    def ready(self) -> tuple[Pod, ...]:
+        return self.snapshot.ready_pods
+
+    @property
+    def current(self) -> tuple[Pod, ...]:
+        """Ready pods of the present spec."""
+        return tuple(pod for pod in self.ready if pod.template_hash == self.outcome.template_hash)
+
+    @property
+    def old(self) -> tuple[Pod, ...]:
+        """Pods of an earlier spec."""
+        return tuple(pod for pod in self.live if pod.template_hash != self.outcome.template_hash)
+
+    @property
+    def settled(self) -> int:
+        """Pods that were asked for when all of them last served."""
+        return int(self.snapshot.status.get("settledReplicas", 0))
+
+    def before(self, type_: str) -> Object | None:
+        """The condition as it is written now."""
+        return next((c for c in self.snapshot.status.get("conditions", ()) if c["type"] == type_), None)
+
+    def seconds_in(self, type_: str, status: str) -> float:
+        """For how long the condition has had this status; 0 when it has another one."""
+        before = self.before(type_)
+        if before is None or before["status"] != status:
+            return 0.0
+        return seconds_between(before["lastTransitionTime"], self.now)
+
+    def deployment_condition(self, type_: str) -> Object:
+        deployment = self.snapshot.children.get(("Deployment", self.snapshot.key.name), {})
+        found: list[Object] = deployment.get("status", {}).get("conditions", [])
+        return next((c for c in found if c["type"] == type_), {})
+
+
+Check: TypeAlias = Callable[[View], Verdict | None]
+
+
+def first(checks: tuple[Check, ...], view: View) -> Verdict:
+    for check in checks:
+        verdict = check(view)
+        if verdict is not None:
+            return verdict
+    raise AssertionError(f"the last check of {[c.__name__ for c in checks]} must always answer")
+
+
+def seconds_between(earlier: str, later: str) -> float:
+    """Infinite when either is no time: nothing waits for a moment that never comes."""
+    try:
+        return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
+    except (ValueError, TypeError):
+        return float("inf")
