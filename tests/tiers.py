@@ -22,12 +22,12 @@ CLUSTER = (PYTHON, "localcluster/cluster.py")
 class Tier:
     name: str
     commands: tuple[tuple[str, ...], ...]
-    limit_minutes: float
+    limit_minutes: float  # of each command: against a hang, well above what a slow machine needs
     needs_cluster: bool = False
 
 
 def pytest(*paths: str) -> tuple[str, ...]:
-    return (PYTHON, "-m", "pytest", "-q", *paths)
+    return (PYTHON, "-m", "pytest", "-q", "--durations=5", "--durations-min=20", *paths)
 
 
 def under(*names: str) -> tuple[str, ...]:
@@ -36,9 +36,9 @@ def under(*names: str) -> tuple[str, ...]:
 
 
 TIERS = (
-    Tier("check", (("make", "--no-print-directory", "check"),), 5),
-    Tier("pure", (pytest("tests/shiftcore", "tests/shiftoperator", "tests/contract", "tests/examples"),), 5),
-    Tier("models", (pytest(*under("models", "chat", "parallel", "worker")),), 15),
+    Tier("check", (("make", "--no-print-directory", "check"),), 10),
+    Tier("pure", (pytest("tests/shiftcore", "tests/shiftoperator", "tests/contract", "tests/examples"),), 15),
+    Tier("models", (pytest(*under("models", "chat", "parallel", "worker")),), 25),
     Tier(
         "front",
         (
@@ -48,21 +48,20 @@ TIERS = (
                 )
             ),
         ),
-        15,
+        25,
     ),
-    Tier("engine", (pytest(*under("engine", "ranks")),), 15),
-    Tier(
-        "campaigns", (pytest(*under("fuzz", "failures")),), 15
-    ),  # at a reduced count; `make campaign` has the full one
+    Tier("engine", (pytest(*under("engine", "ranks")),), 25),
+    # At a reduced count; `make campaign` has the full one.
+    Tier("campaigns", (pytest(*under("fuzz", "failures")),), 25),
     # Ends a cluster that runs: these tests prove that up and down leave the machine as it was. The first up builds the
     # binary, alone, since that takes both cores.
     Tier(
         "cluster",
         ((*CLUSTER, "down"), (*CLUSTER, "up"), (*CLUSTER, "down"), pytest("tests/localcluster")),
-        20,
+        25,
         needs_cluster=True,
     ),
-    Tier("e2e", ((*CLUSTER, "up"), pytest("tests/e2e"), (*CLUSTER, "down")), 20, needs_cluster=True),
+    Tier("e2e", ((*CLUSTER, "up"), pytest("tests/e2e"), (*CLUSTER, "down")), 25, needs_cluster=True),
 )
 
 
