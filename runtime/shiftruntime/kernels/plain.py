@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ from shiftruntime.config import Activation, ModelConfig
 from shiftruntime.kernels.ops import AttentionPlan, Chunk, ExpertWeights, Reducer, token_slots, write_slots
 from shiftruntime.kernels.routing import assigned, largest
 
+_SHORT_CONTEXT = 64  # decodes up to here share one product; padding them costs less than another call
+
 
 @dataclass(frozen=True)
 class _Prefill:
@@ -21,7 +24,9 @@ class _Prefill:
 
 
 @dataclass(frozen=True)
-class _Decode:
+class _Decodes:
+    """Sequences with contexts of about one length."""
+
     rows: Tensor  # [sequences] int64
     slots: Tensor  # [sequences, context] int64, padded with slot 0
     mask: Tensor  # [sequences, 1, 1, context], 0 or -inf
@@ -33,7 +38,7 @@ class PlainPlan:
 
     write_slots: Tensor
     prefills: dict[int | None, tuple[_Prefill, ...]]
-    decodes: dict[int | None, _Decode | None]
+    decodes: dict[int | None, tuple[_Decodes, ...]]
 
 
 class PlainOps:
@@ -91,7 +96,7 @@ class PlainOps:
         return PlainPlan(
             write_slots(chunks, block_size),
             {window: tuple(_plan_prefill(chunk, block_size, window, dtype) for chunk in longer) for window in windows},
-            {window: _plan_decode(singles, block_size, window, dtype) for window in windows},
+            {window: _plan_decodes(singles, block_size, window, dtype) for window in windows},
         )
 
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
@@ -105,9 +110,8 @@ class PlainOps:
         out = torch.empty_like(q)
         for prefill in plan.prefills[window]:
             out[prefill.rows] = _attend_prefill(q[prefill.rows], keys, values, prefill, scale, soft_cap)
-        decode = plan.decodes[window]
-        if decode is not None:
-            out[decode.rows] = _attend_decode(q[decode.rows], keys, values, decode, scale, soft_cap)
+        for decodes in plan.decodes[window]:
+            out[decodes.rows] = _attend_decodes(q[decodes.rows], keys, values, decodes, scale, soft_cap)
         return out
 
     def exp(self, x: Tensor) -> Tensor:
@@ -135,15 +139,23 @@ def _plan_prefill(chunk: Chunk, block_size: int, window: int | None, dtype: torc
     )
 
 
-def _plan_decode(chunks: tuple[Chunk, ...], block_size: int, window: int | None, dtype: torch.dtype) -> _Decode | None:
-    if not chunks:
-        return None
-    slots = [token_slots(chunk, block_size, _first_seen(chunk, window)) for chunk in chunks]
-    lengths = torch.tensor([len(s) for s in slots])
-    padded = torch.nn.utils.rnn.pad_sequence(slots, batch_first=True)
-    seen = torch.arange(padded.shape[1]) < lengths[:, None]
-    rows = torch.tensor([chunk.first_row for chunk in chunks])
-    return _Decode(rows, padded, _additive(seen, dtype)[:, None, None, :])
+def _plan_decodes(
+    chunks: tuple[Chunk, ...], block_size: int, window: int | None, dtype: torch.dtype
+) -> tuple[_Decodes, ...]:
+    """Grouped by powers of two: padding to the longest of a step would let one long context be paid for by all."""
+    groups: dict[int, list[tuple[int, Tensor]]] = defaultdict(list)
+    for chunk in chunks:
+        slots = token_slots(chunk, block_size, _first_seen(chunk, window))
+        groups[(max(_SHORT_CONTEXT, len(slots)) - 1).bit_length()].append((chunk.first_row, slots))
+    return tuple(_pad(group, dtype) for group in groups.values())
+
+
+def _pad(group: list[tuple[int, Tensor]], dtype: torch.dtype) -> _Decodes:
+    """``group``: row and slots of each sequence."""
+    rows, slots = zip(*group, strict=True)
+    padded = torch.nn.utils.rnn.pad_sequence(list(slots), batch_first=True)
+    seen = torch.arange(padded.shape[1]) < torch.tensor([len(s) for s in slots])[:, None]
+    return _Decodes(torch.tensor(rows), padded, _additive(seen, dtype)[:, None, None, :])
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
@@ -163,8 +175,8 @@ def _attend_prefill(
     return out.permute(2, 0, 1, 3).reshape(rows, heads, dim)
 
 
-def _attend_decode(
-    q: Tensor, keys: Tensor, values: Tensor, plan: _Decode, scale: float, soft_cap: float | None
+def _attend_decodes(
+    q: Tensor, keys: Tensor, values: Tensor, plan: _Decodes, scale: float, soft_cap: float | None
 ) -> Tensor:
     """q [sequences, query heads, head_dim], one token each; query heads of a kv head act as its rows."""
     sequences, heads, dim = q.shape

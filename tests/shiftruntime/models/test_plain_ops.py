@@ -1,9 +1,12 @@
-"""The fast arithmetic where it takes a path of its own: attention whose scores are bent by a soft cap."""
+"""The fast arithmetic where it takes a path of its own: decodes in groups, and scores that are bent by a soft cap."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
+from shiftruntime.kernels.exact import ExactOps
 from shiftruntime.kernels.ops import Chunk, token_slots, write_slots
 from shiftruntime.kernels.plain import PlainOps
 from torch import Tensor
@@ -59,3 +62,42 @@ def test_bfloat16_rounds_the_result_and_not_the_scores(window: int | None) -> No
     mine, wide = attend(torch.bfloat16, window, 0.5), attend(torch.float32, window, 0.5)
     assert mine.dtype == torch.bfloat16
     torch.testing.assert_close(mine.float(), wide, atol=0.03, rtol=0.03)
+
+
+def decodes(contexts: Sequence[int], block_size: int) -> tuple[tuple[Chunk, ...], int]:
+    """A decode per context, and the blocks that hold them all."""
+    chunks, first = [], 0
+    for row, context in enumerate(contexts):
+        blocks = -(-(context + 1) // block_size)
+        chunks.append(Chunk(row, 1, context, tuple(range(first, first + blocks))))
+        first += blocks
+    return tuple(chunks), first
+
+
+@pytest.mark.parametrize("contexts", [(64,) * 63 + (8191,), (0, 63, 64, 100, 1000, 1, 8191) * 3, tuple(range(200))])
+@pytest.mark.parametrize("window", [None, 128])
+def test_one_long_context_in_a_step_does_not_pad_the_short_ones(contexts: Sequence[int], window: int | None) -> None:
+    """Found in review: 63 short decodes beside one of 8,192 tokens took 580 times as long as 64 short ones."""
+    chunks, _ = decodes(contexts, 16)
+    gathered = sum(
+        group.slots.numel() for group in OPS.plan_attention(chunks, 16, (window,), torch.float32).decodes[window]
+    )
+    seen = sum(min(context + 1, window or context + 1) for context in contexts)
+    assert seen <= gathered <= 2 * seen + 64 * len(contexts)
+
+
+@pytest.mark.parametrize("soft_cap", [None, 2.0])
+@pytest.mark.parametrize("window", [None, 33])
+def test_decodes_of_any_context_give_what_the_exact_arithmetic_gives(
+    window: int | None, soft_cap: float | None
+) -> None:
+    """Contexts on both sides of every border between groups, in no order."""
+    chunks, blocks = decodes((300, 0, 63, 64, 65, 127, 128, 129, 5, 255, 256, 2, 300), 4)
+    generator = torch.Generator().manual_seed(1)
+    q = torch.randn(len(chunks), 6, 8, generator=generator).double()
+    keys, values = torch.randn(2, blocks * 4, 3, 8, generator=generator).double()
+    mine, twin = (
+        ops.attention(q, keys, values, ops.plan_attention(chunks, 4, (window,), q.dtype), window, 0.35, soft_cap)
+        for ops in (OPS, ExactOps())
+    )
+    torch.testing.assert_close(mine, twin)
