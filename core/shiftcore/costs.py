@@ -93,7 +93,8 @@ def find_crossover(table: CostTable, latency: Gear, throughput: Gear) -> Crossov
     """Compare two curves at their measured points.
 
     The crossover is the first measured n from which the throughput gear stays cheaper by more than the noise of the
-    two medians; a lead that never exceeds the noise is CalibrationNoisy, no lead at all NoCrossover.
+    two medians. NoCrossover says that it never leads and the latency gear does, at the largest n by more than the
+    noise; everything between is CalibrationNoisy.
     """
     if latency == throughput:
         return Crossover(None, SINGLE_GEAR, f"{latency} is the only gear")
@@ -118,6 +119,10 @@ def find_crossover(table: CostTable, latency: Gear, throughput: Gear) -> Crossov
             "but not clearly up to the largest step measured",
         )
     largest = shared[-1] if shared else 0
+    if gains and -gains[-1][0] < gains[-1][1]:
+        loss, noise = abs(gains[-1][0]), gains[-1][1]
+        text = f"{latency} leads {throughput} by {_ms(loss)} at {largest} tokens with a noise of {_ms(noise)}"
+        return Crossover(None, CALIBRATION_NOISY, text)
     return Crossover(None, NO_CROSSOVER, f"{latency} is as cheap as {throughput} up to {largest} tokens per step")
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-from shiftcore.costs import CostTable, Crossover, find_crossover
+from shiftcore.costs import NO_CROSSOVER, CostTable, Crossover, find_crossover
 from shiftcore.layout import Gear, allowed_gears, tp_gear
-from shiftcore.policy import Mode, Policy
+from shiftcore.policy import MAX_THRESHOLD_TOKENS, Mode, Policy
 
-# Used while no crossover has been measured. The published reference shifts at 256 tokens per step by default.
+# Used while it is not known which gear is cheaper. The published reference shifts at 256 tokens per step by default.
 DEFAULT_THRESHOLD_TOKENS = 256
 
 
@@ -53,8 +53,8 @@ def choose(tokens: int, table: GearTable, policy: Policy) -> Gear:
     """The gear for a step of ``tokens`` tokens (paper: algorithm 2, with a measured table for its constant).
 
     A pinned gear or mode wins; then the policy's threshold; then, within the policy's bounds, the cheapest of the tp
-    gear and the gears that beat it beyond doubt at this size; without any such gear the default threshold, because a
-    table inside its own noise says nothing.
+    gear and the gears that beat it beyond doubt at this size. Without costs, and with a table inside its own noise,
+    which says nothing, the default threshold holds.
     """
     if policy.gear is not None:
         return Gear.parse(policy.gear)
@@ -74,8 +74,9 @@ def choose(tokens: int, table: GearTable, policy: Policy) -> Gear:
 
 
 def _is_measured(table: GearTable, policy: Policy) -> bool:
-    """Whether the table decides, and not one number."""
-    return policy.threshold_tokens is None and bool(table.worth_from)
+    """Whether the table decides, and not one number: some gear is worth a shift, or the base gear surely is not."""
+    decided = bool(table.worth_from) or table.crossover.reason == NO_CROSSOVER
+    return policy.threshold_tokens is None and decided
 
 
 def _fixed_threshold(policy: Policy) -> int:
@@ -107,6 +108,7 @@ def threshold_in_use(table: GearTable, policy: Policy) -> tuple[int | None, Thre
         return None, ThresholdSource.PINNED
     if policy.threshold_tokens is not None:
         return policy.threshold_tokens, ThresholdSource.POLICY
-    if table.worth_from:
-        return _bounded(min(table.worth_from.values()) - 1, policy), ThresholdSource.CALIBRATION
+    if _is_measured(table, policy):
+        first = min(table.worth_from.values(), default=MAX_THRESHOLD_TOKENS + 1)  # without one every step stays in tp
+        return _bounded(first - 1, policy), ThresholdSource.CALIBRATION
     return _bounded(DEFAULT_THRESHOLD_TOKENS, policy), ThresholdSource.DEFAULT

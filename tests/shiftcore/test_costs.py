@@ -74,6 +74,7 @@ def test_points_need_increasing_sizes(sizes: tuple[int, ...]) -> None:
         ("never", (1, 2, 4, 8), (2, 3, 6, 9), 0.1, None, NO_CROSSOVER, "as cheap as sp2 up to 512 tokens"),
         ("equal", (1, 2, 4, 8), (1, 2, 4, 8), 0.0, None, NO_CROSSOVER, "as cheap as sp2 up to 512 tokens"),
         ("noisy", (1, 2, 4, 9), (2, 3, 6, 8), 5.0, None, CALIBRATION_NOISY, "by 1.00 ms at 512 tokens with a noise of"),
+        ("never, perhaps", (1, 2, 4, 8), (2, 3, 6, 9), 5.0, None, CALIBRATION_NOISY, "tp2 leads sp2 by 1.00 ms at 512"),
         ("lost again", (1, 2, 9, 40), (2, 3, 6, 60), 0.1, None, CALIBRATION_NOISY, "by 3.00 ms at 64 tokens"),
     ],
 )

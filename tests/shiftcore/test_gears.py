@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shiftcore.costs import CostCurve, CostPoint
+from shiftcore.costs import NO_CROSSOVER, CostCurve, CostPoint
 from shiftcore.gears import DEFAULT_THRESHOLD_TOKENS, GearTable, ThresholdSource, choose, threshold_in_use
 from shiftcore.layout import Gear
-from shiftcore.policy import Mode, Policy
+from shiftcore.policy import MAX_THRESHOLD_TOKENS, Mode, Policy
 
 TP2, SP2 = Gear(1, 2), Gear(2, 1)
 TP4, SP2TP2, SP4 = Gear(1, 4), Gear(2, 2), Gear(4, 1)
@@ -23,6 +23,8 @@ def curve(milliseconds: tuple[float, ...], spread: float = 0.01) -> CostCurve:
 UNMEASURED = GearTable(SP2, {})
 CROSSING = GearTable(SP2, {TP2: curve((1, 2, 20, 300)), SP2: curve((2, 3, 10, 150))})
 NOISY = GearTable(SP2, {TP2: curve((1, 2, 20, 300), 900), SP2: curve((2, 3, 10, 150), 900)})
+ONE_SIDED = GearTable(SP2, {TP2: curve((1, 2, 20, 300)), SP2: curve((2, 3, 30, 400))})
+ONE_SIDED_PERHAPS = GearTable(SP2, {TP2: curve((1, 2, 20, 300), 900), SP2: curve((2, 3, 30, 400), 900)})
 THREE = GearTable(
     SP4, {TP4: curve((1, 4, 30, 400)), SP2TP2: curve((2, 3, 20, 300)), SP4: curve((3, 5, 25, 200))}
 )  # fmt: skip
@@ -41,6 +43,10 @@ THREE = GearTable(
         ("table > default", Policy(), CROSSING, (16, TP2), (256, SP2), (4096, SP2)),
         ("default, unmeasured", Policy(), UNMEASURED, (1, TP2), (256, TP2), (257, SP2)),
         ("default, noisy", Policy(), NOISY, (1, TP2), (256, TP2), (257, SP2)),
+        ("table > default, tp cheaper throughout", Policy(), ONE_SIDED, (1, TP2), (2048, TP2), (9999, TP2)),
+        ("default, tp perhaps cheaper", Policy(), ONE_SIDED_PERHAPS, (1, TP2), (256, TP2), (257, SP2)),
+        ("threshold > tp cheaper", Policy(threshold_tokens=8), ONE_SIDED, (1, TP2), (8, TP2), (9, SP2)),
+        ("at most > tp cheaper", Policy(max_threshold_tokens=999), ONE_SIDED, (1, TP2), (999, TP2), (1000, SP2)),
         ("middle gear pinned", Policy(gear="sp2tp2"), THREE, (1, SP2TP2), (16, SP2TP2), (4096, SP2TP2)),
         ("three gears", Policy(), THREE, (1, TP4), (256, SP2TP2), (4096, SP4)),
         ("threshold of three", Policy(threshold_tokens=16), THREE, (1, TP4), (16, TP4), (17, SP4)),
@@ -91,6 +97,20 @@ def test_a_lead_inside_the_noise_does_not_pull_a_small_step_into_the_base_gear()
     assert threshold_in_use(table, Policy()) == (511, ThresholdSource.CALIBRATION)
 
 
+def test_a_base_gear_that_is_dearer_at_every_size_is_never_chosen() -> None:
+    """Found in review: choose(2048) was sp4, dearer in every measurement, because the default threshold held."""
+    table = GearTable(
+        SP4, {gear: curve((1 + s, 2 + s, 20 + s, 300 + 10 * s)) for s, gear in enumerate((TP4, SP2TP2, SP4))}
+    )
+    assert table.crossover.reason == NO_CROSSOVER
+    assert {choose(n, table, Policy()) for n in (*range(1, 5000, 7), 2048)} == {TP4}
+
+
+def test_a_middle_gear_inside_the_noise_does_not_bring_back_a_base_gear_that_is_surely_dearer() -> None:
+    costs = {TP4: curve((1, 2, 20, 300)), SP2TP2: curve((2, 3, 19, 299), 900), SP4: curve((2, 3, 30, 400))}
+    assert {choose(n, GearTable(SP4, costs), Policy()) for n in (1, 257, 4096)} == {TP4}
+
+
 def test_a_tie_goes_to_the_gear_of_lower_latency() -> None:
     table = GearTable(SP2, {TP2: curve((1, 2, 3, 9)), SP2: curve((1, 2, 3, 8))})
     assert table.crossover.tokens == 4096
@@ -105,6 +125,9 @@ def test_a_tie_goes_to_the_gear_of_lower_latency() -> None:
         (Policy(Mode.THROUGHPUT), CROSSING, (None, ThresholdSource.PINNED)),
         (Policy(threshold_tokens=8), CROSSING, (8, ThresholdSource.POLICY)),
         (Policy(), CROSSING, (255, ThresholdSource.CALIBRATION)),
+        (Policy(), ONE_SIDED, (MAX_THRESHOLD_TOKENS, ThresholdSource.CALIBRATION)),
+        (Policy(max_threshold_tokens=999), ONE_SIDED, (999, ThresholdSource.CALIBRATION)),
+        (Policy(), ONE_SIDED_PERHAPS, (DEFAULT_THRESHOLD_TOKENS, ThresholdSource.DEFAULT)),
         (Policy(), NOISY, (DEFAULT_THRESHOLD_TOKENS, ThresholdSource.DEFAULT)),
         (Policy(), UNMEASURED, (DEFAULT_THRESHOLD_TOKENS, ThresholdSource.DEFAULT)),
     ],
