@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from shiftruntime.config import Activation, ModelConfig
 from shiftruntime.kernels.ops import AttentionPlan, Chunk, ExpertWeights, Reducer, token_slots, write_slots
 from shiftruntime.kernels.routing import assigned, largest
 
+_GATHERED_SLOTS = 1 << 14  # of decodes gathered at once, where one context is not longer: bounds what a step needs
+_BENT_SCORES = 1 << 23  # of a soft cap held at once, if that is a row at least
 _SHORT_CONTEXT = 64  # decodes up to here share one product; padding them costs less than another call
 
 
@@ -128,7 +131,8 @@ def _first_seen(chunk: Chunk, window: int | None) -> int:
 
 def _plan_prefill(chunk: Chunk, block_size: int, window: int | None, dtype: torch.dtype) -> _Prefill:
     first = _first_seen(chunk, window)
-    distance = torch.arange(chunk.context_len, chunk.total_len)[:, None] - torch.arange(first, chunk.total_len)
+    rows = torch.arange(chunk.context_len, chunk.total_len, dtype=torch.int32)  # half of what a mask takes meanwhile
+    distance = rows[:, None] - torch.arange(first, chunk.total_len, dtype=torch.int32)
     seen = distance >= 0
     if window is not None:
         seen &= distance < window
@@ -147,7 +151,13 @@ def _plan_decodes(
     for chunk in chunks:
         slots = token_slots(chunk, block_size, _first_seen(chunk, window))
         groups[(max(_SHORT_CONTEXT, len(slots)) - 1).bit_length()].append((chunk.first_row, slots))
-    return tuple(_pad(group, dtype) for group in groups.values())
+    return tuple(_pad(piece, dtype) for group in groups.values() for piece in _pieces(group))
+
+
+def _pieces(group: list[tuple[int, Tensor]]) -> Iterator[list[tuple[int, Tensor]]]:
+    """Of a group, so that no more than _GATHERED_SLOTS are gathered at once."""
+    count = max(1, _GATHERED_SLOTS // max(len(slots) for _, slots in group))
+    return (group[i : i + count] for i in range(0, len(group), count))
 
 
 def _pad(group: list[tuple[int, Tensor]], dtype: torch.dtype) -> _Decodes:
@@ -191,6 +201,13 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, soft_ca
     """[batch, heads, rows, head_dim] each; ``mask`` is added to the scores."""
     if soft_cap is None:
         return functional.scaled_dot_product_attention(q, k, v, mask, scale=scale)
-    wide = torch.promote_types(q.dtype, torch.float32)  # torch's fused attention cannot bend scores
+    step = max(1, _BENT_SCORES // (q.shape[:-2].numel() * k.shape[-2]))
+    parts = zip(torch.split(q, step, -2), torch.split(mask, step, -2), strict=True)
+    return torch.cat([_attend_bent(some, k, v, its, scale, soft_cap) for some, its in parts], -2)
+
+
+def _attend_bent(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, soft_cap: float) -> Tensor:
+    """By hand: torch's fused attention cannot bend scores."""
+    wide = torch.promote_types(q.dtype, torch.float32)
     scores = (q @ k.transpose(-1, -2)).to(wide) * scale
     return (torch.tanh(scores / soft_cap) * soft_cap + mask).softmax(-1).to(q.dtype) @ v

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from shiftruntime.kernels import plain
 from shiftruntime.kernels.exact import ExactOps
 from shiftruntime.kernels.ops import Chunk, token_slots, write_slots
 from shiftruntime.kernels.plain import PlainOps
@@ -101,3 +102,12 @@ def test_decodes_of_any_context_give_what_the_exact_arithmetic_gives(
         for ops in (OPS, ExactOps())
     )
     torch.testing.assert_close(mine, twin)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_a_bound_on_what_is_held_at_once_changes_nothing(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = attend(torch.float64, window, 2.0)
+    monkeypatch.setattr(plain, "_GATHERED_SLOTS", 1)
+    monkeypatch.setattr(plain, "_BENT_SCORES", 100)  # two rows of the prefill
+    assert len(OPS.plan_attention(CHUNKS, 4, (window,), torch.float64).decodes[window]) == 2
+    torch.testing.assert_close(attend(torch.float64, window, 2.0), whole)
