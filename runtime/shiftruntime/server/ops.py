@@ -19,6 +19,7 @@ from shiftruntime.server.lifecycle import Lifecycle
 
 log = logging.getLogger(__name__)
 
+HEAD_SECONDS = 1.0  # a probe speaks at once
 REQUEST_SECONDS = 5.0
 MAX_HEAD_BYTES = 16 * 1024
 MAX_CONNECTIONS = 64
@@ -57,7 +58,8 @@ class OpsServer:
     def __init__(self, paths: Mapping[str, Route]) -> None:
         self._paths = paths
         self._server: asyncio.Server | None = None
-        self._connections = 0
+        self._silent: dict[asyncio.StreamWriter, None] = {}  # in order of arrival, as the next
+        self._answered: dict[asyncio.StreamWriter, None] = {}
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port. Raises OSError when it is taken."""
@@ -71,19 +73,30 @@ class OpsServer:
                 await asyncio.wait_for(self._server.wait_closed(), REQUEST_SECONDS)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
+        self._make_room()
+        self._silent[writer] = None
         try:
-            if self._connections <= MAX_CONNECTIONS:
-                async with asyncio.timeout(REQUEST_SECONDS):
-                    await self._answer(reader, writer)
+            async with asyncio.timeout(HEAD_SECONDS):
+                head = await reader.readuntil(b"\r\n\r\n")
+            self._answered[writer] = self._silent.pop(writer)
+            async with asyncio.timeout(REQUEST_SECONDS):
+                await self._answer(head.decode("latin-1"), writer)
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             log.debug("ops connection ended: %r", error)
         finally:
-            self._connections -= 1
+            self._silent.pop(writer, None)
+            self._answered.pop(writer, None)
             writer.close()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    def _make_room(self) -> None:
+        """Connections that say, or read, nothing give way: a probe that came last must not fail because of them."""
+        if len(self._silent) + len(self._answered) >= MAX_CONNECTIONS:
+            oldest = self._silent or self._answered
+            writer = next(iter(oldest))
+            del oldest[writer]
+            writer.transport.abort()
+
+    async def _answer(self, head: str, writer: asyncio.StreamWriter) -> None:
         request_line, *lines = head.split("\r\n")
         method, target, _ = [*request_line.split(" "), "", "", ""][:3]
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
