@@ -20,7 +20,7 @@ from shiftruntime.server.chat.template import ChatTemplates, TemplateSources
 from shiftruntime.server.options import parse_terminal
 from shiftruntime.server.terminal.keyboard import Keyboard
 from shiftruntime.server.terminal.run import _run
-from shiftruntime.server.terminal.screen import Screen
+from shiftruntime.server.terminal.screen import Screen, safe
 from shiftruntime.server.usage import UsageError
 
 WAIT_SECONDS = 10.0
@@ -272,3 +272,25 @@ def test_help_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for word in ("examples:", "Ctrl-C", "--ranks", "--policy", "--threshold", "--temperature", "--dtype"):
         assert word in text
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_no_control_characters_of_the_model() -> None:
+    text = "a\x1b[2J\x1b]0;title\x07b\r\x9b1m\x7fc\td\né"
+    assert safe(text, _Terminal()) == "a[2J]0;titleb1mc\td\né"
+    assert safe(text, io.StringIO()) == text
+
+
+async def test_both_verbs_print_through_it(desk: Desk) -> None:
+    desk.configure = lambda engine: setattr(engine, "reply", b"a\x1b[2Jb")
+    desk.out = _Terminal()
+    assert await ended(desk.start("generate", "m.gguf", "hi")) == 0
+    assert desk.out.getvalue() == "a[2Jb\n"
+    desk.type("hello\n/quit\n")
+    assert await ended(desk.start("chat", "m.gguf")) == 0
+    assert "\x1b" not in desk.out.getvalue()
+    assert desk.out.getvalue().count("a[2Jb\n") == 2

@@ -21,7 +21,7 @@ from shiftruntime.server.report import failure_line
 from shiftruntime.server.request import Delta
 from shiftruntime.server.terminal.cli import TerminalOptions
 from shiftruntime.server.terminal.keyboard import Keyboard
-from shiftruntime.server.terminal.screen import Screen, Timing, statistics
+from shiftruntime.server.terminal.screen import Screen, Timing, safe, statistics
 from shiftruntime.server.terminal.session import EngineFactory, Interrupted, Session, session
 
 EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
@@ -70,7 +70,7 @@ async def _generate(options: TerminalOptions, running: Session, screen: Screen, 
     async with aclosing(running.answer(prompt, options.sampling, add_special_tokens=True)) as deltas:
         async for delta in deltas:
             timing.add(delta)
-            _show(out, delta.text)
+            _show(out, safe(delta.text, out))
             last = delta
     _show(out, "\n")
     screen.note(timing.line(last))
@@ -164,9 +164,9 @@ class Chat:
             splits.append(splitter.finish())
         for split in splits:
             if split.reasoning:
-                _show(self.out, self.screen.dim(split.reasoning))
+                _show(self.out, self.screen.dim(safe(split.reasoning, self.out)))
             if split.content:
-                _show(self.out, split.content)
+                _show(self.out, safe(split.content, self.out))
         return "".join(split.content for split in splits)
 
 

@@ -13,6 +13,7 @@ from shiftruntime.server.request import Delta
 
 # Without a terminal a running phase is told again after this long.
 REPEAT_SECONDS = 10.0
+_NO_CONTROLS = dict.fromkeys(code for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t")
 _CLEAR, _DIM, _PLAIN = "\r\x1b[K", "\x1b[2m", "\x1b[0m"
 
 
@@ -46,6 +47,11 @@ class Screen:
     def _write(self, text: str) -> None:
         self.stream.write(text)
         self.stream.flush()
+
+
+def safe(text: str, out: TextIO) -> str:
+    """A model's text for ``out``. A terminal gets no control characters: they could rewrite what a person has read."""
+    return text.translate(_NO_CONTROLS) if out.isatty() else text
 
 
 @dataclass
