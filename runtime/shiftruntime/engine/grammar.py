@@ -14,11 +14,9 @@ from functools import cached_property
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
-from shiftruntime.engine.messages import Grammar
+from shiftruntime.engine.messages import MAX_GRAMMAR_BYTES, Grammar
 from shiftruntime.models.tokenizer import Tokenizer
 
-MAX_SCHEMA_BYTES = 64 << 10
-MAX_REGEX_BYTES = 4 << 10
 _ANY_OBJECT = '{"type": "object"}'
 # What a matcher may cost at most: about 20 ms to compile a lexer, 15 ms for a mask, 20 MB of lexer states.
 _LIMITS = LLParserLimits(
@@ -107,7 +105,7 @@ def compile_grammar(grammar: Grammar, vocabulary: Vocabulary) -> Matcher:
 def check_size(grammar: Grammar) -> None:
     """Raises GrammarError; cheap enough for the step loop."""
     size = len(grammar.text.encode("utf-8", "surrogatepass"))
-    limit = MAX_REGEX_BYTES if grammar.kind == "regex" else MAX_SCHEMA_BYTES
+    limit = MAX_GRAMMAR_BYTES[grammar.kind]
     if size > limit:
         raise GrammarError(f"the {grammar.kind} has {size} bytes; at most {limit} are allowed")
 

@@ -21,6 +21,10 @@ class Grammar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: str  # the schema or the expression; empty for json_object
 
 
+# UTF-8 bytes of a grammar's text: what its compilation costs grows with them, an expression's faster.
+MAX_GRAMMAR_BYTES = {"json_schema": 64 << 10, "json_object": 0, "regex": 4 << 10}
+
+
 class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sampling of one request, complete: the front end has filled in every default."""
 
@@ -219,6 +223,7 @@ class EngineState:
 FromEngine = PhaseUpdate | Ready | Fatal | Admitted | Refused | Output | Answer
 
 __all__ = [
+    "MAX_GRAMMAR_BYTES",
     "STEP_BUCKETS_SECONDS",
     "Abort",
     "Admitted",

@@ -24,6 +24,7 @@ _REQUEST_STATUS = {
     DRAINING: grpc.StatusCode.UNAVAILABLE,
     DUPLICATE_REQUEST: grpc.StatusCode.ALREADY_EXISTS,
     contract.REFUSED_INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    contract.REFUSED_ABORTED: grpc.StatusCode.CANCELLED,
 }
 _POLICY_STATUS = {
     contract.REFUSED_STALE_GENERATION: grpc.StatusCode.FAILED_PRECONDITION,
@@ -32,10 +33,32 @@ _POLICY_STATUS = {
 }
 
 
+# Status messages travel in HTTP/2 headers: clients take 8 KiB of them, and see another status when there is more.
+MAX_MESSAGE_BYTES = 4096
+QUOTED_CHARACTERS = 64
+
+
+def quoted(text: str) -> str:
+    """A client's text in a sentence, cut."""
+    return repr(text if len(text) <= QUOTED_CHARACTERS else text[:QUOTED_CHARACTERS] + "…")
+
+
+def _fitting(message: str) -> str:
+    """As much of it as fits when gRPC percent-encodes it."""
+    size = 0
+    for position, character in enumerate(message):
+        plain = " " <= character <= "~" and character != "%"
+        size += 1 if plain else 3 * len(character.encode("utf-8", "surrogatepass"))
+        if size > MAX_MESSAGE_BYTES:
+            return message[:position] + "…"
+    return message
+
+
 class Refusal(Exception):
     """A call that ends with an error status."""
 
     def __init__(self, code: grpc.StatusCode, reason: str, message: str) -> None:
+        message = _fitting(message)
         super().__init__(message)
         self.code = code
         self.reason = reason

@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import grpc
 
-from shiftruntime.engine.messages import Sampling
+from shiftruntime.engine.messages import MAX_GRAMMAR_BYTES, Sampling
 from shiftruntime.models.generation_config import GenerationDefaults
-from shiftruntime.server.refusal import Refusal
+from shiftruntime.server.refusal import Refusal, quoted
 from shiftruntime.server.request import Generation, Options
 
 T = TypeVar("T")
@@ -24,7 +24,6 @@ MAX_ID_CHARACTERS = 128
 MAX_CHOICES = 32
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
-MAX_GRAMMAR_CHARACTERS = 64 * 1024
 MAX_PRIORITY = 1000
 # The engine counts seeds in 63 bits.
 _SEED_MASK = 2**63 - 1
@@ -106,7 +105,7 @@ def check_model(model: str, limits: Limits) -> None:
         raise Refusal(
             grpc.StatusCode.NOT_FOUND,
             "ModelNotFound",
-            f"model {_quoted(model)} is not served here; this pod serves {limits.served_name!r}",
+            f"model {quoted(model)} is not served here; this pod serves {limits.served_name!r}",
         )
 
 
@@ -193,7 +192,7 @@ def _check_stops(options: Options, limits: Limits) -> None:
         if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
             raise _invalid(
                 "StopInvalid",
-                f"stop string {_quoted(stop)} has {len(stop)} characters; 1 to {MAX_STOP_CHARACTERS} are allowed",
+                f"stop string {quoted(stop)} has {len(stop)} characters; 1 to {MAX_STOP_CHARACTERS} are allowed",
             )
     if len(options.stop_token_ids) > MAX_STOP_TOKEN_IDS:
         raise _invalid(
@@ -214,12 +213,11 @@ def _check_logit_bias(options: Options, limits: Limits) -> None:
 
 def _check_grammar(options: Options) -> None:
     """Its length only; whether it compiles is said by the grammar library, at admission."""
-    if options.grammar is not None and len(options.grammar.text) > MAX_GRAMMAR_CHARACTERS:
-        raise _invalid(
-            "GrammarInvalid",
-            f"the {options.grammar.kind} has {len(options.grammar.text)} characters; "
-            f"at most {MAX_GRAMMAR_CHARACTERS} are allowed",
-        )
+    if options.grammar is None:
+        return
+    size, most = len(options.grammar.text.encode("utf-8", "surrogatepass")), MAX_GRAMMAR_BYTES[options.grammar.kind]
+    if size > most:
+        raise _invalid("GrammarInvalid", f"the {options.grammar.kind} has {size} bytes; at most {most} are allowed")
 
 
 def check_token_ids(what: str, ids: Iterable[int], limits: Limits) -> None:
@@ -234,8 +232,3 @@ def check_token_ids(what: str, ids: Iterable[int], limits: Limits) -> None:
 
 def _invalid(reason: str, message: str) -> Refusal:
     return Refusal(grpc.StatusCode.INVALID_ARGUMENT, reason, message)
-
-
-def _quoted(text: str, shown: int = 64) -> str:
-    """A client's text in a status message, cut: status messages travel in HTTP headers."""
-    return repr(text if len(text) <= shown else text[:shown] + "…")

@@ -15,15 +15,13 @@ from helpers.tiny_models import save_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shiftruntime.engine.grammar import (
-    MAX_REGEX_BYTES,
-    MAX_SCHEMA_BYTES,
     GrammarError,
     Matcher,
     Vocabulary,
     compile_grammar,
     pack,
 )
-from shiftruntime.engine.messages import Grammar
+from shiftruntime.engine.messages import MAX_GRAMMAR_BYTES, Grammar
 from shiftruntime.models.tokenizer import load_tokenizer
 
 EOS = 1
@@ -140,9 +138,9 @@ def test_copies_go_their_own_ways(vocabulary: Vocabulary) -> None:
         ("json_schema", '{"type": "foo"}', "foo"),
         ("json_schema", '{"$ref": "http://example.com/schema"}', "example.com"),
         ("json_schema", "[" * 3000, "JSON"),
-        ("json_schema", '"' + "x" * MAX_SCHEMA_BYTES + '"', "at most"),
+        ("json_schema", '"' + "x" * MAX_GRAMMAR_BYTES["json_schema"] + '"', "at most"),
         ("regex", "(a", "unclosed"),
-        ("regex", "a" * (MAX_REGEX_BYTES + 1), "at most"),
+        ("regex", "a" * (MAX_GRAMMAR_BYTES["regex"] + 1), "at most"),
         ("regex", r"(?=a)b", "look-around"),
     ],
 )

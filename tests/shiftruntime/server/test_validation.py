@@ -40,7 +40,8 @@ ADVISED = GenerationDefaults(
         (Options(min_tokens=-1), "MinTokensInvalid", ["min_tokens -1", "below 0"]),
         (Options(max_tokens=0), "MaxTokensInvalid", ["max_tokens 0", "below 1", "prompt_logprobs"]),
         (Options(max_tokens=-3, prompt_logprobs=True), "MaxTokensInvalid", ["max_tokens -3"]),
-        (Options(grammar=Grammar("regex", "a" * 65_537)), "GrammarInvalid", ["regex", "65537", "65536"]),
+        (Options(grammar=Grammar("regex", "é" * 2_049)), "GrammarInvalid", ["regex", "4098 bytes", "4096"]),
+        (Options(grammar=Grammar("json_schema", "a" * 65_537)), "GrammarInvalid", ["json_schema", "65537", "65536"]),
     ],
 )
 def test_an_option_out_of_range_is_refused_with_value_and_limit(options, reason, words):
