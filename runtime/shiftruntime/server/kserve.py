@@ -28,7 +28,7 @@ from shiftruntime.server.kserve_parameters import (
 )
 from shiftruntime.server.kserve_stream import Answers
 from shiftruntime.server.kserve_tensors import Tensor, invalid, write_outputs
-from shiftruntime.server.refusal import Refusal
+from shiftruntime.server.refusal import Refusal, quoted
 from shiftruntime.server.request_metadata import trace_metadata, trace_of
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -163,7 +163,7 @@ class KServeService(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         self._check_model(request.model_name, request.model_version)
         for output in request.outputs:
             if output.name not in _OUTPUTS:
-                raise invalid(f"output {output.name!r} is unknown; known are {', '.join(_OUTPUTS)}")
+                raise invalid(f"output {quoted(output.name)} is unknown; known are {', '.join(_OUTPUTS)}")
 
     def _check_model(self, name: str, version: str) -> None:
         """The protocol wants a name, unlike ours."""
@@ -172,7 +172,7 @@ class KServeService(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
             raise Refusal(
                 grpc.StatusCode.NOT_FOUND,
                 "ModelNotFound",
-                f"model {name[:64]!r} version {version[:64]!r} is not served here; "
+                f"model {quoted(name)} version {quoted(version)} is not served here; "
                 f"this pod serves {served!r} version {MODEL_VERSION!r}",
             )
 

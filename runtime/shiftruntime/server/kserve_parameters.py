@@ -15,7 +15,7 @@ from shiftprotos.kserve import open_inference_pb2 as pb
 
 from shiftruntime.engine.messages import Grammar
 from shiftruntime.server.kserve_tensors import Tensor, invalid, read_inputs
-from shiftruntime.server.refusal import Refusal
+from shiftruntime.server.refusal import Refusal, quoted
 from shiftruntime.server.request import Generation, Options
 from shiftruntime.server.trace_context import TraceContext
 from shiftruntime.server.unsupported import check_supported
@@ -146,7 +146,7 @@ def _collect(request: pb.ModelInferRequest, tensors: Mapping[str, Tensor]) -> di
     def add(name: str, value: Any) -> None:
         known = _ALIASES.get(name, name)
         if known in values:
-            raise _refused(f"parameter {name!r} is given twice")
+            raise _refused(f"parameter {quoted(name)} is given twice")
         values[known] = value
 
     for name, parameter in request.parameters.items():
@@ -169,7 +169,7 @@ def _converted(name: str, value: Any) -> Any:
         return _flag(name, value)
     if name in _GRAMMARS:
         return json.dumps(value) if isinstance(value, dict) else _text(name, value)
-    raise _refused(f"parameter {name!r} is unknown; known are {', '.join(PARAMETERS)}")
+    raise _refused(f"parameter {quoted(name)} is unknown; known are {', '.join(PARAMETERS)}")
 
 
 def _grammar(given: Mapping[str, Any]) -> Grammar | None:
@@ -203,12 +203,14 @@ def _decoded(name: str, value: Any) -> str:
     try:
         return str(value, "utf-8")
     except (TypeError, UnicodeDecodeError) as error:
-        raise invalid(f"input {name!r} is no UTF-8: {error}") from error
+        raise invalid(f"input {quoted(name)} is no UTF-8: {error}") from error
 
 
 def _wrong(name: str, value: Any, expected: str) -> Refusal:
     shown = repr(value)
-    return _refused(f"parameter {name!r} is {shown if len(shown) <= 64 else shown[:64] + '…'}; {expected} is expected")
+    return _refused(
+        f"parameter {quoted(name)} is {shown if len(shown) <= 64 else shown[:64] + '…'}; {expected} is expected"
+    )
 
 
 def _refused(message: str) -> Refusal:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import grpc
 from shiftprotos.kserve import open_inference_pb2 as pb
 
-from shiftruntime.server.refusal import Refusal
+from shiftruntime.server.refusal import Refusal, quoted
 
 Value: TypeAlias = "bool | int | float | bytes"
 
@@ -54,7 +54,7 @@ def read_inputs(request: pb.ModelInferRequest) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for index, given in enumerate(request.inputs):
         if given.name in tensors:
-            raise invalid(f"input {given.name!r} is given twice")
+            raise invalid(f"input {quoted(given.name)} is given twice")
         tensors[given.name] = _read(given, raw[index] if raw else None)
     return tensors
 
@@ -73,12 +73,14 @@ def invalid(message: str) -> Refusal:
 def _read(given: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Tensor:
     known = _TYPES.get(given.datatype)
     if known is None:
-        raise invalid(f"input {given.name!r} has datatype {given.datatype!r}; known are {', '.join(_TYPES)}")
+        raise invalid(
+            f"input {quoted(given.name)} has datatype {quoted(given.datatype)}; known are {', '.join(_TYPES)}"
+        )
     contents = getattr(given.contents, known.contents)
     values = tuple(contents) if raw is None else _unpack(given.name, given.datatype, raw)
     elements = _elements(given.name, given.shape)
     if elements != len(values):
-        raise invalid(f"input {given.name!r} has shape {list(given.shape)} and {len(values)} elements")
+        raise invalid(f"input {quoted(given.name)} has shape {_shown(given.shape)} and {len(values)} elements")
     return Tensor(given.name, given.datatype, values)
 
 
@@ -88,7 +90,9 @@ def _elements(name: str, shape: Sequence[int]) -> int:
     if len(sizes) == 2 and sizes[0] == 1:
         sizes = sizes[1:]
     if len(sizes) != 1 or sizes[0] < 0:
-        raise invalid(f"input {name!r} has shape {list(shape)}; use [n], or [1, n]. Batches are made by the server")
+        raise invalid(
+            f"input {quoted(name)} has shape {_shown(shape)}; use [n], or [1, n]. Batches are made by the server"
+        )
     return sizes[0]
 
 
@@ -98,7 +102,7 @@ def _unpack(name: str, datatype: str, raw: bytes) -> tuple[Value, ...]:
     code = _TYPES[datatype].code
     size = struct.calcsize(f"<{code}")
     if len(raw) % size:
-        raise invalid(f"input {name!r} has {len(raw)} raw bytes, no multiple of the {size} of {datatype}")
+        raise invalid(f"input {quoted(name)} has {len(raw)} raw bytes, no multiple of the {size} of {datatype}")
     return struct.unpack(f"<{len(raw) // size}{code}", raw)
 
 
@@ -108,7 +112,7 @@ def _unpack_bytes(name: str, raw: bytes) -> list[bytes]:
     while at < len(raw):
         end = at + 4 + int.from_bytes(raw[at : at + 4], "little")
         if at + 4 > len(raw) or end > len(raw):
-            raise invalid(f"input {name!r}: element {len(elements)} reaches beyond the {len(raw)} raw bytes")
+            raise invalid(f"input {quoted(name)}: element {len(elements)} reaches beyond the {len(raw)} raw bytes")
         elements.append(raw[at + 4 : end])
         at = end
     return elements
@@ -119,3 +123,7 @@ def _pack(tensor: Tensor) -> bytes:
         parts = [value for value in tensor.values if isinstance(value, bytes)]
         return b"".join(len(part).to_bytes(4, "little") + part for part in parts)
     return struct.pack(f"<{len(tensor.values)}{_TYPES[tensor.datatype].code}", *tensor.values)
+
+
+def _shown(shape: Sequence[int]) -> str:
+    return str(list(shape)) if len(shape) <= 8 else f"[{', '.join(map(str, shape[:8]))}, …] of {len(shape)} sizes"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import struct
+from urllib.parse import quote
 
 import grpc
 import pytest
@@ -172,6 +173,42 @@ async def test_a_wrong_request_is_told_why(stub, message, code, words):
     assert caught.value.code() is grpc.StatusCode[code]
     assert [word for word in words if word not in caught.value.details()] == []
     assert dict(caught.value.trailing_metadata())[REASON_METADATA].isalpha()
+
+
+LONG = "é%" * 10_000
+
+
+def with_input(name: str = "x", datatype: str = "INT32", shape: tuple[int, ...] = (1,)) -> pb.ModelInferRequest:
+    message = request()
+    message.inputs.add(name=name, datatype=datatype, shape=shape)
+    return message
+
+
+def with_output(name: str) -> pb.ModelInferRequest:
+    message = request()
+    message.outputs.add(name=name)
+    return message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        with_input(LONG), with_input(datatype=LONG), with_input(shape=(1,) * 10_000), with_output(LONG),
+        request(**{LONG: 1}), request(max_tokens=LONG), with_json({LONG: 1}), with_json({"stop": LONG, "n": LONG}),
+        request(request_id=LONG), request(tenant=LONG),
+    ],
+)  # fmt: skip
+async def test_a_long_name_does_not_hide_the_reason(stub, message):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.ModelInfer(message, timeout=SECONDS)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert len(caught.value.details()) < 1000
+
+
+def test_a_refusal_fits_into_the_headers_of_a_call():
+    refusal = Refusal(grpc.StatusCode.INVALID_ARGUMENT, "X", "𝄞" * 5000)
+    assert len(quote(refusal.message)) <= 4200
+    assert refusal.message.endswith("…")
 
 
 async def test_deltas_stream_and_the_last_one_says_so(stub):
