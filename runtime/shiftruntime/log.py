@@ -44,7 +44,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         where = f" [{record.name}]" if record.levelno >= logging.WARNING else ""
-        line = f"{_timestamp(record)} {record.levelname:<7} {record.getMessage()}{where}"
+        line = f"{_timestamp(record)} {record.levelname:<7} {_one_line(record.getMessage())}{where}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
@@ -55,6 +55,13 @@ def setup(log_format: LogFormat, pod: str = "", stream: TextIO | None = None, le
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(pod) if log_format is LogFormat.JSON else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def _one_line(message: str) -> str:
+    """Text of others may be in it: what would begin a line, or move the cursor, is written as an escape."""
+    if message.isprintable():
+        return message
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in message)
 
 
 def _timestamp(record: logging.LogRecord) -> str:

@@ -17,6 +17,8 @@ from shiftruntime.server.trace_context import TraceContext
 
 log = logging.getLogger(__name__)
 
+SHOWN_CHARACTERS = 128
+
 Accepted = Callable[[], Awaitable[None]]
 
 _OUTCOMES = {
@@ -81,14 +83,14 @@ class Record:
     def _sentence(self, seconds: float) -> str:
         trace = f", trace {self.trace.trace_id}" if self.trace else ""
         if self.reason:
-            return f"request {self.request_id}: {self.outcome} ({self.reason}) after {seconds:.3f} s{trace}"
+            return f"request {_shown(self.request_id)}: {self.outcome} ({self.reason}) after {seconds:.3f} s{trace}"
         tokens = f"{self.prompt_tokens} prompt and {self.completion_tokens} output tokens"
-        return f"request {self.request_id}: {self.outcome} after {seconds:.3f} s, {tokens}{trace}"
+        return f"request {_shown(self.request_id)}: {self.outcome} after {seconds:.3f} s, {tokens}{trace}"
 
     def _fields(self, seconds: float) -> dict[str, object]:
         return {
-            "request_id": self.request_id,
-            "tenant": self.tenant,
+            "request_id": _shown(self.request_id),
+            "tenant": _shown(self.tenant),
             "outcome": self.outcome,
             "reason": self.reason,
             "seconds": round(seconds, 6),
@@ -96,3 +98,9 @@ class Record:
             "completion_tokens": self.completion_tokens,
             "trace_id": self.trace.trace_id if self.trace else "",
         }
+
+
+def _shown(name: str) -> str:
+    """A client's name, which may be one that was refused: it must neither fill the log nor look like another line."""
+    short = name if len(name) <= SHOWN_CHARACTERS else name[:SHOWN_CHARACTERS] + "…"
+    return short if short.isprintable() else repr(short)
