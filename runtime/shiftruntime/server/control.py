@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 POLICY_SECONDS = 10.0
-CALIBRATE_SECONDS = 300.0
 
 
 class ControlService(control_pb2_grpc.ControlServicer):
@@ -82,7 +81,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
     async def Calibrate(self, request: pb.CalibrateRequest, context: Context) -> pb.CalibrateResponse:  # noqa: N802
         try:
             _ = self._frontend.serving()
-            state = await self._ask(self._frontend.engine.calibrate(), CALIBRATE_SECONDS)
+            state = await self._ask(self._frontend.engine.calibrate())
         except Refusal as refusal:
             await refusal.end(context)
         return pb.CalibrateResponse(gears=gears_to_wire(state), crossover=crossover_to_wire(state))
@@ -98,8 +97,8 @@ class ControlService(control_pb2_grpc.ControlServicer):
             running_requests=state.load.running_requests, waiting_requests=state.load.waiting_requests
         )
 
-    async def _ask(self, call: Coroutine[Any, Any, EngineState], seconds: float) -> EngineState:
-        """The engine's answer; raises Refusal."""
+    async def _ask(self, call: Coroutine[Any, Any, EngineState], seconds: float | None = None) -> EngineState:
+        """The engine's answer; raises Refusal. Without ``seconds`` the call has its own deadline."""
         try:
             return await asyncio.wait_for(call, seconds)
         except (EngineFailed, PolicyRefused) as error:
