@@ -20,6 +20,7 @@ class Flight:
     arrived: float  # monotonic seconds
     open_ids: set[str] = field(default_factory=set)  # what the engine may know and has not ended
     admitted: bool = False  # the engine has taken every choice
+    aborted: set[str] = field(default_factory=set)  # choices that were ended by themselves before ``admitted``
     interruption: Refusal | None = None  # why the pod ends the request itself
 
     @property

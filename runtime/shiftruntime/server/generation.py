@@ -25,7 +25,7 @@ from shiftruntime.server.choices import Choice, choice_ids, close, merge
 from shiftruntime.server.deadlines import Deadlines
 from shiftruntime.server.flights import Flight
 from shiftruntime.server.frontend import FrontEnd, Model
-from shiftruntime.server.measure import measure
+from shiftruntime.server.measure import left, measure
 from shiftruntime.server.refusal import ENGINE_SILENT, Refusal
 from shiftruntime.server.request import Delta, Generation, Journey, Options, Usage
 from shiftruntime.server.request_log import Accepted, Record
@@ -73,8 +73,10 @@ def abort(frontend: FrontEnd, request_id: str) -> None:
     flight = frontend.flights.get(request_id)
     if flight is None:
         return
-    if not flight.admitted:
+    if not flight.admitted and request_id == flight.request_id:
         flight.interruption = Refusal(grpc.StatusCode.CANCELLED, contract.REFUSED_ABORTED, "the request was aborted")
+    elif not flight.admitted:
+        flight.aborted.add(request_id)
     for choice_id in flight.ids if request_id == flight.request_id else (request_id,):
         if choice_id in flight.open_ids:
             frontend.engine.abort(choice_id)
@@ -101,6 +103,7 @@ async def _run(
     """The request while its ids are held; however it ends, the engine forgets it."""
     deadlines = Deadlines.of(generation, frontend.options.limits, flight.arrived)
     streams: list[AsyncIterator[Output]] = []
+    choices: tuple[Choice, ...] = ()
     try:
         async with deadlines.whole():
             choices = await _choices(model, generation, flight, deadlines.end)
@@ -116,6 +119,8 @@ async def _run(
     except EngineFailed as failure:  # a late answer ends in it as well, so what was admitted is aborted below
         raise Refusal.of(failure) from failure
     finally:
+        if flight.admitted:
+            left(frontend.vllm_metrics, choices, flight.arrived)
         await close(streams)
         for choice_id in sorted(flight.open_ids):
             frontend.engine.abort(choice_id)
@@ -147,6 +152,7 @@ async def _choices(model: Model, generation: Generation, flight: Flight, deadlin
             model.text.decoder(generation.visible_special_ids),
             options.stop or limits.defaults.stop_strings,
             sampling.stop_token_ids,
+            sampling.min_tokens,
         )
         choices.append(Choice(index, submit, completion, flight.arrived, scores_only=options.max_tokens == 0))
     return tuple(choices)
@@ -161,19 +167,29 @@ async def _admit(
             for submit in submits:  # in order: siblings name the first, which must be known by then
                 if flight.interruption is not None:  # aborted, or the drain ended, while the prompt was tokenised
                     raise flight.interruption
+                if submit.request_id in flight.aborted:
+                    streams.append(_aborted(submit))
+                    continue
                 flight.open_ids.add(submit.request_id)
                 try:
                     streams.append(await frontend.engine.submit(submit))
                 except RequestRefused:
                     flight.open_ids.discard(submit.request_id)  # nothing to abort: it may be another request's id
-                    raise
+                    if submit.request_id not in flight.aborted:
+                        raise
+                    streams.append(_aborted(submit))
         flight.admitted = True
-    except RequestRefused as refused:
-        raise Refusal.of(refused) from refused
+    except RequestRefused as refused:  # perhaps because we ended it: then for our reason
+        raise flight.interruption or Refusal.of(refused) from refused
     except TimeoutError as error:
         raise Refusal(
             grpc.StatusCode.UNAVAILABLE, ENGINE_SILENT, f"not admitted within {ADMISSION_SECONDS:g} s"
         ) from error
+
+
+async def _aborted(submit: Submit) -> AsyncGenerator[Output, None]:
+    """What the engine would say of a choice that was aborted before it got there."""
+    yield Output(submit.request_id, (), finish=Finish.ABORT)
 
 
 def _head(model: Model, generation: Generation, request_id: str, index: int, prompt: tuple[int, ...]) -> Delta | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from time import monotonic
 
+from shiftruntime.engine.messages import Finish
 from shiftruntime.metrics import RequestMetrics
 from shiftruntime.server.choices import Choice
-from shiftruntime.server.request import Delta
+from shiftruntime.server.request import Delta, Usage
 from shiftruntime.server.vllm_metrics import VllmMetrics
 
 
@@ -25,3 +27,11 @@ def measure(metrics: RequestMetrics, vllm: VllmMetrics, choice: Choice, delta: D
             decode_seconds = choice.last_token - choice.first_token
             metrics.decoded(choice.tokens - 1, decode_seconds)
         vllm.finished(delta.finish, delta.usage, delta.journey, now - arrived, decode_seconds)
+
+
+def left(vllm: VllmMetrics, choices: Iterable[Choice], arrived: float) -> None:
+    """Choices that end without a last delta, because their client left or their time was over: vLLM calls it abort."""
+    for choice in choices:
+        if choice.finish is None:
+            usage = Usage(len(choice.submit.prompt), choice.tokens, 0)
+            vllm.finished(Finish.ABORT, usage, None, monotonic() - arrived, None)

@@ -11,13 +11,19 @@ class StopMatcher:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
+        self._exempt = 0  # leading characters of what is held in which no stop string may end
         self.met = False
 
-    def push(self, text: str) -> str:
-        """Text that may be shown now. After a stop string was met (see ``met``) nothing more comes out."""
+    def push(self, text: str, may_stop: bool = True) -> str:
+        """Text that may be shown now. After a stop string was met (see ``met``) nothing more comes out.
+
+        Unless the text ``may_stop``, no stop string is met that ends in it; one may still begin there.
+        """
         if self.met:
             return ""
         self._held += text
+        if not may_stop:
+            self._exempt = len(self._held)
         match = self._first_match()
         if match is not None:
             self.met = True
@@ -25,6 +31,7 @@ class StopMatcher:
             return shown
         border = len(self._held) - self._pending()
         shown, self._held = self._held[:border], self._held[border:]
+        self._exempt = max(0, self._exempt - border)
         return shown
 
     def flush(self) -> str:
@@ -34,7 +41,7 @@ class StopMatcher:
 
     def _first_match(self) -> int | None:
         """Where the stop string begins that is complete first (the longest of those that end together)."""
-        found = ((self._held.find(stop), stop) for stop in self._stops)
+        found = ((self._held.find(stop, max(0, self._exempt - len(stop) + 1)), stop) for stop in self._stops)
         ends = [(start + len(stop), start) for start, stop in found if start >= 0]
         return min(ends)[1] if ends else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from contextlib import aclosing
 
@@ -10,6 +11,7 @@ import grpc
 import pytest
 from shiftruntime.engine.client import EngineFailed, RequestRefused
 from shiftruntime.engine.messages import Finish
+from shiftruntime.log import TextFormatter
 from shiftruntime.server.flights import Flights
 from shiftruntime.server.frontend import FrontEnd
 from shiftruntime.server.generation import Delta, Generation, Options, abort, detokenise, generate
@@ -150,6 +152,75 @@ async def test_abort_by_the_request_ends_all_choices_and_by_a_choice_only_that(f
     abort(frontend, "unknown")
     deltas = await task
     assert [delta.finish for delta in deltas] == [Finish.ABORT] * 3
+
+
+async def test_abort_of_a_choice_before_admission_ends_only_that(frontend, monkeypatch):
+    """As the engine does it: a choice whose grammar is compiled is refused, one on its way is never asked for."""
+    submit, asked, go_on = frontend.engine.submit, asyncio.Event(), asyncio.Event()
+
+    async def slow(request):
+        if request.request_id == "r/1":
+            asked.set()
+            await go_on.wait()
+            raise RequestRefused("Aborted", "aborted while its grammar was compiled")
+        return await submit(request)
+
+    monkeypatch.setattr(frontend.engine, "submit", slow)
+    task = asyncio.create_task(collect(frontend, Generation("hi", Options(n=3), request_id="r")))
+    await asyncio.wait_for(asked.wait(), SECONDS)
+    abort(frontend, "r/1")
+    abort(frontend, "r/2")
+    go_on.set()
+    ends = {delta.index: delta.finish for delta in await task if delta.finish is not None}
+    assert ends == {0: Finish.STOP, 1: Finish.ABORT, 2: Finish.ABORT}
+    assert [request.request_id for request in frontend.engine.submitted] == ["r"]
+
+
+DRAINED = Refusal(grpc.StatusCode.UNAVAILABLE, "Draining", "the pod ends")
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "reason"),
+    [
+        (lambda frontend: abort(frontend, "r"), grpc.StatusCode.CANCELLED, "Aborted"),
+        (lambda frontend: frontend.flights.interrupt(DRAINED), grpc.StatusCode.UNAVAILABLE, "Draining"),
+        (lambda frontend: None, grpc.StatusCode.CANCELLED, "Aborted"),
+    ],
+)
+async def test_a_request_that_ends_while_its_grammar_compiles_says_why(frontend, monkeypatch, end, code, reason):
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def compiling(request):
+        asked.set()
+        await go_on.wait()
+        raise RequestRefused("Aborted", "aborted while its grammar was compiled")
+
+    monkeypatch.setattr(frontend.engine, "submit", compiling)
+    task = asyncio.create_task(refused(frontend, Generation("hi", request_id="r")))
+    await asyncio.wait_for(asked.wait(), SECONDS)
+    end(frontend)
+    go_on.set()
+    refusal = await task
+    assert (refusal.code, refusal.reason) == (code, reason)
+
+
+FORGED = "x\n2026-01-01T00:00:00.000Z ERROR   all is lost"
+
+
+@pytest.mark.parametrize("name", [FORGED, "y" * 8_000_000])
+async def test_a_name_neither_forges_a_log_line_nor_fills_the_log(frontend, caplog, name):
+    caplog.set_level("INFO")
+    object.__setattr__(frontend.options, "log_requests", True)
+    await refused(frontend, Generation("hi", request_id=name, tenant=name))
+    (record,) = caplog.records
+    for text in (record.getMessage(), *map(str, record.fields.values())):
+        assert len(text) < 400
+        assert text.isprintable()
+
+
+def test_a_log_line_is_one_line():
+    record = logging.LogRecord("x", logging.INFO, "", 0, "a\nb\x1b[2Jc é", None, None)
+    assert TextFormatter().format(record).endswith("a\\nb\\x1b[2Jc é")
 
 
 async def test_a_deadline_ends_a_running_request(frontend):

@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 from shiftprotos import contract
 from shiftprotos.v1 import inference_pb2 as pb
+from shiftruntime.server import ops
 
 SECONDS = 10.0
 _M = (("model_name", "m"),)
@@ -99,6 +100,39 @@ async def test_garbage_ends_its_own_connection_only(pod, garbage):
             await reader.read()
         writer.close()
     assert (await pod.http("/livez"))[0] == 200
+
+
+async def test_silent_connections_do_not_fail_the_probes(pod, monkeypatch):
+    monkeypatch.setattr(ops, "HEAD_SECONDS", 60.0)
+    writers = [(await asyncio.open_connection("127.0.0.1", pod.ports.ops))[1] for _ in range(ops.MAX_CONNECTIONS + 20)]
+    for _ in range(3):
+        assert (await pod.http("/livez"))[0] == 200
+    for writer in writers:
+        writer.close()
+
+
+async def test_a_silent_connection_is_closed_soon(pod):
+    async with asyncio.timeout(SECONDS):
+        reader, writer = await asyncio.open_connection("127.0.0.1", pod.ports.ops)
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_vllm_metrics_count_a_request_whose_client_left(start_pod):
+    pod = await start_pod(served_name="m")
+    pod.engine.flow.clear()
+    call = pod.inference.Generate(pb.GenerateRequest(text="hi"), timeout=SECONDS)
+    await call.initial_metadata()
+    call.cancel()
+    async with asyncio.timeout(SECONDS):
+        while not pod.engine.aborted:  # noqa: ASYNC110 - the fake tells nobody
+            await asyncio.sleep(0.005)
+    found = await samples(pod)
+    ended = {
+        dict(labels)["finished_reason"]: v for (name, labels), v in found.items() if name.endswith("success_total")
+    }
+    assert ended["abort"] == 1
+    assert found["vllm:prompt_tokens_total", _M] == 2
 
 
 async def test_health_watch_sees_the_drain(start_pod):
