@@ -31,6 +31,7 @@ class Request:
     tenant: str = ""  # prefixes and fair shares are per tenant
     priority: int = 0  # lower runs first
     waits_for: str = ""  # a request with the same prompt: wait until its prompt is computed, then share its blocks
+    cache_salt: str = ""  # a prefix is found only under the salt that it was computed with
     skip_cache_read: bool = False  # every prompt token must be computed, for its log probability
     tokens: list[int] = field(init=False)
     scheduled: int = field(init=False, default=0)  # tokens whose KV is computed or being computed
@@ -47,6 +48,11 @@ class Request:
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt)
+
+    @property
+    def cache_scope(self) -> str:
+        """Requests of equal scope find each other's prefixes. Names are printable, so the border is no part of one."""
+        return f"{self.tenant}\0{self.cache_salt}" if self.cache_salt else self.tenant
 
     @property
     def num_output(self) -> int:

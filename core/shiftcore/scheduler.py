@@ -65,7 +65,7 @@ class Scheduler:
         self._arrivals += 1
         request.order = self._arrivals
         request.leader = self._by_id.get(request.waits_for)
-        request.sequence = self._tables.new(request.tenant)
+        request.sequence = self._tables.new(request.cache_scope)
         self._by_id[request.id] = request
         self._wait(request)
 

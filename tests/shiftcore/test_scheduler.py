@@ -363,7 +363,13 @@ def test_a_block_that_was_computed_in_part_is_not_offered() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "cached"),
-    [({"tenant": "a"}, 16), ({"tenant": "b"}, 0), ({}, 0), ({"tenant": "a", "skip_cache_read": True}, 0)],
+    [
+        ({"tenant": "a"}, 16),
+        ({"tenant": "b"}, 0),
+        ({}, 0),
+        ({"tenant": "a", "skip_cache_read": True}, 0),
+        ({"tenant": "a", "cache_salt": "s"}, 0),
+    ],
 )
 def test_only_the_same_tenant_reads_the_cache_and_only_who_may(changes: dict[str, Any], cached: int) -> None:
     scheduler = make()
@@ -372,6 +378,16 @@ def test_only_the_same_tenant_reads_the_cache_and_only_who_may(changes: dict[str
     scheduler.add(second := shared("second", 20, **changes))
     step(scheduler)
     assert second.cached_tokens == cached
+
+
+def test_a_salt_hides_a_tenants_prefixes_from_all_but_the_same_salt() -> None:
+    scheduler = make()
+    scheduler.add(shared("first", 20, tenant="a", cache_salt="s"))
+    run_out(scheduler)
+    for name, salt, cached in (("none", "", 0), ("other", "t", 0), ("same", "s", 16)):
+        scheduler.add(one := shared(name, 20, tenant="a", cache_salt=salt))
+        run_out(scheduler)
+        assert one.cached_tokens == cached
 
 
 def test_without_a_prefix_cache_nothing_is_kept() -> None:

@@ -56,6 +56,7 @@ class Submit(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     tenant: str = ""  # shares of the pod and prefixes in the cache are per tenant
     priority: int = 0  # lower runs first
     timeout_seconds: float | None = None  # from arrival in the engine; then it ends with Finish.DEADLINE
+    cache_salt: str = ""  # of the tenant's prefixes in the cache, only those under the same salt are found
     shares_prompt_with: str = ""  # n > 1: the request that computes the same prompt; this one waits for its blocks
 
 

@@ -162,5 +162,6 @@ def _request(message: Submit, now: float) -> Request:
         tenant=message.tenant,
         priority=message.priority,
         waits_for=message.shares_prompt_with,
+        cache_salt=message.cache_salt,
         skip_cache_read=s.prompt_logprobs,
     )

@@ -144,6 +144,7 @@ async def _choices(model: Model, generation: Generation, flight: Flight, deadlin
             prompt,
             sampling,
             tenant=generation.tenant,
+            cache_salt=generation.cache_salt,
             priority=generation.priority,
             timeout_seconds=max(0.0, deadline - monotonic()),
             shares_prompt_with=flight.request_id if index else "",
@@ -153,6 +154,7 @@ async def _choices(model: Model, generation: Generation, flight: Flight, deadlin
             options.stop or limits.defaults.stop_strings,
             sampling.stop_token_ids,
             sampling.min_tokens,
+            options.include_stop,
         )
         choices.append(Choice(index, submit, completion, flight.arrived, scores_only=options.max_tokens == 0))
     return tuple(choices)

@@ -21,6 +21,7 @@ class Options:
     max_tokens: int | None = None  # None: the model's length; 0 only scores the prompt, with echo or prompt_logprobs
     min_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    include_stop: bool = False  # the text ends with the stop string, or the text of the stop token, that was met
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: bool = False
@@ -43,6 +44,7 @@ class Generation:
     request_id: str = ""  # empty: the server makes one
     model: str = ""  # empty: the one that is served
     tenant: str = ""
+    cache_salt: str = ""  # the tenant's cached prefixes are found under the same salt only
     priority: int = 0  # lower runs first
     timeout_seconds: float | None = None  # from arrival; then the request ends DEADLINE_EXCEEDED
     deadline_seconds: float | None = None  # what the transport leaves it; the earlier of the two counts

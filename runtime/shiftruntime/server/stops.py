@@ -8,7 +8,9 @@ from collections.abc import Sequence
 class StopMatcher:
     """Cuts a growing text at the first stop string. However the text is split into pushes, the result is the same."""
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], include: bool = False) -> None:
+        """``include``: the stop string that was met is shown."""
+        self._include = include
         self._stops = tuple(stops)
         self._held = ""
         self._exempt = 0  # leading characters of what is held in which no stop string may end
@@ -40,10 +42,13 @@ class StopMatcher:
         return shown
 
     def _first_match(self) -> int | None:
-        """Where the stop string begins that is complete first (the longest of those that end together)."""
+        """Where to cut for the stop string that is complete first (the longest of those that end together)."""
         found = ((self._held.find(stop, max(0, self._exempt - len(stop) + 1)), stop) for stop in self._stops)
         ends = [(start + len(stop), start) for start, stop in found if start >= 0]
-        return min(ends)[1] if ends else None
+        if not ends:
+            return None
+        end, start = min(ends)
+        return end if self._include else start
 
     def _pending(self) -> int:
         """Length of the longest end of the held text that is the beginning of a stop string."""

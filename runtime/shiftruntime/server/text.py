@@ -19,12 +19,17 @@ class Completion:
     """The text of one request, fed with its tokens in order."""
 
     def __init__(
-        self, decoder: Decoder, stops: Sequence[str], stop_token_ids: Collection[int], min_tokens: int = 0
+        self,
+        decoder: Decoder,
+        stops: Sequence[str],
+        stop_token_ids: Collection[int],
+        min_tokens: int = 0,
+        include_stop: bool = False,
     ) -> None:
         """Stop strings count once more than ``min_tokens`` are there, as stop tokens do."""
         self._decoder = decoder
-        self._matcher = StopMatcher(stops)
-        self._stop_token_ids = frozenset(stop_token_ids)
+        self._matcher = StopMatcher(stops, include_stop)
+        self._silent_ids = frozenset(() if include_stop else stop_token_ids)
         self._min_tokens = min_tokens
         self.tokens = 0
 
@@ -42,7 +47,7 @@ class Completion:
         shown = ""
         for used, token_id in enumerate(token_ids, start=1):
             self.tokens += 1
-            if token_id not in self._stop_token_ids:  # it ends the request and has no text
+            if token_id not in self._silent_ids:  # it ends the request and has no text
                 shown += self._matcher.push(self._decoder.push(token_id), self._may_stop)
             if self._matcher.met:
                 return shown, used

@@ -1,4 +1,4 @@
-"""What this version does not have. Asking for it is refused by name; nothing is silently ignored."""
+"""What this version does not have. Asking for it is refused by name and not ignored."""
 
 from __future__ import annotations
 

@@ -80,6 +80,7 @@ def check_generation(generation: Generation, limits: Limits) -> None:
     check_model(generation.model, limits)
     _check_name("request_id", "RequestIdInvalid", generation.request_id)
     _check_name("tenant", "TenantInvalid", generation.tenant)
+    _check_name("cache_salt", "CacheSaltInvalid", generation.cache_salt)
     _check_range("priority", generation.priority, _Range("PriorityInvalid", -MAX_PRIORITY, MAX_PRIORITY))
     if generation.timeout_seconds is not None:
         within = _Range("TimeoutInvalid", 0, limits.request_seconds, open_low=True)

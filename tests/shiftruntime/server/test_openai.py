@@ -17,7 +17,8 @@ from shiftruntime.engine.client import RequestRefused
 from shiftruntime.engine.messages import Ready
 from shiftruntime.server.app import serve
 from shiftruntime.server.chat.template import ChatTemplates, TemplateSources
-from shiftruntime.server.openai import listener, protocol
+from shiftruntime.server.openai import listener, protocol, refused_fields
+from shiftruntime.server.openai.errors import HttpError
 from shiftruntime.server.openai.protocol import ChatRequest, CompletionRequest
 from shiftruntime.server.openai.sampling import chat_options, completion_options
 from shiftruntime.server.refusal import Refusal
@@ -56,6 +57,66 @@ async def until(condition, seconds: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "not in time"
         await asyncio.sleep(0.005)
+
+
+COMPLETIONS_ONLY = {"max_completion_tokens", "tools", "tool_choice", "top_logprobs"}
+
+
+@pytest.mark.parametrize("name", sorted(refused_fields.REFUSED))
+def test_every_field_that_would_change_the_answer_is_refused_by_name(name):
+    kind = CompletionRequest if name in COMPLETIONS_ONLY else ChatRequest
+    with pytest.raises(HttpError, match=rf"^{name}: .*; ") as caught:
+        protocol.read(json.dumps({"messages": USER, "prompt": "x", name: {"any": 1}}).encode(), kind)
+    assert (caught.value.status, caught.value.param, caught.value.reason) == (400, name, "Unsupported")
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [{"detokenize": True}, {"return_token_ids": False}, {"suffix": ""}, {"length_penalty": 1.0}, {"bad_words": []}],
+)
+def test_a_default_that_is_written_out_is_no_request(harmless):
+    assert protocol.read(json.dumps({"prompt": "x"} | harmless).encode(), CompletionRequest).prompt == "x"
+
+
+@pytest.mark.parametrize("value", [{"detokenize": False}, {"length_penalty": 1.5}, {"prompt_logprobs": 0}])
+def test_a_value_that_asks_for_something_is_refused(value):
+    with pytest.raises(HttpError, match=next(iter(value))):
+        protocol.read(json.dumps({"prompt": "x"} | value).encode(), CompletionRequest)
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ({"guided_json": {"type": "object"}}, {"json": {"type": "object"}}),
+        ({"guided_json": '{"type": "object"}'}, {"json": '{"type": "object"}'}),
+        ({"guided_regex": "a+"}, {"regex": "a+"}),
+        ({"guided_choice": ["a", "b"]}, {"choice": ["a", "b"]}),
+        ({"guided_json_object": True}, {"json_object": True}),
+    ],
+)
+def test_guided_fields_are_structured_outputs(older, newer):
+    both = [json.dumps({"prompt": "x"} | body).encode() for body in (older, {"structured_outputs": newer})]
+    grammars = [completion_options(protocol.read(body, CompletionRequest)).grammar for body in both]
+    assert grammars[0] == grammars[1] is not None
+    with pytest.raises(HttpError, match="exclude each other"):
+        protocol.read(json.dumps({"prompt": "x", "structured_outputs": newer} | older).encode(), CompletionRequest)
+
+
+def test_two_guided_fields_are_one_too_many():
+    body = protocol.read(b'{"prompt": "x", "guided_regex": "a", "guided_choice": ["c"]}', CompletionRequest)
+    with pytest.raises(HttpError, match="structured_outputs has 2"):
+        completion_options(body)
+
+
+async def test_the_stop_string_is_shown_when_asked_for(client):
+    more = {"include_stop_str_in_output": True}
+    answer = await client.completions.create(model="fake", prompt="a", max_tokens=40, stop="wo", extra_body=more)
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("hello wo", "stop")
+
+
+async def test_a_cache_salt_reaches_the_engine(client, pod):
+    await client.completions.create(model="fake", prompt="a", extra_body={"cache_salt": "s", "tenant": "t"})
+    assert (pod.engine.submitted[0].tenant, pod.engine.submitted[0].cache_salt) == ("t", "s")
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -5,6 +5,6 @@ that the operator's dependencies contain anyway, cancels a handler whose client 
 for it), and leaves the socket to us: connections are counted before they cost anything. Starlette would need a second
 package for its server, whose application interface hides the connection; granian brings a runtime of its own.
 
-Fields that nobody knows are ignored, as vLLM does, and named in the log once. Fields that would change the answer and
-are not supported are refused by name.
+Fields that would change the answer and are not supported are refused by name (``refused_fields``). Others that nobody
+knows, such as labels and hints, are ignored, as vLLM does, and named in the log once.
 """

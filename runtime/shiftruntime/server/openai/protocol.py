@@ -10,6 +10,7 @@ import msgspec
 
 from shiftruntime.server.chat.messages import Message, Tool
 from shiftruntime.server.openai.errors import invalid
+from shiftruntime.server.openai.refused_fields import GUIDED, check_refused, fold_guided
 from shiftruntime.server.unsupported import check_supported
 
 log = logging.getLogger(__name__)
@@ -17,21 +18,6 @@ log = logging.getLogger(__name__)
 Body = TypeVar("Body", bound="Request")
 
 MAX_UNKNOWN_NAMES = 256
-# Fields that would change the answer, and what to do instead.
-_REFUSED = {
-    "suffix": "filling in before a suffix is not supported; leave it out",
-    "echo": "chats have no echo; leave it out, or use /v1/completions",
-    "functions": "functions were replaced by tools; use tools",
-    "function_call": "function_call was replaced by tool_choice; use tool_choice",
-    "chat_template": "a template cannot be sent; start the server with --chat-template",
-    "use_beam_search": "beam search is not supported; leave it out",
-    "length_penalty": "beam search, and so length_penalty, is not supported; leave it out",
-    "documents": "documents for the chat template are not supported; put them into a message",
-    "web_search_options": "web search is not supported; leave it out",
-    "allowed_token_ids": "allowed_token_ids is not supported; use logit_bias or structured_outputs",
-    "bad_words": "bad_words is not supported; use logit_bias",
-    "truncate_prompt_tokens": "truncate_prompt_tokens is not supported; send a shorter prompt",
-}
 _OBJECT_PATH = re.compile(r" - at `\$\.?([^`]*)`$")
 
 
@@ -74,6 +60,7 @@ class Request(msgspec.Struct, kw_only=True):
     min_tokens: int | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     n: int = 1
     best_of: int | None = None
@@ -88,6 +75,7 @@ class Request(msgspec.Struct, kw_only=True):
     skip_special_tokens: bool = True
     user: str | None = None  # noted by nobody: shares of the pod go by tenant
     tenant: str = ""
+    cache_salt: str = ""
     priority: int = 0  # lower runs first
     timeout_seconds: float | None = None
 
@@ -155,7 +143,9 @@ def read(body: bytes, kind: type[Any_]) -> Any_:
     if not isinstance(fields, dict):
         raise invalid(f"the body is a JSON {type(fields).__name__}; an object is needed")
     fields = {name: value for name, value in fields.items() if value is not None}  # null means not given
-    _check_names(set(fields), kind)
+    _check_names(fields, kind)
+    if "structured_outputs" in kind.__struct_fields__:
+        fold_guided(fields)
     try:
         return msgspec.convert(fields, kind, str_keys=True)
     except msgspec.ValidationError as error:
@@ -166,12 +156,11 @@ def read(body: bytes, kind: type[Any_]) -> Any_:
 _seen_unknown: set[str] = set()
 
 
-def _check_names(names: set[str], kind: type[msgspec.Struct]) -> None:
+def _check_names(fields: dict[str, Any], kind: type[msgspec.Struct]) -> None:
     """Raises HttpError or Refusal for names that ask for what is not there; the others that nobody knows are logged."""
-    unknown = names - set(kind.__struct_fields__)
+    unknown = set(fields) - set(kind.__struct_fields__) - set(GUIDED)
     check_supported(sorted(unknown))
-    for name in sorted(unknown & set(_REFUSED)):
-        raise invalid(f"{name}: {_REFUSED[name]}", name, "Unsupported")
+    check_refused({name: fields[name] for name in sorted(unknown)})
     room = MAX_UNKNOWN_NAMES - len(_seen_unknown)
     new = sorted({name[:64] for name in unknown} - _seen_unknown)[:room]
     if new:

@@ -28,6 +28,7 @@ def generation_fields(request: web.Request, body: Request, model: Model) -> dict
     return {
         "model": body.model,
         "tenant": request.headers.get(TENANT_HEADER, body.tenant),
+        "cache_salt": body.cache_salt,
         "priority": body.priority,
         "timeout_seconds": body.timeout_seconds,
         "trace": TraceContext.parse(trace) if trace else None,

@@ -94,6 +94,7 @@ def _options(
         min_tokens=request.min_tokens,
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         stop_token_ids=tuple(request.stop_token_ids or ()),
+        include_stop=request.include_stop_str_in_output,
         ignore_eos=request.ignore_eos,
         logprobs=logprobs,
         top_logprobs=top_logprobs,
