@@ -90,6 +90,19 @@ async def test_a_rotated_certificate_serves_new_connections_and_open_streams_go_
         assert "".join([response.text async for response in call]) == "hello world"
 
 
+async def test_a_rotated_authority_of_clients_lets_its_own_in_and_the_old_ones_out(start_pod, tmp_path, authority):
+    client_ca, other = tmp_path / "ca.crt", Authority("other")
+    client_ca.write_bytes(authority.certificate)
+    pod = await start_pod(tls=TlsFiles(*authority.sign("server").write(tmp_path), client_ca))
+    port = pod.ports.inference
+    before, after = trusting(authority, authority.sign("client")), trusting(authority, other.sign("client"))
+    assert (await info(port, before)).served_name == "fake"
+    await unavailable(port, after)
+    client_ca.write_bytes(other.certificate)
+    assert (await info(port, after)).served_name == "fake"
+    await unavailable(port, before)
+
+
 async def test_a_broken_rotation_leaves_the_last_certificate_in_force(start_pod, tmp_path, authority, caplog):
     certificate, key = authority.sign("server").write(tmp_path)
     pod = await start_pod(tls=TlsFiles(certificate, key))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -20,13 +22,29 @@ def triton() -> list[str]:
     """The command that runs the script; its packages are installed once, and locked beside it."""
     uv = shutil.which("uv")
     if uv is None:
-        pytest.skip("uv is not on PATH: tritonclient needs an environment of its own")
+        _absent("uv is not on PATH: tritonclient needs an environment of its own")
     install = [uv, "sync", "--quiet", "--locked", "--script", str(SCRIPT)]
     installed = subprocess.run(install, capture_output=True, text=True, timeout=INSTALL_SECONDS)
     if installed.returncode != 0 and "Failed to fetch" in installed.stderr:
-        pytest.skip(f"no package index: {installed.stderr.strip().splitlines()[-1]}")
+        _absent(f"no package index: {installed.stderr.strip().splitlines()[-1]}")
     assert installed.returncode == 0, installed.stderr
     return [uv, "run", "--quiet", "--locked", "--script", str(SCRIPT)]
+
+
+def _absent(why: str) -> NoReturn:
+    """A skip, unless whoever runs the tests wants all of them."""
+    if os.environ.get("SHIFT_REQUIRE"):
+        pytest.fail(f"SHIFT_REQUIRE is set, and {why}")
+    pytest.skip(why)
+
+
+def test_what_is_absent_is_no_skip_where_all_tests_are_required(monkeypatch):
+    monkeypatch.setenv("SHIFT_REQUIRE", "e2e")
+    with pytest.raises(pytest.fail.Exception, match="uv is not on PATH"):
+        _absent("uv is not on PATH")
+    monkeypatch.delenv("SHIFT_REQUIRE")
+    with pytest.raises(pytest.skip.Exception):
+        _absent("uv is not on PATH")
 
 
 @pytest.mark.timeout(INSTALL_SECONDS + 2 * SECONDS)
