@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import random
 import re
 import signal
 from collections.abc import AsyncIterator
@@ -26,6 +27,7 @@ from shiftruntime.server.options import ServeOptions
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(240)]
 
 SECONDS = 60.0
+STREAMS = int(os.environ.get("SHIFT_CANCELLED_STREAMS", "18"))
 PROMPT = list(range(5, 45))
 
 
@@ -109,3 +111,64 @@ async def test_what_a_client_asks_for_acts_in_the_ranks(llama):
 
         digits, _ = await collect(stub, max_tokens=8, regex="[0-9]{3}", ignore_eos=False)
         assert re.fullmatch("[0-9]{3}", "".join(response.text for response in digits))
+
+
+async def test_cancelled_streams_leave_nothing_in_the_ranks(llama):
+    """By the client's leaving, by Abort and by deadline, at any moment; neighbours keep their tokens."""
+    rng = random.Random(7)
+    async with native(llama) as stub:
+        alone = tokens((await collect(stub, max_tokens=40))[0])
+        for number in range(STREAMS):
+            neighbour = asyncio.create_task(collect(stub, max_tokens=40))
+            prompt = pb.TokenIds(ids=[rng.randrange(3, 130) for _ in range(rng.choice((8, 180)))])
+            params = pb.SamplingParams(temperature=0.0, ignore_eos=True, max_tokens=60)
+            request = pb.GenerateRequest(request_id="victim", tokens=prompt, sampling=params)
+            await _end(stub, request, ("cancel", "abort", "deadline")[number % 3], rng.uniform(0.0, 0.2))
+            assert tokens((await neighbour)[0]) == alone
+        async with asyncio.timeout(SECONDS):
+            while True:
+                load = (await stub.GetLoads(pb.GetLoadsRequest())).load
+                if not load.running_requests + load.waiting_requests and load.kv_blocks_free == load.kv_blocks_total:
+                    break
+                await asyncio.sleep(0.05)
+
+
+async def _end(stub, request: pb.GenerateRequest, way: str, seconds: float) -> None:
+    """All have one id: a stream that is gone must not be in the way of the next."""
+    if way == "deadline":
+        request.timeout_seconds = max(seconds, 0.01)
+    call = stub.Generate(request, timeout=SECONDS)
+    reading = asyncio.create_task(_read(call))
+    if way != "deadline":
+        await asyncio.sleep(seconds)
+    if way == "cancel":
+        call.cancel()
+    if way == "abort":
+        await stub.Abort(pb.AbortRequest(request_id="victim"), timeout=SECONDS)
+    assert await asyncio.wait_for(reading, SECONDS) in {
+        "cancel": {"OK", "CANCELLED"}, "abort": {"OK", "CANCELLED"}, "deadline": {"OK", "DEADLINE_EXCEEDED"},
+    }[way]  # fmt: skip
+    async with asyncio.timeout(SECONDS):  # a call that was cancelled here ends there a little later
+        while way == "cancel":
+            try:
+                probe = pb.GenerateRequest(request_id="victim", text="x", sampling=pb.SamplingParams(max_tokens=1))
+                assert [response async for response in stub.Generate(probe, timeout=SECONDS)]
+                return
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
+                    raise
+                await asyncio.sleep(0.01)
+
+
+async def _read(call) -> str:
+    """How it ended; one that was accepted ends once."""
+    finished = 0
+    try:
+        async for response in call:
+            finished += response.finish_reason != pb.FINISH_REASON_UNSPECIFIED
+    except asyncio.CancelledError:
+        return "CANCELLED"
+    except grpc.aio.AioRpcError as error:
+        return str(error.code().name)
+    assert finished == 1
+    return "OK"

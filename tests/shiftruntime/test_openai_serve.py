@@ -57,7 +57,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(model: Path) -> Iterator[Server]:
-    options = ["--ranks", "2", "--dtype", "float32", "--kv-memory", "4Mi", "--max-batched-tokens", "64"]
+    options = ["--ranks", "2", "--dtype", "float32", "--kv-memory", "4Mi", "--max-batched-tokens", "64", "--exact"]
     ports = ["--port", "0", "--control-port", "0", "--ops-port", "0", "--openai-port", "any", "--threshold", "8"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SHIFT_")}
     command = [sys.executable, "-m", "shiftruntime", "serve", str(model), "--served-name", "tiny", *options, *ports]
@@ -157,6 +157,8 @@ async def test_streams_that_clients_leave_give_their_blocks_back(server: Server)
 
 
 async def test_fifty_clients_at_once(server: Server) -> None:
+    """Each gets its own answer: the one that its prompt gets alone."""
+
     async def one(client: openai.AsyncOpenAI, number: int) -> str:
         stream = await client.chat.completions.create(
             model="tiny", messages=[{"role": "user", "content": f"number {number % 5}"}], max_tokens=8, temperature=0,
@@ -167,8 +169,10 @@ async def test_fifty_clients_at_once(server: Server) -> None:
         return "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
 
     async with server.client() as client:
+        alone = [await one(client, number) for number in range(5)]
         texts = await asyncio.gather(*(one(client, number) for number in range(50)))
-    assert len(texts) == 50
+    assert len(set(alone)) == 5, "the prompts must be told apart by their answers"
+    assert texts == [alone[number % 5] for number in range(50)]
 
 
 async def test_a_drain_completes_streams(server: Server) -> None:
