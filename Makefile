@@ -17,6 +17,10 @@ test: setup ## everything that this machine can test, with minutes per tier
 campaign: setup ## the long campaigns at full count: gear fuzz, failures (about half an hour)
 	@$(PYTHON) tests/campaign.py
 
+bench: setup ## what overlap and more than two gears buy on this machine (about ten minutes, alone on it)
+	@$(PYTHON) benchmarks/overlap.py
+	@$(PYTHON) benchmarks/gears.py
+
 check: setup ## style, types, layers, generated code
 	ruff check .
 	ruff format --check .
@@ -47,4 +51,4 @@ setup: .venv/.ready
 clean: ## remove the virtual environment and caches of this checkout
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help demo test campaign check up down status images setup clean
+.PHONY: help demo test campaign bench check up down status images setup clean
