@@ -9,7 +9,7 @@ from pathlib import Path
 
 from helpers.campaign_outcome import Outcome
 
-EXAMPLES = 5_000
+EXAMPLES = 1_500
 _MODEL = Path(__file__).parents[1] / "shiftcore" / "test_scheduler_model.py"
 _LIMIT_SECONDS = 7200.0
 
