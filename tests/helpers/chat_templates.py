@@ -116,9 +116,27 @@ GEMMA = """\
 {%- if add_generation_prompt -%}{{ '<start_of_turn>model\\n' }}{%- endif -%}
 """
 
+GEMMA2 = """\
+{{ bos_token }}
+{%- if messages[0]['role'] == 'system' -%}{{ raise_exception('System role not supported') }}{%- endif -%}
+{%- for message in messages -%}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception('Roles must alternate user/assistant/user/assistant/...') }}
+    {%- endif -%}
+    {%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}
+    {{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<start_of_turn>model\\n' }}{%- endif -%}
+"""
+
 MISTRAL = """\
 {%- set loop_messages = messages[1:] if messages[0]["role"] == "system" else messages %}
 {%- set users = loop_messages | selectattr("role", "equalto", "user") | list %}
+{%- for message in loop_messages if message.role != "tool" and not message.tool_calls %}
+    {%- if (message["role"] == "user") != (loop.index0 % 2 == 0) %}
+        {{- raise_exception("roles user and assistant must alternate, beside calls and their results") }}
+    {%- endif %}
+{%- endfor %}
 {{- bos_token }}
 {%- for message in loop_messages %}
     {%- if message["role"] == "user" %}
@@ -142,12 +160,18 @@ MISTRAL = """\
         {{- "[TOOL_CALLS] [" }}
         {%- for call in message.tool_calls %}
             {%- set out = call.function | tojson %}
+            {%- if call.id is not defined or call.id | length != 9 %}
+                {{- raise_exception("Tool call IDs should be alphanumeric strings with length 9!") }}
+            {%- endif %}
             {{- out[:-1] }}{{- ', "id": "' + call.id + '"}' }}
             {%- if not loop.last %}{{- ", " }}{%- else %}{{- "]" + eos_token }}{%- endif %}
         {%- endfor %}
     {%- elif message["role"] == "assistant" %}
         {% generation %}{{- " " + message["content"] | trim + eos_token }}{% endgeneration %}
     {%- elif message["role"] == "tool" %}
+        {%- if message.tool_call_id is not defined or message.tool_call_id | length != 9 %}
+            {{- raise_exception("Tool call IDs should be alphanumeric strings with length 9!") }}
+        {%- endif %}
         {{- '[TOOL_RESULTS] {"content": ' + message.content | string + ', "call_id": "' + message.tool_call_id + '"}' }}
         {{- "[/TOOL_RESULTS]" }}
     {%- else %}

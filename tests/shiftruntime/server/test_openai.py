@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -333,7 +334,11 @@ async def large_pod(start_pod, monkeypatch, fake_text, template: str, reply: byt
         engine.reply, engine.start = reply, started
 
     pod = await start_pod(configure=configure)
-    monkeypatch.setattr(type(fake_text), "chat", ChatTemplates(TemplateSources({"default": template}, {}, "t.json")))
+    monkeypatch.setattr(
+        type(fake_text),
+        "chat",
+        ChatTemplates(TemplateSources({"default": template}, {"bos_token": "<s>", "eos_token": "</s>"}, "t.json")),
+    )
     return pod
 
 
@@ -348,7 +353,7 @@ async def test_a_call_of_a_function_is_parsed(start_pod, monkeypatch, fake_text)
     assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
     (call,) = choice.message.tool_calls
     assert (call.type, call.function.name, call.function.arguments) == ("function", "now", "{}")
-    assert call.id.startswith("call_")
+    assert re.fullmatch("[a-zA-Z0-9]{9}", call.id)
 
 
 async def test_streamed_calls_arrive_piece_by_piece(start_pod, monkeypatch, fake_text):

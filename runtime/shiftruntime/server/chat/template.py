@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property, partial
+from functools import partial
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -58,6 +58,7 @@ class ChatTemplates:
         self._keys = {name: sha256(text.encode(errors="replace")).hexdigest() for name, text in sources.texts.items()}
         self._threads = ThreadPoolExecutor(PROCESSES, "chat templates")  # of their own: others must not wait for them
         self._waiting = 0
+        self._shows_system: bool | None = None  # until somebody asks
         for name, text in sources.texts.items():
             self._compile(name, text)
 
@@ -65,10 +66,14 @@ class ChatTemplates:
         """The source of the template that a conversation gets."""
         return self._sources.texts[self._choose(with_tools)]
 
-    @cached_property
-    def shows_system(self) -> bool:
+    async def shows_system(self) -> bool:
         """Whether a system message reaches the model: some templates refuse the role, some leave it out."""
-        mark = "abcxyz"
+        if self._shows_system is None:
+            self._shows_system = await self._in_thread(self._try_system)
+        return self._shows_system
+
+    def _try_system(self) -> bool:
+        mark = "a word for the system"
         try:
             return mark in self.render([{"role": "system", "content": mark}, {"role": "user", "content": "?"}])
         except ChatTemplateError:

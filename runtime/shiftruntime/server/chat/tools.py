@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import secrets
+import string
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from hashlib import sha256
 from typing import Any
 
 from shiftruntime.engine.messages import Grammar
@@ -14,6 +17,8 @@ from shiftruntime.server.chat.calls import CallParser
 from shiftruntime.server.chat.messages import Tool
 
 MAX_TOOLS = 256
+_ID_LENGTH = 9
+_ID_CHARACTERS = string.ascii_letters + string.digits
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
@@ -94,20 +99,72 @@ def grammar_of_any(tools: Sequence[Tool], parallel: bool) -> Grammar:
     return Grammar("json_schema", json.dumps(schema if parallel else schema | {"maxItems": 1}))
 
 
-def described(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For a template that knows no functions: the same conversation in roles and words that it does know."""
+def new_call_id() -> str:
+    """Templates of Mistral refuse any other form; for everybody else it is a name like another."""
+    return "".join(secrets.choice(_ID_CHARACTERS) for _ in range(_ID_LENGTH))
+
+
+def with_short_ids(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For templates of Mistral: ids that another server gave become short ones, the same for call and result."""
+    turns = []
+    for message in messages:
+        turn = dict(message)
+        if message.get("tool_calls"):
+            turn["tool_calls"] = [{**call, "id": _short_id(call["id"])} for call in message["tool_calls"]]
+        if "tool_call_id" in message:
+            turn["tool_call_id"] = _short_id(message["tool_call_id"])
+        turns.append(turn)
+    return turns
+
+
+def _short_id(call_id: str) -> str:
+    if len(call_id) == _ID_LENGTH and call_id.isascii() and call_id.isalnum():
+        return call_id
+    return sha256(call_id.encode()).hexdigest()[:_ID_LENGTH]
+
+
+def described(
+    messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], shows_system: bool
+) -> list[dict[str, Any]]:
+    """For a template that knows no functions: the same conversation in roles and words that it does know.
+
+    Where it does not show system messages, the first turn of the user begins with the words about functions.
+    """
     functions = json.dumps([tool["function"] for tool in tools], ensure_ascii=False)
     words = (
         "You can call functions. To call them, answer with nothing but a list "
         '[{"name": function name, "parameters": object of arguments}]. Functions:\n' + functions
     )
-    turns = [_in_words(message) for message in messages]
+    turns = _in_words(messages)
+    if not shows_system:
+        first = next((index for index, turn in enumerate(turns) if turn["role"] == "user"), None)
+        if first is None:
+            return [{"role": "user", "content": words}, *turns]
+        return [*turns[:first], _joined({"role": "user", "content": words + "\n"}, turns[first]), *turns[first + 1 :]]
     if turns and turns[0]["role"] == "system":
         return [{**turns[0], "content": f"{turns[0]['content']}\n\n{words}"}, *turns[1:]]
     return [{"role": "system", "content": words}, *turns]
 
 
-def _in_words(message: dict[str, Any]) -> dict[str, Any]:
+def _in_words(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Results are turns of the user; neighbours become one turn, because roles may have to alternate."""
+    turns: list[dict[str, Any]] = []
+    was_result = False
+    for message in messages:
+        turn, is_result = _turn_in_words(message), message["role"] == "tool"
+        if turns and turns[-1]["role"] == turn["role"] == "user" and (is_result or was_result):
+            turns[-1] = _joined(turns[-1], turn)
+        else:
+            turns.append(turn)
+        was_result = is_result
+    return turns
+
+
+def _joined(turn: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    return {**turn, "content": f"{turn['content']}\n{more['content']}"}
+
+
+def _turn_in_words(message: dict[str, Any]) -> dict[str, Any]:
     if message["role"] == "tool":
         return {"role": "user", "content": f"```tool_output\n{message['content']}\n```"}
     if message.get("tool_calls"):

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 from aiohttp import web
 
 from shiftruntime.engine.messages import Finish, Grammar
 from shiftruntime.server.chat import reasoning
 from shiftruntime.server.chat.answer import Answer, Piece
-from shiftruntime.server.chat.call_parsers import NamedCall, RequiredCalls
+from shiftruntime.server.chat.call_parsers import MISTRAL_MARKER, NamedCall, RequiredCalls
 from shiftruntime.server.chat.calls import CallParser, PlainText
 from shiftruntime.server.chat.messages import InvalidMessage, Tool, for_template, tools_for_template
 from shiftruntime.server.chat.template import ChatTemplateError
@@ -26,6 +25,8 @@ from shiftruntime.server.chat.tools import (
     family_of,
     grammar_of_any,
     grammar_of_one,
+    new_call_id,
+    with_short_ids,
 )
 from shiftruntime.server.frontend import FrontEnd, Model, Text
 from shiftruntime.server.openai.answers import FINISH, Head, Usage
@@ -76,7 +77,9 @@ async def render(model: Model, body: ChatRequest | TokenizeRequest, tools: tuple
     messages = for_template(body.messages or (), knows_developer="developer" in source)
     plain = tools_for_template(tools)
     if plain and "tools" not in source:
-        messages, plain = described(messages, plain), []
+        messages, plain = described(messages, plain, await templates.shows_system()), []
+    elif MISTRAL_MARKER in source:
+        messages = with_short_ids(messages)
     variables = body.chat_template_kwargs
     return await templates.render_soon(
         messages, plain, body.add_generation_prompt, body.continue_final_message, variables
@@ -198,7 +201,7 @@ class ChatAnswer:
     def _call(self, index: int, position: int, name: str | None, arguments: str) -> Json:
         if name is None:
             return {"index": position, "function": {"arguments": arguments}}
-        call_id = f"call_{uuid4().hex[:24]}"
+        call_id = new_call_id()
         self._call_ids[index].append(call_id)
         function = {"name": name, "arguments": arguments}
         return {"index": position, "id": call_id, "type": "function", "function": function}
