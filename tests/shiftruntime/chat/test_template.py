@@ -187,12 +187,25 @@ def test_own_variables_cannot_be_replaced() -> None:
         templates("x").render(PLAIN, variables={"messages": []})
 
 
-def test_the_last_message_may_be_continued() -> None:
-    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": " Once upon "}]
-    found = templates(GEMMA, bos_token="").render(messages, add_generation_prompt=False, continue_final_message=True)
-    assert found.endswith("<start_of_turn>model\nOnce upon")
-    with pytest.raises(ChatTemplateError, match="cannot be continued"):
-        templates("nothing").render(messages, continue_final_message=True)
+@pytest.mark.oracle
+@pytest.mark.parametrize("words", [" Once upon ", "a", "n", "assistant", "<|im_end|>", "</s>", "\\n", "user\nmodel"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_last_message_is_continued_as_transformers_does_it(family: str, words: str, tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": words}, {"role": "assistant", "content": words}]
+    folder = save(tmp_path, chat_template=FAMILIES[family])
+    oracle = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    wanted = oracle.apply_chat_template(messages, tokenize=False, continue_final_message=True)
+    found = ChatTemplates(template_source.read(folder), renderers=SHARED)
+    assert found.render(messages, continue_final_message=True) == wanted
+    assert wanted.endswith((words, words.strip()))
+
+
+def test_what_cannot_be_continued_is_said() -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": " "}]
+    with pytest.raises(ChatTemplateError, match="has no words"):
+        templates("{{ messages[1].content }}").render(messages, continue_final_message=True)
+    with pytest.raises(ChatTemplateError, match="does not show the last message"):
+        templates("nothing").render(messages[:1], continue_final_message=True)
 
 
 def test_a_template_that_is_no_text_is_damage(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
+from helpers.chat_templates import QWEN3
 from shiftruntime.engine.client import RequestRefused
 from shiftruntime.engine.messages import Ready
 from shiftruntime.server.app import serve
@@ -380,6 +381,14 @@ async def test_streamed_calls_arrive_piece_by_piece(start_pod, monkeypatch, fake
     assert len(one.choices[0].message.tool_calls) == 1
 
 
+async def test_a_continued_message_ends_the_prompt(start_pod, monkeypatch, fake_text):
+    pod = await large_pod(start_pod, monkeypatch, fake_text, QWEN3, b"nd so on.")
+    async with client_of(pod) as client:
+        begun = [*USER, {"role": "assistant", "content": "A"}]
+        await client.chat.completions.create(model="fake", messages=begun, extra_body={"continue_final_message": True})
+    assert bytes(pod.engine.submitted[0].prompt).endswith(b"<|im_start|>assistant\nA")
+
+
 async def test_a_required_call_is_made_by_a_grammar(start_pod, monkeypatch, fake_text):
     pod = await large_pod(start_pod, monkeypatch, fake_text, HERMES, CALL)
     async with client_of(pod) as client:
@@ -523,6 +532,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"prediction": {"type": "content", "content": "x"}}, "speculative"),
     ({"chat_template": "x"}, "--chat-template"),
     ({"chat_template_kwargs": {"messages": []}}, "cannot be given"),
+    ({"continue_final_message": True, "add_generation_prompt": True}, "exclude each other; leave one"),
     ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"$defs": []}}}],
       "tool_choice": "required"}, "no object of definitions"),
     ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]}, "no JSON"),

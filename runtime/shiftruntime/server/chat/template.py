@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from shiftruntime.server.refusal import Refusal
 
 DEFAULT = "default"
 _FOR_TOOLS = "tool_use"  # the name that publishers give to a second template, for conversations with tools
+_MARK = "continued"
 MAX_WAITING = 256  # conversations; more could only wait until their clients are gone
 _OWN_VARIABLES = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 
@@ -105,21 +107,22 @@ class ChatTemplates:
     ) -> str:
         """The prompt. ``variables`` are the template's own, such as enable_thinking.
 
-        Raises ChatTemplateError or NoRenderer.
+        A message that is continued is the last thing in it. Raises ChatTemplateError or NoRenderer.
         """
         name = self._choose(bool(tools))
         if reserved := _OWN_VARIABLES & set(variables or ()):
             raise ChatTemplateError(f"{', '.join(sorted(reserved))} cannot be given as a variable of a chat template")
+        mark = _MARK + secrets.token_hex(16) if continue_final_message else ""
         values = {
             **self._sources.variables,
             **(variables or {}),
-            "messages": messages,
+            "messages": self._marked(messages, mark) if mark else messages,
             "tools": tools or None,
             "documents": None,
-            "add_generation_prompt": add_generation_prompt,
+            "add_generation_prompt": add_generation_prompt and not continue_final_message,
         }
         text = self._render(name, values)
-        return self._continued(name, text, messages) if continue_final_message else text
+        return self._cut(name, text, mark) if mark else text
 
     def _choose(self, with_tools: bool) -> str:
         texts = self._sources.texts
@@ -146,13 +149,19 @@ class ChatTemplates:
         except RenderFailed as error:
             raise ChatTemplateError(f"{self._called(name)} {error}") from error
 
-    def _continued(self, name: str, text: str, messages: Sequence[Message]) -> str:
-        """Cut after the last message's words, so that the model goes on with them."""
-        words = str(messages[-1].get("content") or "").strip() if messages else ""
-        end = text.rfind(words) + len(words)
-        if not words or words not in text:
+    def _marked(self, messages: Sequence[Message], mark: str) -> list[Message]:
+        """With a mark behind the last words, because words alone may also stand elsewhere in the prompt."""
+        content = messages[-1].get("content") if messages else None
+        if not isinstance(content, str) or not content.strip():
+            raise ChatTemplateError("the last message has no words, so it cannot be continued")
+        return [*messages[:-1], {**messages[-1], "content": f"{content}{mark} "}]
+
+    def _cut(self, name: str, text: str, mark: str) -> str:
+        """The prompt up to the mark. Where the template trims contents, it would have trimmed this one."""
+        end = text.rfind(mark)
+        if end < 0:
             raise ChatTemplateError(f"{self._called(name)} does not show the last message, so it cannot be continued")
-        return text[:end]
+        return text[:end] if text.startswith(" ", end + len(mark)) else text[:end].rstrip()
 
     def _called(self, name: str) -> str:
         return f"chat template {name!r} of {self._sources.origin}"

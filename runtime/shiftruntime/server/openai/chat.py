@@ -67,7 +67,10 @@ async def chat(frontend: FrontEnd, request: web.Request, body: ChatRequest) -> w
 
 
 async def render(model: Model, body: ChatRequest | TokenizeRequest, tools: tuple[Tool, ...]) -> str:
-    """The prompt of a conversation. Raises InvalidMessage, ChatTemplateError or Refusal."""
+    """The prompt of a conversation. Raises InvalidMessage, ChatTemplateError, HttpError or Refusal."""
+    if body.continue_final_message and body.add_generation_prompt:
+        sentence = "continue_final_message and add_generation_prompt exclude each other; leave one of them out"
+        raise invalid(sentence, "add_generation_prompt")
     templates = model.text.chat
     if templates is None:
         raise ChatTemplateError(
@@ -81,9 +84,8 @@ async def render(model: Model, body: ChatRequest | TokenizeRequest, tools: tuple
     elif MISTRAL_MARKER in source:
         messages = with_short_ids(messages)
     variables = body.chat_template_kwargs
-    return await templates.render_soon(
-        messages, plain, body.add_generation_prompt, body.continue_final_message, variables
-    )
+    begins = body.add_generation_prompt is not False
+    return await templates.render_soon(messages, plain, begins, body.continue_final_message, variables)
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class ChatRequest(Request, kw_only=True):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool = True
     modalities: list[str] | None = None
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None  # None: unless the last message is continued
     continue_final_message: bool = False
     add_special_tokens: bool = False  # templates write them
     chat_template_kwargs: dict[str, Any] | None = None
@@ -121,7 +121,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
     tools: list[Tool] | None = None
     add_special_tokens: bool | None = None  # None: as completions, or chats, do
     return_token_strs: bool = False
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None  # None: unless the last message is continued
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
 
