@@ -447,6 +447,22 @@ async def test_a_template_without_tools_has_them_described(start_pod, monkeypatc
 
 
 @pytest.mark.parametrize(
+    ("kind", "splits"), [(None, True), ("text", True), ("json_object", False), ("json_schema", False)]
+)
+async def test_thoughts_are_told_apart_unless_a_grammar_leaves_no_room(
+    start_pod, monkeypatch, fake_text, kind: str | None, splits: bool
+):
+    pod = await large_pod(start_pod, monkeypatch, fake_text, HERMES, b"<think>hm</think>4")
+    schema = {"json_schema": {"name": "x", "schema": {}}} if kind == "json_schema" else {}
+    asked = {"response_format": {"type": kind, **schema}} if kind else {}
+    async with client_of(pod) as client:
+        answer = await client.chat.completions.create(model="fake", messages=USER, **asked)
+    message = answer.choices[0].message
+    found = (getattr(message, "reasoning_content", None), message.content)
+    assert found == (("hm", "4") if splits else (None, "<think>hm</think>4"))
+
+
+@pytest.mark.parametrize(
     ("asked", "kind", "text"),
     [
         ({"response_format": {"type": "json_object"}}, "json_object", ""),

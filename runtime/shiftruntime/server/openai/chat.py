@@ -35,7 +35,7 @@ from shiftruntime.server.openai.logprobs import chat_logprobs, joined
 from shiftruntime.server.openai.protocol import ChatRequest, NamedTool, StreamOptions, TokenizeRequest
 from shiftruntime.server.openai.requests import generation_fields, model_of
 from shiftruntime.server.openai.respond import streamed, whole
-from shiftruntime.server.openai.sampling import chat_options
+from shiftruntime.server.openai.sampling import chat_options, grammar
 from shiftruntime.server.request import Delta, Generation
 
 Json = dict[str, Any]
@@ -123,7 +123,7 @@ def _plan_calls(model: Model, body: ChatRequest, calls_as: Family | None) -> _Ca
     if choice == "required":
         return _Calls(tools, RequiredCalls, parallel, False, grammar_of_any(tools, parallel))
     # A grammar leaves no room for thoughts.
-    thinks = reasoning.END in source and body.response_format is None and body.structured_outputs is None
+    thinks = reasoning.END in source and grammar(body) is None
     if choice == "none":
         return _Calls((), PlainText, parallel, thinks)
     family = calls_as or family_of(source)
