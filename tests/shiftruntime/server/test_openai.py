@@ -541,7 +541,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"best_of": 3}, "best_of 3 is not supported"),
     ({"suffix": "x"}, "suffix"),
     ({"echo": True}, "chats have no echo"),
-    ({"functions": []}, "use tools"),
+    ({"functions": [{"name": "f"}]}, "use tools"),
     ({"use_beam_search": True}, "beam search"),
     ({"modalities": ["text", "audio"]}, "modalities"),
     ({"lora_request": {"lora_name": "x"}}, "LoRA"),
