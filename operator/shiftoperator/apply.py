@@ -11,7 +11,7 @@ from shiftprotos import contract
 from shiftoperator.cluster import Cluster
 from shiftoperator.errors import TransientError, UserError
 from shiftoperator.plan import Changes
-from shiftoperator.snapshot import MESSAGE_LIMIT, Object
+from shiftoperator.snapshot import MESSAGE_LIMIT, Object, Pod
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,19 @@ async def status(cluster: Cluster, resource: Object, changed: Object) -> Object:
 
 async def scale(cluster: Cluster, resource: Object, replicas: int) -> None:
     await cluster.patch_scale(resource, replicas)
+
+
+async def annotate_pod(cluster: Cluster, namespace: str, pod: Pod, annotations: dict[str, str | None]) -> None:
+    await cluster.annotate(_pod_object(namespace, pod), annotations)
+
+
+async def delete_pod(cluster: Cluster, namespace: str, pod: Pod) -> None:
+    """This pod and no later one of its name; its status may have changed meanwhile."""
+    await cluster.delete(_pod_object(namespace, pod))
+
+
+def _pod_object(namespace: str, pod: Pod) -> Object:
+    return {"kind": "Pod", "metadata": {"namespace": namespace, "name": pod.name, "uid": pod.uid}}
 
 
 async def event(

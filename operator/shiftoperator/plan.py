@@ -15,7 +15,7 @@ from shiftprotos import contract
 
 from shiftoperator import manifests, names
 from shiftoperator.errors import NameConflictError
-from shiftoperator.snapshot import Object, RuntimeState, Snapshot
+from shiftoperator.snapshot import Object, Pod, RuntimeState, Snapshot
 from shiftoperator.spec import Policy, Spec
 
 REVISIONS_KEPT = 5
@@ -175,10 +175,44 @@ def throughput_share(state: RuntimeState, since: TokenSample | None) -> float:
     return 1.0 - slow / total if total else 1.0
 
 
+def rolling(snapshot: Snapshot) -> bool:
+    """Whether pods of an older template are still to be replaced."""
+    present = manifests.template_hash(snapshot.resource["spec"])
+    return any(pod.template_hash != present for pod in snapshot.live_pods)
+
+
+def observation(
+    snapshot: Snapshot,
+    spec: Spec,
+    since: Mapping[str, TokenSample],
+    now: float,
+    leaving: tuple[Pod, ...] = (),
+) -> scaling.Observation:
+    """What the autoscaler is told. `since`: an earlier sample of each pod's tokens, by uid; `now`: seconds since 1970;
+    `leaving` pods are counted as gone, and the replicas that they take up with them."""
+    gone = {pod.uid for pod in leaving}
+    staying = sorted((p for p in snapshot.live_pods if p.uid not in gone), key=lambda pod: pod.changed_at or now)
+    ready = [pod for pod in staying if pod.ready]
+    return scaling.Observation(
+        replicas=spec.replicas - len(leaving),
+        ready=len(ready),
+        pods=tuple(
+            pod_load(pod.name, spec, snapshot.states[pod.uid], since.get(pod.uid))
+            for pod in ready
+            if pod.uid in snapshot.states
+        ),
+        starting_seconds=tuple(
+            0.0 if pod.changed_at is None else max(0.0, now - pod.changed_at) for pod in staying if not pod.ready
+        ),
+        stopping=len(snapshot.pods) - len(staying),
+        rolling=rolling(snapshot),
+    )
+
+
 def pod_load(name: str, spec: Spec, state: RuntimeState, since: TokenSample | None) -> scaling.PodLoad:
     load = state.load
     gear = tp_gear(spec.gpus).name if spec.policy.mode == "Latency" else state.base_gear
-    capacity = next((g.capacity_tokens_per_second for g in state.gears if g.name == gear), 0.0)
+    measured = next((g for g in state.gears if g.name == gear), None)
     used = load.kv_blocks_total - load.kv_blocks_free
     return scaling.PodLoad(
         name=name,
@@ -191,7 +225,9 @@ def pod_load(name: str, spec: Spec, state: RuntimeState, since: TokenSample | No
         max_running_requests=load.max_running_requests,
         oldest_wait_seconds=load.oldest_wait_seconds,
         kv_used_fraction=used / load.kv_blocks_total if load.kv_blocks_total else 0.0,
-        tpot_p95_seconds=load.tpot_p95_seconds,
-        capacity_tokens_per_second=capacity,
+        ttft_seconds=load.ttft_at(spec.autoscaling.percentile),
+        tpot_seconds=load.tpot_at(spec.autoscaling.percentile),
+        capacity_tokens_per_second=measured.capacity_tokens_per_second if measured else 0.0,
+        step_seconds=measured.step_seconds if measured else 0.0,
         throughput_share=throughput_share(state, since),
     )

@@ -9,21 +9,17 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from shiftcore import scaling
-from shiftprotos import contract
-
-from shiftoperator import apply, manifests, observe, plan, status
+from shiftoperator import apply, autoscale, manifests, observe, plan, retire, status
 from shiftoperator import spec as specs
 from shiftoperator.cluster import Cluster
 from shiftoperator.errors import RuntimeCallError, UserError
 from shiftoperator.metrics import Metrics
 from shiftoperator.names import Key
-from shiftoperator.runtime_client import Endpoint, RuntimeClient
+from shiftoperator.runtime_client import RuntimeClient, endpoints
 from shiftoperator.settings import Settings
 from shiftoperator.snapshot import Object, Pod, RuntimeState, Snapshot
 from shiftoperator.spec import Spec
@@ -39,8 +35,7 @@ class Memory:
     """What is kept of one object between two passes. All of it can be lost: it is gathered again."""
 
     snapshot: Snapshot | None = None
-    scaling: scaling.Memory = field(default_factory=scaling.Memory)
-    samples: dict[str, deque[plan.TokenSample]] = field(default_factory=dict)
+    scaling: autoscale.Memory = field(default_factory=autoscale.Memory)
     # Why the last full pass could not do what the resource asks for; a pass that is not full does not try again.
     refused: UserError | None = None
 
@@ -58,9 +53,11 @@ class Reconciler:
         settings: Settings,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._cluster, self._runtimes, self._settings, self._metrics = cluster, runtimes, settings, metrics
         self._clock = clock
+        self._autoscaler = autoscale.Autoscaler(cluster, runtimes, settings, metrics, clock, wall)
         self._memories: dict[Key, Memory] = {}
 
     async def reconcile(self, key: Key, hint: Object | None, full: bool) -> bool:
@@ -103,9 +100,10 @@ class Reconciler:
         else:
             await self._read_states(memory)
         if spec is not None and memory.refused is None:
-            decision, decisions = await self._scale(memory, spec, decisions)
+            result = await self._autoscaler.run(memory.scaling, memory.known, spec, decisions)
+            memory.snapshot, decision, decisions = result.snapshot, result.said, result.decisions
         else:
-            memory.scaling = scaling.Memory()
+            memory.scaling.forget_windows()
         await self._report(memory, before, decision, decisions)
 
     async def _accept(self, memory: Memory, full: bool) -> Spec | None:
@@ -183,7 +181,7 @@ class Reconciler:
         snapshot, token = memory.known, plan.control_token(memory.known)
         if token is None:
             return 0
-        answers = await self._runtimes.push(_endpoints(pods), token, decided.policy, decided.generation)
+        answers = await self._runtimes.push(endpoints(pods), token, decided.policy, decided.generation)
         states = dict(snapshot.states)
         accepted = 0
         for uid, answer in answers.items():
@@ -206,74 +204,19 @@ class Reconciler:
         snapshot, token = memory.known, plan.control_token(memory.known)
         if token is None:
             return
-        answers = await self._runtimes.states(_endpoints(snapshot.live_pods), token)
+        answers = await self._runtimes.states(endpoints(snapshot.live_pods), token)
         live = {pod.uid for pod in snapshot.live_pods}
         oldest = self._clock() - KEEP_STATE_SECONDS
         states = {u: s for u, s in snapshot.states.items() if u in live and s.read_at > oldest}
         for uid, answer in answers.items():
             if isinstance(answer, RuntimeState):
                 states[uid] = answer
-                _remember(memory, uid, answer)
+                memory.scaling.remember(uid, answer)
             else:
                 log.debug("state not read key=%s pod=%s: %s", snapshot.key, uid, answer)
         await self._runtimes.forget({pod.uid for pod in snapshot.pods if pod.uid not in live})
-        memory.samples = {uid: samples for uid, samples in memory.samples.items() if uid in live}
+        memory.scaling.keep(live)
         memory.snapshot = replace(snapshot, states=states)
-
-    # --- scaling ---
-
-    async def _scale(self, memory: Memory, spec: Spec, decisions: list[Object]) -> tuple[status.Scaling, list[Object]]:
-        snapshot, mode = memory.known, spec.autoscaling.mode
-        idle = _no_scaling(snapshot, spec)
-        if idle is not None:
-            memory.scaling = scaling.Memory()
-            return idle, decisions
-        loads = tuple(
-            plan.pod_load(pod.name, spec, snapshot.states[pod.uid], _oldest(memory, pod.uid))
-            for pod in snapshot.ready_pods
-            if pod.uid in snapshot.states
-        )
-        decision, after = scaling.decide(
-            spec.autoscaling.limits, spec.replicas, len(snapshot.ready_pods), loads, self._clock(), memory.scaling
-        )
-        said = status.Scaling(decision.reason != "MetricsStale", decision.reason, decision.message)
-        if decision.action is not scaling.Action.HOLD:
-            try:
-                write = mode is scaling.Mode.APPLY
-                decisions = await self._carry_out(memory, spec.replicas, decision, write, decisions)
-            except UserError as refused:
-                return status.Scaling(False, refused.reason, refused.message), decisions
-        # Only now: a decision that was not carried out must not wait for its window again.
-        memory.scaling = after
-        return said, decisions
-
-    async def _carry_out(
-        self, memory: Memory, replicas: int, decision: scaling.Decision, write: bool, decisions: list[Object]
-    ) -> list[Object]:
-        last = decisions[0] if decisions else {}
-        repeated = (last.get("to"), last.get("reason"), last.get("applied")) == (
-            decision.replicas,
-            decision.reason,
-            False,
-        )
-        if not write and repeated:
-            return decisions
-        if write:
-            await apply.scale(self._cluster, memory.known.resource, decision.replicas)
-        verb = "scaled" if write else "would scale"
-        note = f"{verb} from {replicas} to {decision.replicas} pods: {decision.message}"
-        log.info("scale key=%s applied=%s reason=%s %s", memory.known.key, write, decision.reason, note)
-        self._metrics.scale_decisions.labels(decision.action.value, decision.reason).inc()
-        await self._event(memory, decision.reason, note, str(decision.action))
-        entry = {
-            "time": _now(),
-            "from": replicas,
-            "to": decision.replicas,
-            "reason": decision.reason,
-            "message": decision.message,
-            "applied": write,
-        }
-        return [entry, *decisions]
 
     # --- status ---
 
@@ -286,7 +229,7 @@ class Reconciler:
     ) -> None:
         snapshot = memory.known
         outcome = status.Outcome(
-            desired_replicas=specs.pods_asked(snapshot.resource["spec"]),
+            desired_replicas=retire.remaining_replicas(snapshot),
             template_hash=manifests.template_hash(snapshot.resource["spec"]),
             policy_generation=int(snapshot.status.get("policyGeneration", 0)),
             scaling=decision,
@@ -304,42 +247,6 @@ class Reconciler:
     async def _event(self, memory: Memory, reason: str, note: str, action: str, warning: bool = False) -> None:
         identity = self._settings.identity
         await apply.event(self._cluster, memory.known.resource, reason, note, identity, action, warning)
-
-
-def _no_scaling(snapshot: Snapshot, spec: Spec) -> status.Scaling | None:
-    """Why the autoscaler keeps out."""
-    if spec.suspend:
-        return status.Scaling(False, status.reasons.SUSPENDED, "spec.suspend is set; replicas stay as they are")
-    if spec.autoscaling.mode is scaling.Mode.DISABLED:
-        return status.Scaling(False, status.reasons.DISABLED, "spec.autoscaling.mode is Disabled")
-    if snapshot.external_scaler is not None:
-        message = f"HorizontalPodAutoscaler {snapshot.external_scaler} drives /scale; delete it or disable autoscaling"
-        return status.Scaling(False, status.reasons.EXTERNAL_SCALER, message)
-    if spec.replicas == 0:
-        message = "0 replicas were asked for; scale to 1 to let the autoscaler act"
-        return status.Scaling(False, status.reasons.SCALED_TO_ZERO, message)
-    return None
-
-
-def _endpoints(pods: Iterable[Pod]) -> list[Endpoint]:
-    return [_endpoint(pod) for pod in pods if pod.ip and pod.running]
-
-
-def _endpoint(pod: Pod) -> Endpoint:
-    host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
-    return Endpoint(pod.uid, pod.name, f"{host}:{contract.CONTROL_PORT}")
-
-
-def _remember(memory: Memory, uid: str, state: RuntimeState) -> None:
-    samples = memory.samples.setdefault(uid, deque())
-    samples.append(plan.sample(state))
-    while len(samples) > 2 and state.read_at - samples[1].at >= plan.SHARE_SECONDS:
-        samples.popleft()
-
-
-def _oldest(memory: Memory, uid: str) -> plan.TokenSample | None:
-    samples = memory.samples.get(uid)
-    return samples[0] if samples else None
 
 
 def _now() -> str:

@@ -13,10 +13,11 @@ from shiftprotos import contract
 from shiftprotos.v1 import control_pb2, control_pb2_grpc
 
 from shiftoperator.errors import RuntimeCallError
-from shiftoperator.snapshot import GearState, Load, Phase, RuntimeState, SelfCheck
-from shiftoperator.spec import Policy
+from shiftoperator.snapshot import GearState, Load, Phase, Pod, RuntimeState, SelfCheck
+from shiftoperator.spec import PERCENTILES, Policy
 
 PUSH_SECONDS = 0.5
+DRAIN_SECONDS = 2.0
 # A pod answers during a step too, but one that is busy may take its time; the pod itself gives up after 5 s.
 STATE_SECONDS = 6.0
 # One pass waits so long for answers and goes on with those that came.
@@ -54,6 +55,16 @@ class Endpoint:
     uid: str
     name: str
     address: str
+
+
+def endpoints(pods: Iterable[Pod]) -> list[Endpoint]:
+    """Of the pods that can be asked."""
+    return [_endpoint(pod) for pod in pods if pod.ip and pod.running]
+
+
+def _endpoint(pod: Pod) -> Endpoint:
+    host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
+    return Endpoint(pod.uid, pod.name, f"{host}:{contract.CONTROL_PORT}")
 
 
 @dataclass(frozen=True)
@@ -114,6 +125,18 @@ class RuntimeClient:
         calls = (_or_error(self.set_policy(e, token, policy, generation)) for e in asked)
         return dict(zip((e.uid for e in asked), await asyncio.gather(*calls), strict=True))
 
+    async def drain(self, endpoints: Iterable[Endpoint], token: str) -> dict[str, RuntimeCallError | None]:
+        """Lets pods take no more requests, in parallel; by pod uid what went wrong. A pod cannot be told to go back."""
+        asked = list(endpoints)
+        # An answer given before would look like a pod that does not drain.
+        self._drop_questions(set(asked))
+        answers = await asyncio.gather(*(_or_error(self._drain(endpoint, token)) for endpoint in asked))
+        return dict(zip((e.uid for e in asked), answers, strict=True))
+
+    async def _drain(self, endpoint: Endpoint, token: str) -> None:
+        request = control_pb2.DrainRequest()
+        await _answer(self._stub(endpoint).Drain(request, timeout=DRAIN_SECONDS, metadata=_bearer(token)))
+
     async def forget(self, uids: set[str]) -> None:
         """Closes the channels of pods that are gone."""
         self._drop_questions({e for e in self._questions if e.uid in uids})
@@ -167,11 +190,20 @@ def state_from_wire(state: control_pb2.GetStateResponse, read_at: float) -> Runt
     return RuntimeState(
         read_at=read_at,
         ready=state.ready,
+        draining=state.draining,
         policy=Policy(_MODE_NAMES.get(state.policy.mode, "Auto"), state.policy.threshold_tokens or None),
         generation_accepted=state.generation_accepted,
         generation_applied=state.generation_applied,
         gears=tuple(
-            GearState(g.name, g.sequence, g.tensor, g.steps, g.tokens, g.capacity_tokens_per_second)
+            GearState(
+                g.name,
+                g.sequence,
+                g.tensor,
+                g.steps,
+                g.tokens,
+                g.capacity_tokens_per_second,
+                step_seconds=g.costs[0].median_seconds if g.costs else 0.0,
+            )
             for g in state.gears
         ),
         base_gear=state.base_gear,
@@ -196,8 +228,8 @@ def _load(load: Any) -> Load:
         kv_blocks_total=load.kv_blocks_total,
         kv_blocks_free=load.kv_blocks_free,
         oldest_wait_seconds=load.oldest_wait_seconds,
-        ttft_p95_seconds=load.ttft_p95_seconds,
-        tpot_p95_seconds=load.tpot_p95_seconds,
+        ttft_seconds={percent: getattr(load, f"ttft_p{percent}_seconds") for percent in PERCENTILES},
+        tpot_seconds={percent: getattr(load, f"tpot_p{percent}_seconds") for percent in PERCENTILES},
         prompt_tokens_per_second=load.prompt_tokens_per_second,
         output_tokens_per_second=load.output_tokens_per_second,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from shiftprotos import contract
@@ -54,6 +55,10 @@ class Pod:
     # On its way out, and still holding its place on a node.
     draining: bool = False
     started_at: str = ""
+    # Since when it is ready, or is not; seconds since 1970, None when nobody said so yet.
+    changed_at: float | None = None
+    # The mark of a scale-in as it stands on the pod; empty without one.
+    retiring: str = ""
 
     @property
     def failure(self) -> Failure | None:
@@ -69,6 +74,8 @@ class GearState:
     steps: int = 0
     tokens: int = 0
     capacity_tokens_per_second: float = 0.0
+    # The smallest measured step; 0 when none was.
+    step_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,10 +87,24 @@ class Load:
     kv_blocks_total: int = 0
     kv_blocks_free: int = 0
     oldest_wait_seconds: float = 0.0
-    ttft_p95_seconds: float = 0.0
-    tpot_p95_seconds: float = 0.0
+    # By percentile: 50, 90, 95, 99; an older runtime says only 95.
+    ttft_seconds: Mapping[int, float] = field(default_factory=dict)
+    tpot_seconds: Mapping[int, float] = field(default_factory=dict)
     prompt_tokens_per_second: float = 0.0
     output_tokens_per_second: float = 0.0
+
+    def ttft_at(self, percentile: int) -> float:
+        """Seconds to the first token; 0 when no request finished in the last minute."""
+        return _at(self.ttft_seconds, percentile)
+
+    def tpot_at(self, percentile: int) -> float:
+        """Seconds per output token; 0 when no request finished in the last minute."""
+        return _at(self.tpot_seconds, percentile)
+
+
+def _at(seconds: Mapping[int, float], percentile: int) -> float:
+    """A runtime of the version before reports the 95th percentile only."""
+    return seconds.get(percentile) or seconds.get(95, 0.0)
 
 
 @dataclass(frozen=True)
@@ -108,6 +129,7 @@ class RuntimeState:
 
     read_at: float
     ready: bool = False
+    draining: bool = False
     policy: Policy = field(default_factory=Policy)
     generation_accepted: int = 0
     generation_applied: int = 0
@@ -179,7 +201,17 @@ def pod_from(obj: Object) -> Pod:
         scheduled=said["PodScheduled"] == "True" if "PodScheduled" in said else None,
         draining="deletionTimestamp" in metadata and not over and said.get("PodScheduled") != "False",
         started_at=container.get("state", {}).get("running", {}).get("startedAt") or "",
+        changed_at=_changed_at(obj),
+        retiring=metadata.get("annotations", {}).get(contract.ANNOTATION_RETIRING, ""),
     )
+
+
+def _changed_at(obj: Object) -> float | None:
+    """Of readiness. A pod that waited for a node starts when it has one: the kubelet sets the condition then."""
+    conditions = obj.get("status", {}).get("conditions", ())
+    ready: Object = next((c for c in conditions if c["type"] == "Ready"), {})
+    text = ready.get("lastTransitionTime") or obj["metadata"].get("creationTimestamp")
+    return datetime.fromisoformat(text).timestamp() if text else None
 
 
 def _container(status: Object) -> Object:

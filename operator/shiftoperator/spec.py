@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shiftcore.layout import Gear
-from shiftcore.scaling import Limits, Mode
+from shiftcore.scaling import Limits, MetricsLoss, Mode
 from shiftprotos import contract
 
 from shiftoperator.errors import InvalidSpecError
 
 _CLAIM_URI = re.compile(r"pvc://([a-z0-9](?:[-a-z0-9.]*[a-z0-9])?)/(\S*)")
+# At which the pods report their times.
+PERCENTILES = (50, 90, 95, 99)
 POLICIES = ("Auto", "Latency", "Throughput")
 
 
@@ -73,6 +75,10 @@ class Runtime:
 class Autoscaling:
     mode: Mode
     limits: Limits
+    # How long a pod that is to leave may take to finish what it runs.
+    drain_seconds: float = 300.0
+    # At which the targets are to hold.
+    percentile: int = 95
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ def parse(spec: dict[str, Any]) -> Spec:
         ),
         pod_template=spec.get("podTemplate", {}),
         replicas=spec.get("replicas", 1),
-        autoscaling=_autoscaling(spec.get("autoscaling", {}), spec.get("slo", {}), shift),
+        autoscaling=_autoscaling(spec),
         suspend=bool(spec.get("suspend", False)),
         pods=pods_asked(spec),
     )
@@ -119,6 +125,11 @@ def parse(spec: dict[str, Any]) -> Spec:
 def pods_asked(spec: dict[str, Any]) -> int:
     """Of a spec that need not be valid otherwise."""
     return 0 if spec.get("suspend") else int(spec.get("replicas", 1))
+
+
+def percentile_asked(spec: dict[str, Any]) -> int:
+    """At which the targets are to hold; of a spec that need not be valid otherwise."""
+    return int((spec.get("slo") or {}).get("percentile", 95))
 
 
 def _model(model: dict[str, Any]) -> Model:
@@ -157,7 +168,8 @@ def _policy(shift: dict[str, Any]) -> Policy:
     return Policy(mode, threshold)
 
 
-def _autoscaling(autoscaling: dict[str, Any], slo: dict[str, Any], shift: dict[str, Any]) -> Autoscaling:
+def _autoscaling(spec: dict[str, Any]) -> Autoscaling:
+    autoscaling, slo = spec.get("autoscaling", {}), spec.get("slo", {})
     mode = Mode(autoscaling.get("mode", "Disabled"))
     minimum = autoscaling.get("min", 1)
     maximum = autoscaling.get("max", minimum)
@@ -165,16 +177,50 @@ def _autoscaling(autoscaling: dict[str, Any], slo: dict[str, Any], shift: dict[s
         raise InvalidSpecError(f"autoscaling.min {minimum} is above max {maximum}; lower min or raise max")
     if mode is not Mode.DISABLED and "max" not in autoscaling:
         raise InvalidSpecError(f"autoscaling.mode {mode} needs autoscaling.max; set the most pods you can pay for")
-    windows = autoscaling.get("windows", {})
-    return Autoscaling(
-        mode,
-        Limits(
-            minimum=minimum,
-            maximum=maximum,
-            out_seconds=windows.get("scaleOutSeconds", 30),
-            in_seconds=windows.get("scaleInSeconds", 300),
-            ttft_seconds=slo["ttftMs"] / 1000 if "ttftMs" in slo else None,
-            tpot_seconds=slo["tpotMs"] / 1000 if "tpotMs" in slo else None,
-            may_shift=shift.get("policy", "Auto") == "Auto",
-        ),
+    gpus, budget = spec.get("parallelism", {}).get("gpus", 0), autoscaling.get("maxGpus")
+    if budget is not None and budget < minimum * gpus:
+        raise InvalidSpecError(
+            f"autoscaling.maxGpus {budget} does not pay for autoscaling.min {minimum} pods of {gpus} GPUs; "
+            f"raise it to {minimum * gpus} or lower min"
+        )
+    windows, shifting = autoscaling.get("windows", {}), _shift_before_scale(autoscaling.get("shiftBeforeScale", {}))
+    limits = Limits(
+        minimum=minimum,
+        maximum=maximum,
+        gpus_per_pod=gpus,
+        max_gpus=budget,
+        out_seconds=windows.get("scaleOutSeconds", 30),
+        in_seconds=windows.get("scaleInSeconds", 300),
+        pod_start_seconds=windows.get("podStartSeconds", 600),
+        ttft_seconds=slo["ttftMs"] / 1000 if "ttftMs" in slo else None,
+        tpot_seconds=slo["tpotMs"] / 1000 if "tpotMs" in slo else None,
+        may_shift=spec.get("shift", {}).get("policy", "Auto") == "Auto",
+        on_metrics_loss=MetricsLoss(autoscaling.get("onMetricsLoss", "Hold")),
+        **shifting,
     )
+    return Autoscaling(mode, limits, windows.get("drainSeconds", 300), _percentile(spec))
+
+
+def _percentile(spec: dict[str, Any]) -> int:
+    percentile = percentile_asked(spec)
+    if percentile not in PERCENTILES:
+        raise InvalidSpecError(
+            f"slo.percentile {percentile} is not reported by the pods; use {', '.join(map(str, PERCENTILES))}"
+        )
+    return percentile
+
+
+def _shift_before_scale(percents: dict[str, Any]) -> dict[str, float]:
+    """As fractions of 1."""
+    high, low = percents.get("highUtilizationPercent", 80), percents.get("lowUtilizationPercent", 50)
+    if low >= high:
+        raise InvalidSpecError(
+            f"autoscaling.shiftBeforeScale.lowUtilizationPercent {low} must be below highUtilizationPercent {high}, "
+            "or pods would come and go"
+        )
+    return {
+        "high_utilisation": high / 100,
+        "low_utilisation": low / 100,
+        "shifted_share": percents.get("shiftedSharePercent", 50) / 100,
+        "kv_pressure": percents.get("kvPressurePercent", 90) / 100,
+    }

@@ -32,6 +32,10 @@ LABEL_COMPONENT = "app.kubernetes.io/component"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 LABEL_DEPLOYMENT = f"{API_GROUP}/deployment"
 ANNOTATION_TEMPLATE_HASH = f"{API_GROUP}/template-hash"
+# On a pod that is to leave at a scale-in: {"from", "since", "reason", "message"}.
+ANNOTATION_RETIRING = f"{API_GROUP}/retiring"
+# Of Kubernetes: a ReplicaSet takes away the ready pod with the lowest cost first.
+ANNOTATION_DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 MANAGED_BY = "shift-operator"
 FIELD_MANAGER = "shift-operator"
 RUNTIME_NAME = "shift-runtime"

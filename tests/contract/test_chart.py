@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from shiftcore.scaling import MetricsLoss
 from shiftoperator import settings as operator_settings
 from shiftoperator import spec as specs
 from shiftprotos import contract
@@ -104,9 +105,31 @@ def test_fields(schema: Object) -> None:
         "podTemplate": {"metadata", "spec"},
         "replicas": set(),
         "suspend": set(),
-        "autoscaling": {"mode", "min", "max", "windows"},
-        "slo": {"ttftMs", "tpotMs"},
+        "autoscaling": {"mode", "min", "max", "maxGpus", "shiftBeforeScale", "windows", "onMetricsLoss"},
+        "slo": {"ttftMs", "tpotMs", "percentile"},
     }
+
+
+def test_defaults_of_the_autoscaler_are_those_of_the_core(schema: Object) -> None:
+    """An object that was stored before a field existed is read without the API server's defaults."""
+
+    def defaults(node: Object) -> Object:
+        found = {}
+        for name, child in node["properties"].items():
+            if "properties" in child:
+                found[name] = defaults(child)
+            elif "default" in child:
+                found[name] = child["default"]
+        return found
+
+    spec = {"model": {"uri": "file:///m"}, "parallelism": {"gpus": 2}}
+    declared = {**defaults(schema["spec"]["properties"]["autoscaling"]), "max": 5}
+    told = specs.parse({**spec, "autoscaling": declared}).autoscaling
+    assert told == specs.parse({**spec, "autoscaling": {"max": 5}}).autoscaling
+    assert len(declared["shiftBeforeScale"]) == len(declared["windows"]) == 4
+    assert tuple(schema["spec"]["properties"]["slo"]["properties"]["percentile"]["enum"]) == specs.PERCENTILES
+    losses = schema["spec"]["properties"]["autoscaling"]["properties"]["onMetricsLoss"]["enum"]
+    assert losses == [str(loss) for loss in MetricsLoss]
 
 
 def test_names_that_the_operator_sets_are_reserved(schema: Object) -> None:
@@ -176,7 +199,8 @@ def assert_least_rights(rules: list[Object]) -> None:
     verbs = {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
     assert ("secrets", "list") not in verbs
     assert ("secrets", "watch") not in verbs
-    assert ("pods", "delete") not in verbs
+    assert {resource for resource, verb in verbs if verb == "delete"} == {"controllerrevisions", "pods"}
+    assert ("pods", "create") not in verbs, "Deployments make pods"
     assert (contract.PLURAL, "patch") not in verbs, "replicas go through /scale, the rest is the user's"
     assert {("shiftdeployments/scale", "patch"), ("shiftdeployments/status", "patch")} <= verbs
     assert not any("*" in pair for pair in verbs)

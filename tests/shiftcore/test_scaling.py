@@ -5,11 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from shiftcore.scaling import Action, Decision, Limits, Memory, PodLoad, decide, throughput_share, utilisation
+from shiftcore.scaling import (
+    Action,
+    Decision,
+    Limits,
+    Memory,
+    MetricsLoss,
+    Observation,
+    PodLoad,
+    decide,
+    least_loaded,
+    survivors,
+    throughput_share,
+    utilisation,
+)
 
 LIMITS = Limits(minimum=1, maximum=4, out_seconds=5, in_seconds=20, ttft_seconds=2.0, tpot_seconds=0.4)
 NOW = 1000.0
-HELD = Memory(out_since=NOW - 60, in_since=NOW - 60)
+HELD = Memory(out_since=NOW - 60, in_since=NOW - 60, stale_since=NOW - 60)
 # 300 of 1000 tokens/s, room everywhere.
 BUSY = PodLoad(
     name="a",
@@ -27,7 +40,8 @@ IDLE = PodLoad("a", NOW, max_running_requests=16, capacity_tokens_per_second=100
 def decided(
     pods: tuple[PodLoad, ...], limits: Limits = LIMITS, memory: Memory = HELD, ready: int | None = None
 ) -> Decision:
-    return decide(limits, len(pods), len(pods) if ready is None else ready, pods, NOW, memory)[0]
+    seen = Observation(len(pods), len(pods) if ready is None else ready, pods)
+    return decide(limits, seen, NOW, memory)[0]
 
 
 @pytest.mark.parametrize(
@@ -99,16 +113,16 @@ def decided(
         ("an idle pod's cache", (replace(IDLE, kv_used_fraction=1.0),), LIMITS, Action.HOLD, "Steady", 1),
         (
             "output too slow",
-            (replace(BUSY, tpot_p95_seconds=0.5, throughput_share=0.0),),
+            (replace(BUSY, tpot_seconds=0.5, throughput_share=0.0),),
             LIMITS,
             Action.OUT,
             "OutputTooSlow",
             2,
         ),
-        ("output was slow, nothing runs", (replace(IDLE, tpot_p95_seconds=0.5),), LIMITS, Action.HOLD, "Steady", 1),
+        ("output was slow, nothing runs", (replace(IDLE, tpot_seconds=0.5),), LIMITS, Action.HOLD, "Steady", 1),
         (
             "slow output without a target",
-            (replace(BUSY, tpot_p95_seconds=0.5),),
+            (replace(BUSY, tpot_seconds=0.5),),
             replace(LIMITS, tpot_seconds=None),
             Action.HOLD,
             "Steady",
@@ -142,6 +156,39 @@ def decided(
             "Steady",
             2,
         ),
+        # The price of a scale-in in latency: 100 of 1000 tokens/s on one survivor leave T(n) = t0 / 0.9.
+        (
+            "survivors meet the TPOT target",
+            (replace(BUSY, prompt_tokens_per_second=50, step_seconds=0.28),) * 2,
+            LIMITS,
+            Action.IN,
+            "LowUtilisation",
+            1,
+        ),
+        (
+            "survivors would miss the TPOT target",
+            (replace(BUSY, prompt_tokens_per_second=50, step_seconds=0.29),) * 2,
+            LIMITS,
+            Action.HOLD,
+            "SurvivorsTooSlow",
+            2,
+        ),
+        (
+            "survivors would miss the TTFT target",
+            (replace(BUSY, prompt_tokens_per_second=50, ttft_seconds=1.55),) * 2,
+            LIMITS,
+            Action.HOLD,
+            "SurvivorsTooSlow",
+            2,
+        ),
+        (
+            "no target, no price",
+            (replace(BUSY, prompt_tokens_per_second=50, step_seconds=3.0, ttft_seconds=9.0),) * 2,
+            replace(LIMITS, tpot_seconds=None, ttft_seconds=None),
+            Action.IN,
+            "LowUtilisation",
+            1,
+        ),
         # What cannot be known.
         (
             "capacity not measured",
@@ -152,6 +199,34 @@ def decided(
             1,
         ),
         ("stale", (replace(LOADED, measured_at=NOW - 60),), LIMITS, Action.HOLD, "MetricsStale", 1),
+        (
+            "stale, and the user would rather pay",
+            (replace(IDLE, measured_at=NOW - 60),),
+            replace(LIMITS, on_metrics_loss=MetricsLoss.SCALE_TO_MAX),
+            Action.OUT,
+            "MetricsLost",
+            4,
+        ),
+        (
+            "stale at the maximum",
+            (replace(IDLE, measured_at=NOW - 60),),
+            replace(LIMITS, on_metrics_loss=MetricsLoss.SCALE_TO_MAX, maximum=1),
+            Action.HOLD,
+            "MetricsStale",
+            1,
+        ),
+        # The GPU budget: pods × GPUs never above.
+        ("budget for no more", (LOADED,), replace(LIMITS, gpus_per_pod=8, max_gpus=15), Action.HOLD, "GpuBudget", 1),
+        (
+            "budget for one more of three wanted",
+            (replace(BUSY, prompt_tokens_per_second=2300),),
+            replace(LIMITS, gpus_per_pod=8, max_gpus=16),
+            Action.OUT,
+            "HighUtilisation",
+            2,
+        ),
+        ("a budget above the maximum", (LOADED,), replace(LIMITS, maximum=1, max_gpus=9), Action.HOLD, "AtMaximum", 1),
+        ("over the budget", (BUSY,) * 3, replace(LIMITS, gpus_per_pod=4, max_gpus=8), Action.IN, "GpuBudget", 2),
         ("below the minimum", (IDLE,), replace(LIMITS, minimum=3), Action.OUT, "BelowMinimum", 3),
         ("above the maximum", (IDLE,) * 5, LIMITS, Action.IN, "AboveMaximum", 4),
     ],
@@ -165,8 +240,8 @@ def test_rule(case: str, pods: tuple[PodLoad, ...], limits: Limits, action: Acti
 def test_pods_that_start_are_waited_for() -> None:
     decision = decided((LOADED,), ready=0)
     assert (decision.action, decision.reason) == (Action.HOLD, "PodsStarting")
-    decision, memory = decide(LIMITS, 2, 1, (LOADED,), NOW, HELD)
-    assert (decision.action, memory) == (Action.HOLD, Memory())
+    decision, memory = decide(LIMITS, Observation(2, 1, (LOADED,)), NOW, HELD)
+    assert (decision.action, memory) == (Action.HOLD, Memory(uncreated_since=NOW))
 
 
 @pytest.mark.parametrize(
@@ -184,52 +259,52 @@ def test_pods_that_start_are_waited_for() -> None:
             "PodsStarting",
             2,
         ),
-        ("no more pods while some start", (LOADED,), 2, Action.HOLD, "PodsStarting", 2),
+        ("no more pods while some start", (LOADED,), 2, Action.HOLD, "CapacityComing", 2),
         (
             "a missed target is no spare room",
-            (replace(BUSY, tpot_p95_seconds=0.5),),
+            (replace(BUSY, tpot_seconds=0.5),),
             2,
             Action.HOLD,
-            "PodsStarting",
+            "CapacityComing",
             2,
         ),
-        ("the ready pod is silent", (replace(IDLE, measured_at=NOW - 60),), 2, Action.HOLD, "PodsStarting", 2),
+        ("the ready pod is silent", (replace(IDLE, measured_at=NOW - 60),), 2, Action.HOLD, "MetricsStale", 2),
         ("none is ready", (), 2, Action.HOLD, "PodsStarting", 2),
     ],
 )
 def test_pods_that_never_start_do_not_hold_the_size(
     case: str, pods: tuple[PodLoad, ...], replicas: int, action: Action, reason: str, after: int
 ) -> None:
-    decision, _ = decide(LIMITS, replicas, len(pods), pods, NOW, HELD)
+    decision, _ = decide(LIMITS, Observation(replicas, len(pods), pods), NOW, HELD)
     assert (decision.action, decision.reason, decision.replicas) == (action, reason, after), case
 
 
 def test_scale_in_beside_a_starting_pod_waits_for_its_window() -> None:
-    decision, memory = decide(LIMITS, 2, 1, (IDLE,), NOW, Memory())
-    assert (decision.action, memory) == (Action.HOLD, Memory(in_since=NOW))
+    decision, memory = decide(LIMITS, Observation(2, 1, (IDLE,)), NOW, Memory())
+    assert (decision.action, memory) == (Action.HOLD, Memory(in_since=NOW, uncreated_since=NOW))
 
 
 def test_a_reason_must_hold_for_its_window() -> None:
-    decision, memory = decide(LIMITS, 1, 1, (LOADED,), NOW, Memory())
+    decision, memory = decide(LIMITS, Observation(1, 1, (LOADED,)), NOW, Memory())
     assert (decision.action, memory.out_since) == (Action.HOLD, NOW)
     assert "5 s" in decision.message
     later = replace(LOADED, measured_at=NOW + 4.9)
-    decision, memory = decide(LIMITS, 1, 1, (later,), NOW + 4.9, memory)
+    decision, memory = decide(LIMITS, Observation(1, 1, (later,)), NOW + 4.9, memory)
     assert (decision.action, memory.out_since) == (Action.HOLD, NOW)
-    decision, memory = decide(LIMITS, 1, 1, (replace(LOADED, measured_at=NOW + 5),), NOW + 5, memory)
+    decision, memory = decide(LIMITS, Observation(1, 1, (replace(LOADED, measured_at=NOW + 5),)), NOW + 5, memory)
     assert (decision.action, memory) == (Action.OUT, Memory())
 
 
 def test_a_break_starts_the_window_anew() -> None:
-    _, memory = decide(LIMITS, 1, 1, (LOADED,), NOW, Memory())
-    _, memory = decide(LIMITS, 1, 1, (BUSY,), NOW, memory)
+    _, memory = decide(LIMITS, Observation(1, 1, (LOADED,)), NOW, Memory())
+    _, memory = decide(LIMITS, Observation(1, 1, (BUSY,)), NOW, memory)
     assert memory == Memory()
 
 
 def test_load_ends_a_pending_scale_in() -> None:
-    _, memory = decide(LIMITS, 2, 2, (IDLE, IDLE), NOW, Memory())
+    _, memory = decide(LIMITS, Observation(2, 2, (IDLE, IDLE)), NOW, Memory())
     assert memory.in_since == NOW
-    _, memory = decide(LIMITS, 2, 2, (LOADED, LOADED), NOW, memory)
+    _, memory = decide(LIMITS, Observation(2, 2, (LOADED, LOADED)), NOW, memory)
     assert (memory.in_since, memory.out_since) == (None, NOW)
 
 
@@ -240,7 +315,7 @@ def test_one_to_two_to_one() -> None:
         now = NOW + 2.0 * tick
         burst = replace(QUEUED, measured_at=now, running_requests=16, oldest_wait_seconds=3.0 + tick)
         pods = (burst if tick < 10 else replace(IDLE, measured_at=now),) * replicas
-        decision, memory = decide(replace(LIMITS, maximum=2), replicas, replicas, pods, now, memory)
+        decision, memory = decide(replace(LIMITS, maximum=2), Observation(replicas, replicas, pods), now, memory)
         if decision.replicas != replicas:
             replicas = decision.replicas
             path.append(replicas)
@@ -265,3 +340,103 @@ def test_bad_limits_are_refused() -> None:
         Limits(minimum=3, maximum=2)
     with pytest.raises(ValueError, match="low_utilisation"):
         Limits(low_utilisation=0.9)
+    with pytest.raises(ValueError, match="max_gpus 8 must be at least 16"):
+        Limits(minimum=2, maximum=2, gpus_per_pod=8, max_gpus=8)
+
+
+# --- ordered capacity ---
+
+TOO_HIGH = replace(BUSY, prompt_tokens_per_second=1500)  # needs two pods
+
+
+@pytest.mark.parametrize(
+    ("case", "starting", "replicas", "uncreated_since", "reason", "after"),
+    [
+        ("one comes", (30.0,), 2, None, "CapacityComing", 2),
+        ("one comes, the second counts too", (30.0, 60.0), 3, None, "CapacityComing", 3),
+        ("it did not come in time: another is ordered beside it", (601.0,), 2, None, "HighUtilisation", 3),
+        ("one did not come, the other may", (601.0, 10.0), 3, None, "CapacityComing", 3),
+        ("asked for and not yet created", (), 2, NOW - 10, "CapacityComing", 2),
+        ("never created", (), 2, NOW - 601, "HighUtilisation", 3),
+    ],
+)
+def test_ordered_pods_are_credited_until_their_time_is_over(
+    case: str, starting: tuple[float, ...], replicas: int, uncreated_since: float | None, reason: str, after: int
+) -> None:
+    seen = Observation(replicas, 1, (TOO_HIGH,), starting)
+    decision, _ = decide(LIMITS, seen, NOW, replace(HELD, uncreated_since=uncreated_since))
+    assert (decision.reason, decision.replicas) == (reason, after), case
+
+
+def test_a_burst_beyond_what_was_ordered_orders_the_rest() -> None:
+    seen = Observation(2, 1, (replace(BUSY, prompt_tokens_per_second=2300),), (30.0,))
+    decision, _ = decide(LIMITS, seen, NOW, HELD)
+    assert (decision.reason, decision.replicas) == ("HighUtilisation", 3)
+
+
+def test_a_window_does_not_run_while_ordered_capacity_is_awaited() -> None:
+    _, memory = decide(LIMITS, Observation(2, 1, (LOADED,), (30.0,)), NOW, HELD)
+    assert memory.out_since is None
+
+
+def test_pods_that_leave_count_in_the_budget() -> None:
+    limits = replace(LIMITS, gpus_per_pod=2, max_gpus=4)
+    assert decide(limits, Observation(1, 1, (LOADED,)), NOW, HELD)[0].replicas == 2
+    leaving = decide(limits, Observation(1, 1, (LOADED,), stopping=1), NOW, HELD)[0]
+    assert (leaving.reason, leaving.replicas) == ("GpuBudget", 1)
+    assert decide(replace(limits, max_gpus=None), Observation(1, 1, (LOADED,), stopping=1), NOW, HELD)[0].replicas == 2
+    below = decide(replace(limits, minimum=2), Observation(1, 1, (IDLE,), stopping=1), NOW, HELD)[0]
+    assert (below.reason, below.replicas) == ("GpuBudget", 1)
+
+
+# --- metrics, rollouts, victims ---
+
+
+def test_lost_metrics_must_stay_lost_before_the_maximum_is_ordered() -> None:
+    limits = replace(LIMITS, on_metrics_loss=MetricsLoss.SCALE_TO_MAX)
+    seen = Observation(1, 1, (replace(IDLE, measured_at=NOW - 60),))
+    decision, memory = decide(limits, seen, NOW, Memory())
+    assert (decision.action, decision.reason, memory.stale_since) == (Action.HOLD, "MetricsStale", NOW)
+    assert decide(limits, seen, NOW + 5, memory)[0].replicas == 4
+
+
+@pytest.mark.parametrize(
+    ("case", "pods", "limits", "wanted"),
+    [
+        ("idle", (IDLE, IDLE), LIMITS, "scales in when the rollout is over"),
+        ("above the maximum", (IDLE,) * 5, LIMITS, "above the maximum of 4; scales in when the rollout is over"),
+    ],
+)
+def test_no_scale_in_during_a_rollout(case: str, pods: tuple[PodLoad, ...], limits: Limits, wanted: str) -> None:
+    decision, _ = decide(limits, Observation(len(pods), len(pods), pods, rolling=True), NOW, HELD)
+    assert (decision.action, decision.reason) == (Action.HOLD, "RolloutInProgress"), case
+    assert wanted in decision.message
+
+
+def test_scale_out_goes_on_during_a_rollout() -> None:
+    assert decide(LIMITS, Observation(1, 1, (LOADED,), rolling=True), NOW, HELD)[0].action is Action.OUT
+
+
+def test_the_least_loaded_leave() -> None:
+    pods = (
+        replace(BUSY, name="b", running_requests=1),
+        replace(BUSY, name="c", running_requests=0, kv_used_fraction=0.2),
+        replace(BUSY, name="a", running_requests=1),
+        replace(BUSY, name="d", running_requests=0, waiting_requests=5),
+    )
+    assert least_loaded(pods, 2) == ("c", "a"), "of equals the youngest"
+    assert least_loaded(pods, 9) == ("c", "a", "b", "d")
+
+
+def test_survivors_follow_the_stated_formula() -> None:
+    pods = (replace(BUSY, prompt_tokens_per_second=200, step_seconds=0.03, tpot_seconds=0.02, ttft_seconds=0.3),) * 3
+    after = survivors(LIMITS, pods, 2)
+    assert after is not None
+    assert after.utilisation == pytest.approx(0.3)
+    assert after.tpot_seconds == pytest.approx(0.03 / 0.7)
+    assert after.ttft_seconds == pytest.approx(0.3 * 0.8 / 0.7)
+    slow = tuple(replace(pod, tpot_seconds=0.1) for pod in pods)
+    assert survivors(LIMITS, slow, 2).tpot_seconds == pytest.approx(0.1 * 0.8 / 0.7)  # type: ignore[union-attr]
+    full = tuple(replace(pod, prompt_tokens_per_second=700) for pod in pods)
+    assert survivors(LIMITS, full, 2).tpot_seconds == float("inf")  # type: ignore[union-attr]
+    assert survivors(LIMITS, (replace(BUSY, capacity_tokens_per_second=0),), 1) is None

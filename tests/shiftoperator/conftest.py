@@ -57,7 +57,7 @@ class Make:
             "policy": Policy("Auto", 64),
             "generation_accepted": 1,
             "generation_applied": 1,
-            "gears": (GearState("tp2", 1, 2, 60, 1000, 400.0), GearState("sp2", 2, 1, 40, 9000, 1000.0)),
+            "gears": (GearState("tp2", 1, 2, 60, 1000, 400.0), GearState("sp2", 2, 1, 40, 9000, 1000.0, 0.02)),
             "base_gear": "sp2",
             "threshold_tokens": 64,
             "threshold_source": "Policy",

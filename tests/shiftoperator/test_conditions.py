@@ -47,9 +47,12 @@ class Scene:
         self.children: dict[tuple[str, str], Object] = {}
 
     def says(self, type_: str, outcome: status.Outcome = OUTCOME) -> tuple[str, str]:
-        snapshot = self.make.snapshot(self.resource, self.pods, self.states, self.children)
-        found = next(c for c in status.conditions(snapshot, outcome, NOW) if c["type"] == type_)
+        found = self.condition(type_, outcome)
         return found["status"], found["reason"]
+
+    def condition(self, type_: str, outcome: status.Outcome = OUTCOME) -> Object:
+        snapshot = self.make.snapshot(self.resource, self.pods, self.states, self.children)
+        return next(c for c in status.conditions(snapshot, outcome, NOW) if c["type"] == type_)
 
 
 @pytest.mark.parametrize(
@@ -151,27 +154,27 @@ MET, MISSED = was("SLOMet", "True", "TargetsMet", LATELY), was("SLOMet", "False"
 @pytest.mark.parametrize(
     ("case", "slo", "load", "before", "expected"),
     [
-        ("no target", {}, Load(ttft_p95_seconds=9), None, ("Unknown", "NoTarget")),
+        ("no target", {}, Load(ttft_seconds={95: 9}), None, ("Unknown", "NoTarget")),
         ("no traffic", {"ttftMs": 2000}, Load(), None, ("Unknown", "NoTraffic")),
-        ("traffic of another kind", {"tpotMs": 50}, Load(ttft_p95_seconds=1), None, ("Unknown", "NoTraffic")),
-        ("met", {"ttftMs": 2000}, Load(ttft_p95_seconds=2.0), None, ("True", "TargetsMet")),
-        ("first token late", {"ttftMs": 2000}, Load(ttft_p95_seconds=2.01), None, ("False", "TtftMissed")),
+        ("traffic of another kind", {"tpotMs": 50}, Load(ttft_seconds={95: 1}), None, ("Unknown", "NoTraffic")),
+        ("met", {"ttftMs": 2000}, Load(ttft_seconds={95: 2.0}), None, ("True", "TargetsMet")),
+        ("first token late", {"ttftMs": 2000}, Load(ttft_seconds={95: 2.01}), None, ("False", "TtftMissed")),
         ("late already while it waits", {"ttftMs": 2000}, Load(oldest_wait_seconds=3), None, ("False", "TtftMissed")),
-        ("further tokens late", {"tpotMs": 50}, Load(tpot_p95_seconds=0.06), None, ("False", "TpotMissed")),
-        ("missed at once", {"ttftMs": 2000}, Load(ttft_p95_seconds=2.01), MET, ("False", "TtftMissed")),
-        ("just under the target", {"ttftMs": 2000}, Load(ttft_p95_seconds=1.9), MISSED, ("False", "TtftMissed")),
-        ("room, but missed lately", {"ttftMs": 2000}, Load(ttft_p95_seconds=1.0), MISSED, ("False", "TtftMissed")),
+        ("further tokens late", {"tpotMs": 50}, Load(tpot_seconds={95: 0.06}), None, ("False", "TpotMissed")),
+        ("missed at once", {"ttftMs": 2000}, Load(ttft_seconds={95: 2.01}), MET, ("False", "TtftMissed")),
+        ("just under the target", {"ttftMs": 2000}, Load(ttft_seconds={95: 1.9}), MISSED, ("False", "TtftMissed")),
+        ("room, but missed lately", {"ttftMs": 2000}, Load(ttft_seconds={95: 1.0}), MISSED, ("False", "TtftMissed")),
         (
             "room for a while",
             {"ttftMs": 2000},
-            Load(ttft_p95_seconds=1.0),
+            Load(ttft_seconds={95: 1.0}),
             was("SLOMet", "False", "TtftMissed", LONG_AGO),
             ("True", "TargetsMet"),
         ),
         (
             "just under the target for a while",
             {"ttftMs": 2000},
-            Load(ttft_p95_seconds=1.9),
+            Load(ttft_seconds={95: 1.9}),
             was("SLOMet", "False", "TtftMissed", LONG_AGO),
             ("False", "TtftMissed"),
         ),
@@ -203,13 +206,36 @@ def test_slo_met(
 def test_one_miss_does_not_tighten_the_other_target(make: Make) -> None:
     """The reason changed in the second pass over the same figures."""
     scene = Scene(make, [{}], was("SLOMet", "False", "TpotMissed", LATELY), slo={"ttftMs": 2000, "tpotMs": 50})
-    scene.states["uid-p1"] = make.state(load=Load(ttft_p95_seconds=1.9, tpot_p95_seconds=0.06))
+    scene.states["uid-p1"] = make.state(load=Load(ttft_seconds={95: 1.9}, tpot_seconds={95: 0.06}))
     assert scene.says("SLOMet") == ("False", "TpotMissed")
+
+
+@pytest.mark.parametrize(
+    ("percentile", "expected"),
+    [(50, ("True", "TargetsMet")), (95, ("True", "TargetsMet")), (99, ("False", "TtftMissed"))],
+)
+def test_targets_hold_at_the_percentile_asked_for(make: Make, percentile: int, expected: tuple[str, str]) -> None:
+    scene = Scene(make, [{}], slo={"ttftMs": 2000, "percentile": percentile})
+    scene.states["uid-p1"] = make.state(load=Load(ttft_seconds={50: 0.5, 90: 1.0, 95: 1.5, 99: 3.0}))
+    assert scene.says("SLOMet") == expected
+    assert ("the 99th percentile" in scene.condition("SLOMet")["message"]) == (percentile == 99)
+
+
+def test_a_runtime_of_the_version_before_is_held_to_its_only_percentile(make: Make) -> None:
+    scene = Scene(make, [{}], slo={"tpotMs": 50, "percentile": 99})
+    scene.states["uid-p1"] = make.state(load=Load(tpot_seconds={50: 0.0, 90: 0.0, 95: 0.06, 99: 0.0}))
+    assert scene.says("SLOMet") == ("False", "TpotMissed")
+
+
+def test_a_pod_that_is_emptied_is_not_taken_for_one_that_starts(make: Make) -> None:
+    scene = Scene(make, [{}, {"ready": False, "retiring": "{}"}])
+    scene.states["uid-p2"] = make.state(phases=phases("fetch"), draining=True)
+    assert scene.says("ModelLoaded") == ("True", "Loaded")
 
 
 def test_a_new_target_forgets_the_old_verdict(make: Make) -> None:
     scene = Scene(make, [{}], MISSED, slo={"ttftMs": 2000})
-    scene.states["uid-p1"] = make.state(load=Load(ttft_p95_seconds=1.9))
+    scene.states["uid-p1"] = make.state(load=Load(ttft_seconds={95: 1.9}))
     assert scene.says("SLOMet") == ("False", "TtftMissed")
     scene.resource["metadata"]["generation"] += 1
     assert scene.says("SLOMet") == ("True", "TargetsMet")

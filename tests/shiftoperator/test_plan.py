@@ -8,7 +8,7 @@ import pytest
 from shiftoperator import manifests, plan
 from shiftoperator import spec as specs
 from shiftoperator.errors import NameConflictError
-from shiftoperator.snapshot import GearState
+from shiftoperator.snapshot import GearState, Load
 from shiftoperator.spec import Policy
 from shiftprotos import contract
 
@@ -155,6 +155,37 @@ def test_share_of_tokens_outside_the_tp_gear(make: Make) -> None:
     assert plan.throughput_share(later, plan.sample(state)) == pytest.approx(0.25)
     assert plan.throughput_share(state, plan.sample(state)) == 1.0
     assert plan.throughput_share(make.state(gears=(GearState("tp1", 1, 1, 5, 5),)), None) == 1.0
+
+
+def test_what_the_autoscaler_is_told(make: Make) -> None:
+    resource = make.resource(replicas=4)
+    template_hash = manifests.template_hash(resource["spec"])
+    pods = (
+        make.pod("p1", template_hash=template_hash, changed_at=90.0),
+        make.pod("p2", template_hash=template_hash, changed_at=95.0),
+        make.pod("p3", template_hash=template_hash, ready=False, changed_at=70.0),
+        make.pod("p4", template_hash=template_hash, ready=False),
+        make.pod("p5", deleting=True),
+    )
+    snapshot = make.snapshot(resource, pods, {"uid-p1": make.state()})
+    spec = specs.parse(resource["spec"])
+    seen = plan.observation(snapshot, spec, {}, 100.0)
+    assert (seen.replicas, seen.ready, [pod.name for pod in seen.pods]) == (4, 2, ["p1"])
+    assert (seen.starting_seconds, seen.stopping, seen.rolling) == ((30.0, 0.0), 1, False)
+    without = plan.observation(snapshot, spec, {}, 100.0, leaving=pods[:1])
+    assert (without.replicas, without.ready, without.pods, without.stopping) == (3, 1, (), 2)
+    both = replace(snapshot, states={"uid-p1": make.state(), "uid-p2": make.state()})
+    assert [pod.name for pod in plan.observation(both, spec, {}, 100.0).pods] == ["p1", "p2"], "longest ready first"
+    old = make.snapshot(resource, (*pods, make.pod("p6")), {})
+    assert plan.observation(old, spec, {}, 100.0).rolling
+
+
+def test_targets_hold_at_the_percentile_of_the_spec(make: Make) -> None:
+    spec = specs.parse(make.resource(slo={"tpotMs": 100, "percentile": 99})["spec"])
+    state = make.state(load=Load(ttft_seconds={95: 0.2, 99: 0.0}, tpot_seconds={50: 0.01, 95: 0.02, 99: 0.09}))
+    told = plan.pod_load("p", spec, state, None)
+    assert told.tpot_seconds == 0.09
+    assert told.ttft_seconds == 0.2, "an older runtime reports the 95th percentile only"
 
 
 def test_capacity_is_that_of_the_gear_the_policy_allows(make: Make) -> None:

@@ -79,6 +79,12 @@ class FakeCluster:
         self.resource["spec"]["replicas"] = replicas
         self.resource["metadata"]["generation"] += 1
 
+    async def annotate(self, obj: Object, annotations: dict[str, str | None]) -> None:
+        name = obj["metadata"]["name"]
+        self.writes.append(f"annotate {name}")
+        kept = self.objects["Pod", name]["metadata"]["annotations"] | annotations
+        self.objects["Pod", name]["metadata"]["annotations"] = {k: v for k, v in kept.items() if v is not None}
+
     async def delete(self, obj: Object) -> None:
         self.writes.append(f"delete {obj['kind']}/{obj['metadata']['name']}")
         del self.objects[obj["kind"], obj["metadata"]["name"]]
@@ -112,6 +118,9 @@ class FakeRuntimes:
         self.pushed: list[tuple[str, str, int]] = []
         self.journal: list[str] | None = None
         self.closed = False
+        self.drained: list[str] = []
+        # Pods that cannot be reached to be drained.
+        self.deaf = False
 
     def _state(self, uid: str) -> RuntimeState:
         return self.pods.setdefault(uid, self.template)
@@ -137,6 +146,13 @@ class FakeRuntimes:
             answers[endpoint.uid] = Accepted(generation, generation)
         return answers
 
+    async def drain(self, endpoints: list[Endpoint], token: str) -> dict[str, RuntimeCallError | None]:
+        for endpoint in endpoints:
+            self.drained.append(endpoint.name)
+            if not self.deaf:
+                self.pods[endpoint.uid] = replace(self._state(endpoint.uid), draining=True, ready=False)
+        return {e.uid: RuntimeCallError("UNAVAILABLE", "deaf") if self.deaf else None for e in endpoints}
+
     async def forget(self, uids: set[str]) -> None:
         for uid in uids:
             self.pods.pop(uid, None)
@@ -151,11 +167,15 @@ class World:
         self.cluster = FakeCluster(make.resource(**spec))
         self.runtimes = FakeRuntimes(make.state(generation_accepted=0, generation_applied=0, policy=Policy()))
         self.metrics = Metrics()
+        self.restart_operator()
+
+    def restart_operator(self) -> None:
         self.reconciler = Reconciler(
             self.cluster,  # type: ignore[arg-type]
             self.runtimes,  # type: ignore[arg-type]
             Settings(namespace="shift-system"),
             self.metrics,
+            lambda: self.now,
             lambda: self.now,
         )
 

@@ -22,6 +22,7 @@ class FakeControl(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
         self.policy = control_pb2.Policy(mode=control_pb2.POLICY_MODE_AUTO)
         self.delay_seconds = 0.0
         self.calls = 0
+        self.draining = False
 
     async def _admit(self, context: Any) -> None:
         self.calls += 1
@@ -36,7 +37,17 @@ class FakeControl(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
             policy=self.policy,
             generation_accepted=self.policy.generation,
             generation_applied=self.policy.generation,
-            gears=[control_pb2.Gear(name="sp2", sequence=2, tensor=1, steps=3, capacity_tokens_per_second=99.0)],
+            gears=[
+                control_pb2.Gear(
+                    name="sp2",
+                    sequence=2,
+                    tensor=1,
+                    steps=3,
+                    capacity_tokens_per_second=99.0,
+                    costs=[control_pb2.CostPoint(tokens=1, median_seconds=0.05, samples=3)],
+                )
+            ],
+            draining=self.draining,
             base_gear="sp2",
             crossover=control_pb2.Crossover(reason="NoCrossover"),
             threshold_tokens=256,
@@ -47,6 +58,11 @@ class FakeControl(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
             dtype="bfloat16",
             version="0.1.0",
         )
+
+    async def Drain(self, request: Any, context: Any) -> Any:
+        await self._admit(context)
+        self.draining = True
+        return control_pb2.DrainResponse(running_requests=1)
 
     async def SetPolicy(self, request: Any, context: Any) -> Any:
         await self._admit(context)
@@ -83,11 +99,12 @@ async def test_state(pod: Pod, client: RuntimeClient) -> None:
     state = await client.get_state(pod.endpoint, TOKEN)
     assert (state.read_at, state.base_gear, state.threshold_source) == (7.0, "sp2", "Default")
     assert (state.crossover_reason, state.policy) == ("NoCrossover", Policy("Auto", None))
-    assert state.gears[0].capacity_tokens_per_second == 99.0
+    assert (state.gears[0].capacity_tokens_per_second, state.gears[0].step_seconds) == (99.0, 0.05)
     assert state.self_check is not None
     assert state.self_check.passed
     assert (state.load.waiting_requests, state.load.oldest_wait_seconds) == (2, 1.5)
-    assert (state.load.ttft_p95_seconds, state.dtype, state.version) == (0.7, "bfloat16", "0.1.0")
+    assert (state.load.ttft_seconds, state.draining) == ({50: 0.0, 90: 0.0, 95: 0.7, 99: 0.0}, False)
+    assert (state.dtype, state.version) == ("bfloat16", "0.1.0")
     assert state.phases == (Phase("load", 2.5, 70, True),)
 
 
@@ -144,6 +161,19 @@ async def test_a_push_drops_questions_from_before(pod: Pod, client: RuntimeClien
     answer = (await client.states([pod.endpoint], TOKEN))["u1"]
     assert isinstance(answer, RuntimeState)
     assert answer.generation_accepted == 5
+
+
+async def test_drain_is_seen_in_the_next_answer(pod: Pod, client: RuntimeClient) -> None:
+    pod.control.delay_seconds = 0.7
+    assert await client.states([pod.endpoint], TOKEN) == {}
+    pod.control.delay_seconds = 0.0
+    dead = Endpoint("u2", "p2", "127.0.0.1:1")
+    answers = await client.drain([dead, pod.endpoint], TOKEN)
+    assert isinstance(answers["u2"], RuntimeCallError)
+    assert answers["u1"] is None
+    answer = (await client.states([pod.endpoint], TOKEN))["u1"]
+    assert isinstance(answer, RuntimeState)
+    assert answer.draining
 
 
 async def test_forgotten_pods_leave_no_channel(pod: Pod, client: RuntimeClient) -> None:

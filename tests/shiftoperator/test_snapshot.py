@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from shiftoperator.snapshot import pod_from
+from shiftprotos import contract
 
 Object = dict[str, Any]
 
@@ -22,6 +23,24 @@ def ended(message: str, code: int = 2, **more: Any) -> Object:
 
 
 TOLD = json.dumps({"reason": "InvalidLayout", "message": "4 query heads do not divide over 3 ranks"})
+
+
+@pytest.mark.parametrize(
+    ("conditions", "since"),
+    [
+        ([], 1_000_000_000.0),
+        ([{"type": "Ready", "status": "False", "lastTransitionTime": "2001-09-09T01:47:40Z"}], 1_000_000_060.0),
+        ([{"type": "Ready", "status": "True", "lastTransitionTime": "2001-09-09T01:48:40Z"}], 1_000_000_120.0),
+    ],
+)
+def test_since_when_a_pod_is_ready_or_not(conditions: list[Object], since: float) -> None:
+    metadata = {"name": "p", "uid": "u", "creationTimestamp": "2001-09-09T01:46:40Z"}
+    assert pod_from({"metadata": metadata, "status": {"conditions": conditions}}).changed_at == since
+
+
+def test_the_mark_of_a_scale_in_is_read() -> None:
+    metadata = {"name": "p", "uid": "u", "annotations": {contract.ANNOTATION_RETIRING: "{}"}}
+    assert pod_from({"metadata": metadata}).retiring == "{}"
 
 
 def test_ready_pod() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from shiftcore.layout import Gear
-from shiftcore.scaling import Mode
+from shiftcore.scaling import Limits, MetricsLoss, Mode
 from shiftoperator.errors import InvalidSpecError
 from shiftoperator.spec import Policy, parse
 
@@ -58,6 +58,12 @@ def test_model_location(uri: str, claim: str | None, path: str) -> None:
         ({"shift": {"thresholdTokens": 1048577}}, "1048577"),
         ({"autoscaling": {"mode": "Apply", "min": 3, "max": 2}}, "min 3 is above max 2"),
         ({"autoscaling": {"mode": "Recommend"}}, "Recommend needs autoscaling.max"),
+        ({"autoscaling": {"min": 2, "max": 3, "maxGpus": 7}}, "maxGpus 7 does not pay for autoscaling.min 2 pods of 4"),
+        (
+            {"autoscaling": {"shiftBeforeScale": {"lowUtilizationPercent": 80}}},
+            "lowUtilizationPercent 80 must be below highUtilizationPercent 80",
+        ),
+        ({"slo": {"percentile": 42}}, "slo.percentile 42 is not reported by the pods; use 50, 90, 95, 99"),
         ({"model": {"uri": "hf://google/gemma"}}, "'hf://google/gemma' cannot be read"),
         ({"model": {"uri": "pvc://a/../b"}}, "remove the '..'"),
     ],
@@ -67,6 +73,47 @@ def test_refusals_name_value_and_fix(changed: dict[str, Any], words: str) -> Non
         parse({**MINIMAL, **changed})
     assert words in caught.value.message
     assert caught.value.reason == "InvalidSpec"
+
+
+def test_autoscaling_is_read() -> None:
+    autoscaling = {
+        "mode": "Apply",
+        "min": 2,
+        "max": 9,
+        "maxGpus": 20,
+        "onMetricsLoss": "ScaleToMax",
+        "windows": {"scaleOutSeconds": 1, "scaleInSeconds": 2, "podStartSeconds": 3, "drainSeconds": 4},
+        "shiftBeforeScale": {
+            "highUtilizationPercent": 70,
+            "lowUtilizationPercent": 30,
+            "shiftedSharePercent": 40,
+            "kvPressurePercent": 95,
+        },
+    }
+    read = parse({**MINIMAL, "autoscaling": autoscaling, "slo": {"ttftMs": 500, "tpotMs": 50}}).autoscaling
+    assert read.drain_seconds == 4
+    assert read.limits == Limits(
+        minimum=2,
+        maximum=9,
+        gpus_per_pod=4,
+        max_gpus=20,
+        out_seconds=1,
+        in_seconds=2,
+        pod_start_seconds=3,
+        ttft_seconds=0.5,
+        tpot_seconds=0.05,
+        high_utilisation=0.7,
+        low_utilisation=0.3,
+        kv_pressure=0.95,
+        shifted_share=0.4,
+        on_metrics_loss=MetricsLoss.SCALE_TO_MAX,
+    )
+
+
+def test_an_object_stored_before_these_fields_gets_the_defaults_of_the_core() -> None:
+    read = parse({**MINIMAL, "autoscaling": {"mode": "Apply", "min": 1, "max": 2}}).autoscaling
+    assert read.limits == Limits(maximum=2, gpus_per_pod=4)
+    assert read.drain_seconds == 300
 
 
 def test_a_pinned_policy_leaves_nothing_to_shift() -> None:

@@ -83,13 +83,13 @@ def test_a_starting_pod_shows_its_phase(make: Make) -> None:
     [
         ("nothing runs", Load(), None, NOW, "idle"),
         ("a request", Load(running_requests=1), None, NOW, "low"),
-        ("one ended within the minute", Load(tpot_p95_seconds=0.1), None, NOW, "low"),
+        ("one ended within the minute", Load(tpot_seconds={95: 0.1}), None, NOW, "low"),
         ("six of sixteen", Load(running_requests=6), None, NOW, "medium"),
         ("ten of sixteen", Load(running_requests=10), None, NOW, "high"),
         ("all of sixteen", Load(running_requests=16), None, NOW, "full"),
         ("all, and more wait", Load(running_requests=16, waiting_requests=2), None, NOW, "full"),
         ("the cache is full", Load(running_requests=1, kv_blocks_total=100, kv_blocks_free=5), None, NOW, "full"),
-        ("an idle pod's cache is free", Load(tpot_p95_seconds=0.1, kv_blocks_total=100), None, NOW, "low"),
+        ("an idle pod's cache is free", Load(tpot_seconds={95: 0.1}, kv_blocks_total=100), None, NOW, "low"),
         ("throughput", Load(output_tokens_per_second=700.0), None, NOW, "high"),
         ("rises at once", Load(running_requests=16), "idle", NOW, "full"),
         ("does not fall at once", Load(), "full", NOW, "full"),
@@ -142,7 +142,7 @@ def test_a_decision_of_an_earlier_version_is_cut_to_the_schema(make: Make) -> No
 
 def test_figures_are_of_ready_pods(make: Make) -> None:
     pods = (make.pod("p1"), make.pod("p2", ready=False), make.pod("p3", deleting=True))
-    states = {pod.uid: make.state(load=Load(running_requests=2, ttft_p95_seconds=0.5)) for pod in pods}
+    states = {pod.uid: make.state(load=Load(running_requests=2, ttft_seconds={95: 0.5})) for pod in pods}
     snapshot = make.snapshot(pods=pods, states=states)
     figures = status.figures(snapshot, status.build(snapshot, OUTCOME, [], NOW))
     assert figures["shift_operator_running_requests"] == {"": 2}

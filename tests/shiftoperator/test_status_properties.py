@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shiftoperator import status
 from shiftoperator.errors import InvalidSpecError, NameConflictError
 from shiftoperator.snapshot import Failure, GearState, Load, Obstacle, Phase, Pod, RuntimeState, SelfCheck, Snapshot
-from shiftoperator.spec import Policy, pods_asked
+from shiftoperator.spec import PERCENTILES, Policy, pods_asked
 from shiftprotos import contract
 
 from .conftest import RESOURCE
@@ -65,6 +65,7 @@ gears = st.builds(
     tokens=big,
     capacity_tokens_per_second=seconds,
 )
+times = st.dictionaries(st.sampled_from(PERCENTILES), seconds)
 loads = st.builds(
     Load,
     running_requests=counts,
@@ -74,8 +75,8 @@ loads = st.builds(
     kv_blocks_total=counts,
     kv_blocks_free=counts,
     oldest_wait_seconds=seconds,
-    ttft_p95_seconds=seconds,
-    tpot_p95_seconds=seconds,
+    ttft_seconds=times,
+    tpot_seconds=times,
     prompt_tokens_per_second=seconds,
     output_tokens_per_second=seconds,
 )

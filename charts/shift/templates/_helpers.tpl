@@ -27,9 +27,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [shiftparallel.dev]
   resources: [shiftdeployments/status, shiftdeployments/scale]
   verbs: [get, patch]
+{{/* patch: the mark and the deletion cost of a pod that is to leave at a scale-in. delete: a pod that was drained and
+then stayed, which takes no request any more. RBAC can name neither single fields nor pods by label. */}}
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch, delete]
 - apiGroups: [""]
   resources: [services, serviceaccounts, secrets]
   verbs: [get, create, patch]

@@ -91,10 +91,18 @@ class Cluster:
         body = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "spec": {"replicas": replicas}}
         await self._call("PATCH", where, body, {"fieldManager": contract.FIELD_MANAGER}, _MERGE)
 
-    async def delete(self, obj: Object) -> None:
-        """Exactly this object as it was seen; one that changed or is another by now stays."""
+    async def annotate(self, obj: Object, annotations: dict[str, str | None]) -> None:
+        """Sets these annotations and removes those that are None. The uid keeps another object of that name from it;
+        an object that is gone is no error."""
         metadata = obj["metadata"]
-        preconditions = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
+        body = {"metadata": {"uid": metadata["uid"], "annotations": annotations}}
+        where = path(obj["kind"], metadata["namespace"], metadata["name"])
+        await self._call("PATCH", where, body, {"fieldManager": contract.FIELD_MANAGER}, _MERGE, missing_ok=True)
+
+    async def delete(self, obj: Object) -> None:
+        """Exactly this object as it was seen; one that is another by now, or changed if a version is named, stays."""
+        metadata = obj["metadata"]
+        preconditions = {key: metadata[key] for key in ("uid", "resourceVersion") if key in metadata}
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": preconditions}
         where = path(obj["kind"], metadata["namespace"], metadata["name"])
         await self._call("DELETE", where, body, missing_ok=True)

@@ -47,7 +47,7 @@ def _band(state: RuntimeState, margin: float) -> str:
 
 def _quiet(load: Load) -> bool:
     present = load.running_requests + load.waiting_requests
-    lately = load.ttft_p95_seconds + load.tpot_p95_seconds
+    lately = any(load.ttft_seconds.values()) or any(load.tpot_seconds.values())
     return not (present or lately or demand(load))
 
 

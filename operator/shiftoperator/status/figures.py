@@ -42,6 +42,6 @@ def _of_loads(loads: list[Load]) -> dict[str, dict[str, float]]:
         contract.METRIC_DEPLOYMENT_RUNNING: {"": sum(load.running_requests for load in loads)},
         contract.METRIC_DEPLOYMENT_WAITING: {"": sum(load.waiting_requests for load in loads)},
         contract.METRIC_OLDEST_WAIT: {"": max((load.oldest_wait_seconds for load in loads), default=0.0)},
-        contract.METRIC_TTFT_P95: {"": max((load.ttft_p95_seconds for load in loads), default=0.0)},
-        contract.METRIC_TPOT_P95: {"": max((load.tpot_p95_seconds for load in loads), default=0.0)},
+        contract.METRIC_TTFT_P95: {"": max((load.ttft_at(95) for load in loads), default=0.0)},
+        contract.METRIC_TPOT_P95: {"": max((load.tpot_at(95) for load in loads), default=0.0)},
     }

@@ -65,7 +65,8 @@ def _failed(view: View) -> Verdict | None:
 
 
 def _least_advanced(view: View) -> Verdict | None:
-    starting = [pod for pod in view.live if not pod.ready]
+    # One that is emptied at a scale-in is not ready either, and starts no more.
+    starting = [pod for pod in view.live if not pod.ready and not pod.retiring]
     if not starting:
         return None
     return min((_progress(pod, view.snapshot.states.get(pod.uid)) for pod in starting), key=lambda p: p[:2])[2]

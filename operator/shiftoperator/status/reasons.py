@@ -78,6 +78,11 @@ POLICY_LATE = "PolicyLate"  # a ready pod has not applied the policy for a minut
 DISABLED = "Disabled"  # spec.autoscaling.mode
 EXTERNAL_SCALER = "ExternalScaler"  # a HorizontalPodAutoscaler drives /scale
 NOT_DECIDED = "NotDecided"  # the resource was refused
+# A scale-in, pod by pod.
+DRAINING = "Draining"  # a chosen pod finishes what it runs
+PODS_LEAVING = "PodsLeaving"  # the replicas are down, the pods not yet gone
+SCALE_IN_GIVEN_UP = "ScaleInGivenUp"  # the chosen pod is to stay, and is replaced if it drains already
+ANOTHER_POD_LEFT = "AnotherPodLeft"  # another pod left in its place
 
 _REFUSED = (INVALID_SPEC, NAME_CONFLICT, FORBIDDEN, REFUSED_BY_API)
 _FAILED = (
@@ -147,6 +152,7 @@ OF_CONDITION = {
     # And those of shiftcore.scaling.
     contract.CONDITION_SCALING_ACTIVE: (
         *(DISABLED, EXTERNAL_SCALER, SCALED_TO_ZERO, SUSPENDED, NOT_DECIDED),
+        *(DRAINING, PODS_LEAVING, SCALE_IN_GIVEN_UP, ANOTHER_POD_LEFT),
         *_REFUSED,
     ),
     contract.CONDITION_SLO_MET: (TARGETS_MET, TTFT_MISSED, TPOT_MISSED, NO_TARGET, NO_TRAFFIC, NO_POD_READY),

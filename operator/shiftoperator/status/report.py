@@ -70,7 +70,7 @@ def _pod(pod: Pod, state: RuntimeState | None, before: Object, now: str) -> Obje
     summary["policyGeneration"] = int64(state.generation_applied)
     if pod.ready:
         summary |= bands.load(state, before, now)
-    elif current_phase(state):
+    elif current_phase(state) and not pod.retiring:
         summary["phase"] = current_phase(state)
     if state.threshold_tokens:
         summary["thresholdTokens"] = int32(state.threshold_tokens)

@@ -1,4 +1,4 @@
-"""SLOMet: the targets of spec.slo against the 95th percentiles of the slowest pod.
+"""SLOMet: the targets of spec.slo against the times of the slowest pod, at the percentile asked for.
 
 A target is missed as soon as it is exceeded, and met again only with some room and after a while: a service that works
 at its limit must not rewrite its status every few seconds. The figures themselves are metrics.
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from shiftprotos import contract
 
 from shiftoperator.snapshot import Load
+from shiftoperator.spec import percentile_asked
 from shiftoperator.status import reasons
 from shiftoperator.status.view import FALSE, TRUE, UNKNOWN, Check, Verdict, View, first
 
@@ -42,10 +43,10 @@ def slo_met(view: View) -> Verdict:
 
 def figures(view: View) -> tuple[Figure, Figure]:
     targets = view.snapshot.resource["spec"].get("slo") or {}
-    loads = _loads(view)
+    loads, percentile = _loads(view), percentile_asked(view.snapshot.resource["spec"])
     # A request that still waits for its first token has already taken this long.
-    ttft = max((max(load.ttft_p95_seconds, load.oldest_wait_seconds) for load in loads), default=0.0)
-    tpot = max((load.tpot_p95_seconds for load in loads), default=0.0)
+    ttft = max((max(load.ttft_at(percentile), load.oldest_wait_seconds) for load in loads), default=0.0)
+    tpot = max((load.tpot_at(percentile) for load in loads), default=0.0)
     return (
         Figure("time to the first token", "ttftMs", reasons.TTFT_MISSED, targets.get("ttftMs", 0) / 1000, ttft),
         Figure("time per output token", "tpotMs", reasons.TPOT_MISSED, targets.get("tpotMs", 0) / 1000, tpot),
@@ -69,13 +70,15 @@ def _nobody_serves(view: View) -> Verdict | None:
 def _missed(view: View) -> Verdict | None:
     for figure in figures(view):
         if figure.exceeds(MET_AGAIN if _missed_before(view, figure.missed) else 1.0):
-            return _miss(figure)
+            return _miss(view, figure)
     return None
 
 
-def _miss(figure: Figure) -> Verdict:
+def _miss(view: View, figure: Figure) -> Verdict:
+    percentile = percentile_asked(view.snapshot.resource["spec"])
     target = f"{figure.target_seconds * 1000:.0f} ms of spec.slo.{figure.field}"
-    return Verdict(FALSE, figure.missed, f"the 95th percentile of the {figure.name} exceeds the target of {target}")
+    message = f"the {percentile}th percentile of the {figure.name} exceeds the target of {target}"
+    return Verdict(FALSE, figure.missed, message)
 
 
 def _missed_lately(view: View) -> Verdict | None:

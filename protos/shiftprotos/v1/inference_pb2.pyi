@@ -249,7 +249,7 @@ class GetLoadsResponse(_message.Message):
     def __init__(self, load: _Optional[_Union[Load, _Mapping]] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("running_requests", "waiting_requests", "waiting_tokens", "kv_blocks_total", "kv_blocks_free", "oldest_wait_seconds", "tokens_per_second", "busy_fraction", "max_running_requests", "ttft_p95_seconds", "tpot_p95_seconds", "prompt_tokens_per_second", "output_tokens_per_second", "kv_blocks_cached", "prefix_queried_tokens", "prefix_hit_tokens", "preemptions")
+    __slots__ = ("running_requests", "waiting_requests", "waiting_tokens", "kv_blocks_total", "kv_blocks_free", "oldest_wait_seconds", "tokens_per_second", "busy_fraction", "max_running_requests", "ttft_p95_seconds", "tpot_p95_seconds", "prompt_tokens_per_second", "output_tokens_per_second", "kv_blocks_cached", "prefix_queried_tokens", "prefix_hit_tokens", "preemptions", "ttft_p50_seconds", "ttft_p90_seconds", "ttft_p99_seconds", "tpot_p50_seconds", "tpot_p90_seconds", "tpot_p99_seconds")
     RUNNING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     WAITING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     WAITING_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -267,6 +267,12 @@ class Load(_message.Message):
     PREFIX_QUERIED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PREFIX_HIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PREEMPTIONS_FIELD_NUMBER: _ClassVar[int]
+    TTFT_P50_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TTFT_P90_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TTFT_P99_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TPOT_P50_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TPOT_P90_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TPOT_P99_SECONDS_FIELD_NUMBER: _ClassVar[int]
     running_requests: int
     waiting_requests: int
     waiting_tokens: int
@@ -284,4 +290,10 @@ class Load(_message.Message):
     prefix_queried_tokens: int
     prefix_hit_tokens: int
     preemptions: int
-    def __init__(self, running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., kv_blocks_total: _Optional[int] = ..., kv_blocks_free: _Optional[int] = ..., oldest_wait_seconds: _Optional[float] = ..., tokens_per_second: _Optional[float] = ..., busy_fraction: _Optional[float] = ..., max_running_requests: _Optional[int] = ..., ttft_p95_seconds: _Optional[float] = ..., tpot_p95_seconds: _Optional[float] = ..., prompt_tokens_per_second: _Optional[float] = ..., output_tokens_per_second: _Optional[float] = ..., kv_blocks_cached: _Optional[int] = ..., prefix_queried_tokens: _Optional[int] = ..., prefix_hit_tokens: _Optional[int] = ..., preemptions: _Optional[int] = ...) -> None: ...
+    ttft_p50_seconds: float
+    ttft_p90_seconds: float
+    ttft_p99_seconds: float
+    tpot_p50_seconds: float
+    tpot_p90_seconds: float
+    tpot_p99_seconds: float
+    def __init__(self, running_requests: _Optional[int] = ..., waiting_requests: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., kv_blocks_total: _Optional[int] = ..., kv_blocks_free: _Optional[int] = ..., oldest_wait_seconds: _Optional[float] = ..., tokens_per_second: _Optional[float] = ..., busy_fraction: _Optional[float] = ..., max_running_requests: _Optional[int] = ..., ttft_p95_seconds: _Optional[float] = ..., tpot_p95_seconds: _Optional[float] = ..., prompt_tokens_per_second: _Optional[float] = ..., output_tokens_per_second: _Optional[float] = ..., kv_blocks_cached: _Optional[int] = ..., prefix_queried_tokens: _Optional[int] = ..., prefix_hit_tokens: _Optional[int] = ..., preemptions: _Optional[int] = ..., ttft_p50_seconds: _Optional[float] = ..., ttft_p90_seconds: _Optional[float] = ..., ttft_p99_seconds: _Optional[float] = ..., tpot_p50_seconds: _Optional[float] = ..., tpot_p90_seconds: _Optional[float] = ..., tpot_p99_seconds: _Optional[float] = ...) -> None: ...

@@ -26,11 +26,11 @@ class Window:
         """Per second of the whole span."""
         return self.total(now) / self._span_seconds
 
-    def percentile95(self, now: float) -> float:
-        """Nearest rank; 0 without values."""
+    def percentiles(self, now: float, *percents: int) -> tuple[float, ...]:
+        """Nearest rank, of each in 1..100; 0 without values."""
         self._expire(now)
         values = sorted(value for _, value in self._values)
-        return values[-(-95 * len(values) // 100) - 1] if values else 0.0
+        return tuple(values[-(-percent * len(values) // 100) - 1] if values else 0.0 for percent in percents)
 
     def _expire(self, now: float) -> None:
         while self._values and self._values[0][0] < now - self._span_seconds:

@@ -174,7 +174,7 @@ class GearState:
 
 @dataclass(frozen=True)
 class LoadState:
-    """Units and windows as in shiftparallel.v1.Load; what follows ``kv_blocks_cached`` counts since the start."""
+    """Units and windows as in shiftparallel.v1.Load."""
 
     running_requests: int
     waiting_requests: int
@@ -190,9 +190,16 @@ class LoadState:
     prompt_tokens_per_second: float
     output_tokens_per_second: float
     kv_blocks_cached: int = 0  # used by nobody, but their prefix can be hit
+    # These three count since the start.
     prefix_queried_tokens: int = 0  # prompt tokens looked up in the prefix cache
     prefix_hit_tokens: int = 0  # of these, found
     preemptions: int = 0
+    ttft_p50_seconds: float = 0.0
+    ttft_p90_seconds: float = 0.0
+    ttft_p99_seconds: float = 0.0
+    tpot_p50_seconds: float = 0.0
+    tpot_p90_seconds: float = 0.0
+    tpot_p99_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def _gear_state(gear: Gear, table: GearTable, tally: Tally) -> GearState:
 
 def _load_state(scheduler: Scheduler, tally: Tally) -> LoadState:
     now, w = time.monotonic(), tally.windows
+    ttft, tpot = (window.percentiles(now, 50, 90, 95, 99) for window in (w.ttft_seconds, w.tpot_seconds))
     return LoadState(
         running_requests=len(scheduler.running),
         waiting_requests=len(scheduler.waiting),
@@ -64,8 +65,14 @@ def _load_state(scheduler: Scheduler, tally: Tally) -> LoadState:
         tokens_per_second=w.step_tokens.rate(now),
         busy_fraction=min(1.0, w.busy_seconds.rate(now)),
         max_running_requests=scheduler.limits.max_num_seqs,
-        ttft_p95_seconds=w.ttft_seconds.percentile95(now),
-        tpot_p95_seconds=w.tpot_seconds.percentile95(now),
+        ttft_p50_seconds=ttft[0],
+        ttft_p90_seconds=ttft[1],
+        ttft_p95_seconds=ttft[2],
+        ttft_p99_seconds=ttft[3],
+        tpot_p50_seconds=tpot[0],
+        tpot_p90_seconds=tpot[1],
+        tpot_p95_seconds=tpot[2],
+        tpot_p99_seconds=tpot[3],
         prompt_tokens_per_second=w.prompt_tokens.rate(now),
         output_tokens_per_second=w.output_tokens.rate(now),
         kv_blocks_cached=scheduler.pool.num_cached,

@@ -86,6 +86,12 @@ def load_to_wire(load: LoadState) -> inference.Load:
         prefix_queried_tokens=load.prefix_queried_tokens,
         prefix_hit_tokens=load.prefix_hit_tokens,
         preemptions=load.preemptions,
+        ttft_p50_seconds=load.ttft_p50_seconds,
+        ttft_p90_seconds=load.ttft_p90_seconds,
+        ttft_p99_seconds=load.ttft_p99_seconds,
+        tpot_p50_seconds=load.tpot_p50_seconds,
+        tpot_p90_seconds=load.tpot_p90_seconds,
+        tpot_p99_seconds=load.tpot_p99_seconds,
     )
 
 

@@ -11,7 +11,15 @@ def test_the_95th_percentile_is_the_nearest_rank(count: int, expected: int) -> N
     window = Window(60.0)
     for value in range(count, 0, -1):
         window.add(0.0, value)
-    assert window.percentile95(1.0) == expected
+    assert window.percentiles(1.0, 95) == (expected,)
+
+
+def test_percentiles_are_taken_of_the_same_values() -> None:
+    window = Window(60.0)
+    for value in range(200):
+        window.add(0.0, value + 1)
+    assert window.percentiles(1.0, 50, 90, 99) == (100, 180, 198)
+    assert window.percentiles(100.0, 50, 99) == (0.0, 0.0), "they left the window"
 
 
 def test_values_leave_the_window() -> None:

@@ -195,7 +195,8 @@ class FakeEngine:
             )
             for gear in allowed_gears(self.options.base_gear)
         )  # fmt: skip
-        load = LoadState(len(self.running), 0, 0, 100, 90, 0.0, 12.5, 0.5, 64, 0.1, 0.02, 5.0, 7.5, 30, 64, 48, 2)
+        load = LoadState(len(self.running), 0, 0, 100, 90, 0.0, 12.5, 0.5, 64, 0.1, 0.02, 5.0, 7.5, 30, 64, 48, 2,
+                         0.05, 0.09, 0.11, 0.01, 0.015, 0.03)  # fmt: skip
         return EngineState(
             policy=self.policy,
             generation_applied=self.applied,

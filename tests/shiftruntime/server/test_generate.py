@@ -220,6 +220,9 @@ async def test_model_info_and_loads(pod):
     assert (info.dtype, info.ranks, list(info.gears)) == ("float32", 2, ["tp2", "sp2"])
     loads = await pod.inference.GetLoads(pb.GetLoadsRequest(), timeout=SECONDS)
     assert (loads.load.kv_blocks_total, loads.load.tpot_p95_seconds) == (100, 0.02)
+    percents = (50, 90, 99)
+    assert [getattr(loads.load, f"ttft_p{percent}_seconds") for percent in percents] == [0.05, 0.09, 0.11]
+    assert [getattr(loads.load, f"tpot_p{percent}_seconds") for percent in percents] == [0.01, 0.015, 0.03]
 
 
 async def test_the_choices_of_a_request_come_in_one_stream(pod):
