@@ -10,6 +10,7 @@ from shiftruntime.config import RopeScaling
 from shiftruntime.errors import model_damaged, model_unsupported
 
 SUPPORTED = ("default", "linear", "llama3", "yarn")
+_PARTIAL = "partial_rotary_factor"
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
@@ -26,7 +27,10 @@ def rope_parameters(
     if not isinstance(given, Mapping):
         raise model_damaged(f"config.json: the RoPE parameters must be an object, found {given!r}")
     base = raw.get("rope_theta")
-    return {"rope_theta": theta if base is None else base} | dict(given)
+    outer = {"rope_theta": theta if base is None else base}
+    if raw.get(_PARTIAL) is not None:  # beside the parameters it counts as well
+        outer[_PARTIAL] = raw[_PARTIAL]
+    return outer | dict(given)
 
 
 def rope_theta(parameters: Mapping[str, Any]) -> float:
@@ -43,10 +47,8 @@ def rope_scaling(parameters: Mapping[str, Any], architecture: str, max_position:
     ``max_position`` stands for the original context where the parameters leave it out.
     """
     kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if parameters.get("partial_rotary_factor", 1.0) != 1.0:
-        raise model_unsupported(
-            f"{architecture}: partial_rotary_factor {parameters['partial_rotary_factor']!r} is not supported, only 1"
-        )
+    if parameters.get(_PARTIAL, 1.0) != 1.0:
+        raise model_unsupported(f"{architecture}: {_PARTIAL} {parameters[_PARTIAL]!r} is not supported, only 1")
     if kind == "default":
         return None
     if kind == "linear":

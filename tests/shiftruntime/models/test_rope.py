@@ -80,6 +80,16 @@ def test_other_kinds_are_refused_by_name(kind: str) -> None:
         common_values(raw_config(rope_scaling={"type": kind, "factor": 2.0}))
 
 
+@pytest.mark.parametrize("parameters", [None, {"rope_type": "default", "rope_theta": 1e4}, LLAMA31])
+def test_a_partial_rotation_named_beside_the_parameters_is_refused(parameters: dict[str, Any] | None) -> None:
+    """As older configurations name it; turning all of a head would be another model."""
+    raw = raw_config(rope_parameters=parameters)
+    assert common_values(raw | {"partial_rotary_factor": 1.0}) == common_values(raw)
+    assert common_values(raw | {"partial_rotary_factor": None}) == common_values(raw)
+    with pytest.raises(StartupError, match=r"partial_rotary_factor 0\.25 is not supported, only 1"):
+        common_values(raw | {"partial_rotary_factor": 0.25})
+
+
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
