@@ -16,6 +16,14 @@ from shiftruntime.models.gguf_file import GgufHeader, eos_ids, read_header
 from shiftruntime.models.token_bytes import StreamDecoder, TokenBytes
 
 
+class TooManyTokens(Exception):
+    """A text has more tokens than its reader can use."""
+
+    def __init__(self, num_tokens: int) -> None:
+        super().__init__(f"the text has {num_tokens} tokens")
+        self.num_tokens = num_tokens
+
+
 @dataclass(frozen=True)
 class Tokenizer:
     """Encodes text and makes stream decoders."""
@@ -30,11 +38,18 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
-    def encode(self, text: str, add_bos: bool | None = None) -> list[int]:
-        """Ids; ``add_bos`` None: as the model expects."""
-        ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
+    def encode(self, text: str, add_bos: bool | None = None, at_most: int | None = None) -> list[int]:
+        """Ids; ``add_bos`` None: as the model expects. Raises TooManyTokens above ``at_most``.
+
+        A batch of one: other threads run meanwhile, which they could not if it were no batch.
+        """
+        (encoding,) = self.backend.encode_batch_fast([text], add_special_tokens=False)
         wanted = self.adds_bos if add_bos is None else add_bos
-        return [self.bos_id, *ids] if wanted and self.bos_id is not None else ids
+        front = [self.bos_id] if wanted and self.bos_id is not None else []
+        num_tokens = len(front) + len(encoding)
+        if at_most is not None and num_tokens > at_most:
+            raise TooManyTokens(num_tokens)  # before there is a list of them
+        return front + encoding.ids
 
     def stream_decoder(self) -> StreamDecoder:
         return StreamDecoder(self.bytes_of)

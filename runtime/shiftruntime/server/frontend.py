@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import Protocol
 
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # Answered at once, also while a step runs.
 STATE_SECONDS = 5.0
+# So many long texts are tokenised at a time; they take turns with the event loop, and cores with the ranks.
+_LONG_TEXTS = 4
 
 
 class Text(Protocol):
@@ -36,7 +40,9 @@ class Text(Protocol):
 
     @property
     def eos_ids(self) -> tuple[int, ...]: ...
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
+    def encode(self, text: str, add_special_tokens: bool = True, at_most: int | None = None) -> list[int]: ...
+    @property
+    def longest_token_bytes(self) -> int | None: ...  # None: one token may stand for any amount of text
     @property
     def defaults(self) -> GenerationDefaults: ...
     @property
@@ -60,6 +66,7 @@ class Model:
     ready: Ready
     text: Text
     limits: Limits
+    long_texts: Executor = field(default_factory=partial(ThreadPoolExecutor, _LONG_TEXTS, "long-text"))
 
 
 class FrontEnd:

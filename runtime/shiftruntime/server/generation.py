@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from time import monotonic
 from uuid import uuid4
@@ -29,15 +29,14 @@ from shiftruntime.server.measure import left, measure
 from shiftruntime.server.refusal import ENGINE_SILENT, Refusal
 from shiftruntime.server.request import Delta, Generation, Journey, Options, Usage
 from shiftruntime.server.request_log import Accepted, Record
-from shiftruntime.server.text import Completion, decode
+from shiftruntime.server.text import Completion
+from shiftruntime.server.tokens import text_of, tokenise_prompt
 from shiftruntime.server.validation import check_generation, check_prompt, resolve_sampling
 
-__all__ = ["Delta", "Generation", "Journey", "Options", "Usage", "abort", "detokenise", "generate", "tokenise"]
+__all__ = ["Delta", "Generation", "Journey", "Options", "Usage", "abort", "generate"]
 
 # The engine admits or refuses between two steps.
 ADMISSION_SECONDS = 30.0
-# Shorter texts, and fewer ids, are turned in the event loop: a thread costs more than they do.
-INLINE_CHARACTERS = 2048
 
 
 async def _unheard() -> None:
@@ -82,21 +81,6 @@ def abort(frontend: FrontEnd, request_id: str) -> None:
             frontend.engine.abort(choice_id)
 
 
-async def tokenise(model: Model, text: str, add_special_tokens: bool = True) -> list[int]:
-    """Ids of a text; a long one does not hold up the event loop."""
-    if len(text) <= INLINE_CHARACTERS:
-        return model.text.encode(text, add_special_tokens)
-    return await asyncio.to_thread(model.text.encode, text, add_special_tokens)
-
-
-async def detokenise(model: Model, ids: Sequence[int], visible_special_ids: frozenset[int] = frozenset()) -> str:
-    """Text of ids that the model knows; a long list does not hold up the event loop."""
-    decoder = model.text.decoder(visible_special_ids)
-    if len(ids) <= INLINE_CHARACTERS:
-        return decode(decoder, ids)
-    return await asyncio.to_thread(decode, decoder, ids)
-
-
 async def _run(
     frontend: FrontEnd, model: Model, generation: Generation, flight: Flight, accepted: Accepted
 ) -> AsyncGenerator[Delta, None]:
@@ -110,7 +94,7 @@ async def _run(
             await _admit(frontend, [choice.submit for choice in choices], flight, streams)
         await accepted()
         for index in range(len(choices)):
-            head = _head(model, generation, flight.request_id, index, choices[index].submit.prompt)
+            head = await _head(model, generation, flight.request_id, index, choices[index].submit.prompt)
             if head is not None:
                 yield head
         async with aclosing(merge(streams)) as outputs:
@@ -131,7 +115,7 @@ async def _choices(model: Model, generation: Generation, flight: Flight, deadlin
     assert generation.prompt is not None, "check_generation comes first"
     options, limits = generation.options, model.limits
     if isinstance(generation.prompt, str):
-        prompt = tuple(await tokenise(model, generation.prompt, generation.add_special_tokens))
+        prompt = tuple(await tokenise_prompt(model, generation.prompt, generation.add_special_tokens))
     else:
         prompt = generation.prompt
     check_prompt(prompt, limits)
@@ -194,13 +178,15 @@ async def _aborted(submit: Submit) -> AsyncGenerator[Output, None]:
     yield Output(submit.request_id, (), finish=Finish.ABORT)
 
 
-def _head(model: Model, generation: Generation, request_id: str, index: int, prompt: tuple[int, ...]) -> Delta | None:
+async def _head(
+    model: Model, generation: Generation, request_id: str, index: int, prompt: tuple[int, ...]
+) -> Delta | None:
     """What precedes the first token: the prompt, when asked for."""
     if not generation.echo and not (generation.options.prompt_logprobs and index == 0):
         return None
     text = ""
     if generation.echo:
-        text = generation.prompt if isinstance(generation.prompt, str) else decode(model.text.decoder(), prompt)
+        text = generation.prompt if isinstance(generation.prompt, str) else await text_of(model, prompt)
     return Delta(request_id, index, text, prompt_tokens=len(prompt), prompt_token_ids=prompt)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from shiftprotos import contract
 from shiftprotos.v1 import inference_pb2 as pb
@@ -11,6 +11,7 @@ from shiftprotos.v1 import inference_pb2 as pb
 from shiftruntime.engine.messages import Finish, Grammar
 from shiftruntime.models.generation_config import GenerationDefaults
 from shiftruntime.server.request import Delta, Generation, Journey, Options
+from shiftruntime.server.tokens import slices
 from shiftruntime.server.trace_context import TraceContext
 
 FINISH_REASONS = {
@@ -150,3 +151,11 @@ def defaults_to_wire(defaults: GenerationDefaults) -> pb.SamplingParams:
 
 def _ms(seconds: float) -> str:
     return f"{1000 * seconds:.1f}"
+
+
+def tokenized_to_wire(ids: Sequence[int], bytes_of: Callable[[int], bytes]) -> pb.TokenizeResponse:
+    response = pb.TokenizeResponse()
+    for _, some in slices(ids):
+        response.token_ids.extend(some)
+        response.pieces.extend(map(bytes_of, some))
+    return response

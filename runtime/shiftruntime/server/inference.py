@@ -10,14 +10,20 @@ import grpc
 from shiftprotos.v1 import inference_pb2 as pb
 from shiftprotos.v1 import inference_pb2_grpc
 
-from shiftruntime.server import generation
+from shiftruntime.server import generation, tokens
 from shiftruntime.server.deadlines import Deadlines, deliver
 from shiftruntime.server.frontend import FrontEnd
-from shiftruntime.server.generation_wire import defaults_to_wire, generation_from_wire, response_to_wire, trailers
+from shiftruntime.server.generation_wire import (
+    defaults_to_wire,
+    generation_from_wire,
+    response_to_wire,
+    tokenized_to_wire,
+    trailers,
+)
 from shiftruntime.server.refusal import Refusal
 from shiftruntime.server.request_metadata import trace_metadata, trace_of
 from shiftruntime.server.unsupported import UNSUPPORTED
-from shiftruntime.server.validation import check_model, check_token_ids
+from shiftruntime.server.validation import check_model
 from shiftruntime.server.wire import load_to_wire
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -86,17 +92,17 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         try:
             model = self._frontend.model
             check_model(request.model, model.limits)
+            special = not request.HasField("add_special_tokens") or request.add_special_tokens
+            ids = await tokens.tokenise(model, request.text, special)
         except Refusal as refusal:
             await refusal.end(context)
-        special = not request.HasField("add_special_tokens") or request.add_special_tokens
-        ids = await generation.tokenise(model, request.text, special)
-        return pb.TokenizeResponse(token_ids=ids, pieces=[model.text.token_bytes(token_id) for token_id in ids])
+        return await tokens.in_thread(model, len(ids), tokenized_to_wire, ids, model.text.token_bytes)
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:  # noqa: N802
         try:
             model = self._frontend.model
             check_model(request.model, model.limits)
-            check_token_ids("token id", request.token_ids, model.limits)
+            text = await tokens.detokenise(model, request.token_ids)
         except Refusal as refusal:
             await refusal.end(context)
-        return pb.DetokenizeResponse(text=await generation.detokenise(model, request.token_ids))
+        return pb.DetokenizeResponse(text=text)

@@ -59,8 +59,3 @@ class Completion:
             return ""
         shown = self._matcher.push(self._decoder.flush(), self._may_stop)
         return shown if self._matcher.met else shown + self._matcher.flush()
-
-
-def decode(decoder: Decoder, token_ids: Sequence[int]) -> str:
-    """All text of ``token_ids``, with a decoder of its own; special tokens have none."""
-    return "".join([*(decoder.push(token_id) for token_id in token_ids), decoder.flush()])

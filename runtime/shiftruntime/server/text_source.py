@@ -14,6 +14,7 @@ from shiftprotos import contract
 from shiftruntime.errors import StartupError
 from shiftruntime.models.generation_config import GenerationDefaults, load_generation_defaults
 from shiftruntime.models.manifest import verify
+from shiftruntime.models.token_bounds import longest_token_bytes
 from shiftruntime.models.token_bytes import StreamDecoder
 from shiftruntime.models.tokenizer import Tokenizer, load_tokenizer
 from shiftruntime.server.chat import template_source
@@ -38,6 +39,7 @@ class TokenizerText:
         self.chat_error = chat_error
         self._tokenizer = tokenizer
         self._defaults = defaults
+        self._longest_token_bytes = longest_token_bytes(tokenizer.backend)
         self._shows_special = replace(tokenizer.bytes_of, special=frozenset())
 
     @property
@@ -48,8 +50,14 @@ class TokenizerText:
     def eos_ids(self) -> tuple[int, ...]:
         return self._tokenizer.eos_ids
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return self._tokenizer.encode(text, add_bos=None if add_special_tokens else False)
+    def encode(self, text: str, add_special_tokens: bool = True, at_most: int | None = None) -> list[int]:
+        """Raises TooManyTokens above ``at_most``. Other threads run meanwhile."""
+        return self._tokenizer.encode(text, None if add_special_tokens else False, at_most)
+
+    @property
+    def longest_token_bytes(self) -> int | None:
+        """Bytes of a text that one token stands for at most, where that is known."""
+        return self._longest_token_bytes
 
     def token_bytes(self, token_id: int) -> bytes:
         """What a token stands for; special tokens and ids outside the vocabulary have none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,6 +25,9 @@ MAX_CHOICES = 32
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
 MAX_PRIORITY = 1000
+# Of one call that tokenises or detokenises: more than any model reads, and an answer that a client can take.
+MAX_CALL_TOKENS = 1 << 20
+_MAX_UTF8_BYTES = 4  # of one character
 # The engine counts seeds in 63 bits.
 _SEED_MASK = 2**63 - 1
 
@@ -110,15 +113,45 @@ def check_model(model: str, limits: Limits) -> None:
         )
 
 
+def check_prompt_text(text: str, longest_token_bytes: int | None, limits: Limits) -> None:
+    """A text that can be no prompt, however it is tokenised; raises Refusal.
+
+    ``longest_token_bytes``: what one token stands for at most, None where nothing is known.
+    """
+    if longest_token_bytes is None:
+        return
+    room = limits.max_prompt_tokens * longest_token_bytes
+    if len(text) * _MAX_UTF8_BYTES <= room:
+        return
+    num_bytes = len(text.encode("utf-8", "surrogatepass"))
+    if num_bytes > room:
+        raise _invalid(
+            "PromptTooLong",
+            f"the prompt has {num_bytes} bytes; this model takes at most {limits.max_prompt_tokens} tokens, and none "
+            f"stands for more than {longest_token_bytes} bytes",
+        )
+
+
+def prompt_too_long(num_tokens: int, limits: Limits) -> Refusal:
+    return _invalid(
+        "PromptTooLong", f"the prompt has {num_tokens} tokens; this model takes at most {limits.max_prompt_tokens}"
+    )
+
+
+def check_call_tokens(num_tokens: int) -> None:
+    """For the calls that only turn text into ids, or ids into text; raises Refusal."""
+    if num_tokens > MAX_CALL_TOKENS:
+        raise _invalid(
+            "TooManyTokens", f"{num_tokens} tokens; one call turns at most {MAX_CALL_TOKENS}, give them in parts"
+        )
+
+
 def check_prompt(tokens: Sequence[int], limits: Limits) -> None:
     """A tokenised prompt; raises Refusal."""
     if not tokens:
         raise _invalid("PromptEmpty", "the prompt has 0 tokens; at least 1 is needed")
     if len(tokens) > limits.max_prompt_tokens:
-        raise _invalid(
-            "PromptTooLong",
-            f"the prompt has {len(tokens)} tokens; this model takes at most {limits.max_prompt_tokens}",
-        )
+        raise prompt_too_long(len(tokens), limits)
     check_token_ids("prompt token id", tokens, limits)
 
 
@@ -221,9 +254,11 @@ def _check_grammar(options: Options) -> None:
         raise _invalid("GrammarInvalid", f"the {options.grammar.kind} has {size} bytes; at most {most} are allowed")
 
 
-def check_token_ids(what: str, ids: Iterable[int], limits: Limits) -> None:
-    """Raises Refusal that names the first unknown id and its position."""
-    for position, token in enumerate(ids):
+def check_token_ids(what: str, ids: Sequence[int], limits: Limits, first: int = 0) -> None:
+    """Raises Refusal that names the first unknown id and its position, counted from ``first``."""
+    if not ids or (min(ids) >= 0 and max(ids) < limits.vocab_size):  # several times as fast as the loop
+        return
+    for position, token in enumerate(ids, first):
         if not 0 <= token < limits.vocab_size:
             raise _invalid(
                 "UnknownTokenId",

@@ -12,7 +12,8 @@ import pytest
 import transformers
 from helpers.tiny_models import save_tokenizer
 from shiftruntime.errors import StartupError
-from shiftruntime.models.tokenizer import Tokenizer, load_tokenizer
+from shiftruntime.models.token_bounds import longest_token_bytes
+from shiftruntime.models.tokenizer import Tokenizer, TooManyTokens, load_tokenizer
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers
 
@@ -52,6 +53,20 @@ def test_gemma_special_ids(gemma: Tokenizer) -> None:
     assert gemma.encode("hi", add_bos=False) == gemma.encode("hi")[1:]
     assert gemma.decode([2, 105, 1]) == ""
     assert gemma.decode([10**9]) == ""  # beyond the vocabulary: no text
+
+
+def test_no_text_has_fewer_tokens_than_the_longest_of_them_allows(gemma: Tokenizer) -> None:
+    longest = longest_token_bytes(gemma.backend)
+    assert longest is not None
+    assert longest < 100
+    for text in (*TEXTS, "a" * 300, " " * 300):
+        assert len(gemma.encode(text, add_bos=False)) * longest >= len(text.encode()), text
+
+
+def test_too_many_tokens_are_counted_with_bos_and_never_listed(gemma: Tokenizer) -> None:
+    assert len(gemma.encode("a b c", at_most=4)) == 4
+    with pytest.raises(TooManyTokens, match="4 tokens"):
+        gemma.encode("a b c", at_most=3)
 
 
 def test_stream_is_final_text(gemma: Tokenizer) -> None:

@@ -34,6 +34,7 @@ from shiftruntime.engine.messages import (
 )
 from shiftruntime.engine.options import EngineOptions
 from shiftruntime.models.generation_config import GenerationDefaults
+from shiftruntime.models.tokenizer import TooManyTokens
 from shiftruntime.server.app import serve
 from shiftruntime.server.chat.template import ChatTemplates, TemplateSources
 from shiftruntime.server.listeners import Ports
@@ -57,12 +58,16 @@ class FakeText:
 
     eos_ids = (EOS,)
     defaults = GenerationDefaults()
+    longest_token_bytes = None
 
     def token_bytes(self, token_id: int) -> bytes:
         return bytes([token_id]) if 0 < token_id < 256 else b""
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return list(text.encode())  # no special token
+    def encode(self, text: str, add_special_tokens: bool = True, at_most: int | None = None) -> list[int]:
+        ids = list(text.encode())  # no special token
+        if at_most is not None and len(ids) > at_most:
+            raise TooManyTokens(len(ids))
+        return ids
 
     def decoder(self, visible_special_ids: frozenset[int] = frozenset()) -> FakeDecoder:
         return FakeDecoder()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from contextlib import aclosing
 
 import grpc
@@ -14,7 +13,7 @@ from shiftruntime.engine.messages import Finish
 from shiftruntime.log import TextFormatter
 from shiftruntime.server.flights import Flights
 from shiftruntime.server.frontend import FrontEnd
-from shiftruntime.server.generation import Delta, Generation, Options, abort, detokenise, generate
+from shiftruntime.server.generation import Delta, Generation, Options, abort, generate
 from shiftruntime.server.refusal import Refusal
 
 SECONDS = 10.0
@@ -255,22 +254,6 @@ async def test_a_prompt_can_be_scored_without_a_completion(frontend):
     assert frontend.engine.submitted[0].sampling.max_tokens == 1
     assert (text_of(deltas), [i for delta in deltas for i in delta.token_ids]) == ("hi", [])
     assert (deltas[-1].finish, deltas[-1].usage.completion_tokens) == (Finish.LENGTH, 0)
-
-
-async def test_a_long_list_of_ids_does_not_hold_up_the_event_loop(frontend, monkeypatch):
-    threads = set()
-
-    class Decoder:
-        def push(self, token):
-            threads.add(threading.current_thread())
-            return "x"
-
-        def flush(self):
-            return ""
-
-    monkeypatch.setattr(frontend.model.text, "decoder", lambda visible: Decoder(), raising=False)
-    assert await detokenise(frontend.model, [65] * 5000) == "x" * 5000
-    assert threading.current_thread() not in threads
 
 
 async def test_stop_strings_do_not_look_at_the_echoed_prompt(frontend):

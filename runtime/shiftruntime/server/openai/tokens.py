@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from shiftruntime.server.chat.messages import InvalidMessage
 from shiftruntime.server.chat.template import ChatTemplateError
-from shiftruntime.server.frontend import FrontEnd
-from shiftruntime.server.generation import detokenise, tokenise
+from shiftruntime.server.frontend import FrontEnd, Text
 from shiftruntime.server.openai.chat import render
 from shiftruntime.server.openai.errors import invalid
 from shiftruntime.server.openai.logprobs import token_text
 from shiftruntime.server.openai.protocol import DetokenizeRequest, TokenizeRequest
 from shiftruntime.server.openai.requests import model_of
-from shiftruntime.server.validation import check_token_ids
+from shiftruntime.server.tokens import detokenise, in_thread, slices, tokenise
 
 
 async def tokenize(frontend: FrontEnd, body: TokenizeRequest) -> dict[str, Any]:
@@ -27,13 +27,16 @@ async def tokenize(frontend: FrontEnd, body: TokenizeRequest) -> dict[str, Any]:
     except (InvalidMessage, ChatTemplateError) as error:
         raise invalid(str(error), "messages") from error
     ids = await tokenise(model, text, special)
-    strings = [token_text(model.text, token_id) for token_id in ids] if body.return_token_strs else None
+    strings = await in_thread(model, len(ids), _strings, model.text, ids) if body.return_token_strs else None
     return {"count": len(ids), "max_model_len": model.limits.max_model_len, "tokens": ids, "token_strs": strings}
 
 
 async def detokenize(frontend: FrontEnd, body: DetokenizeRequest) -> dict[str, Any]:
     """Raises Refusal."""
     model = model_of(frontend, body.model)
-    check_token_ids("token id", body.tokens, model.limits)
     visible = frozenset(model.text.special_ids.values())
     return {"prompt": await detokenise(model, body.tokens, visible)}
+
+
+def _strings(text: Text, ids: Sequence[int]) -> list[str]:
+    return [token_text(text, token_id) for _, some in slices(ids) for token_id in some]
