@@ -71,11 +71,20 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_str(raw)
         except Exception as error:
             raise model_damaged(f"{file}: {error}") from error
-        config, settings = _optional_json(folder / "config.json"), _optional_json(folder / "tokenizer_config.json")
-        eos = _ids(config.get("eos_token_id")) + _ids(
-            _optional_json(folder / "generation_config.json").get("eos_token_id")
+        settings = _optional_json(folder / "tokenizer_config.json")
+        config, generation = _optional_json(folder / "config.json"), _optional_json(folder / "generation_config.json")
+        text = config.get("text_config")
+        inner = text if isinstance(text, dict) else {}
+        eos = _ids(config.get("eos_token_id")) + _ids(generation.get("eos_token_id"))
+        eos = eos or _ids(inner.get("eos_token_id")) or _named(backend, settings.get("eos_token"))
+        # Models of several parts name it anywhere but at the top of config.json.
+        (bos, *_) = (
+            _ids(config.get("bos_token_id"))
+            or _named(backend, settings.get("bos_token"))
+            or _ids(generation.get("bos_token_id"))
+            or _ids(inner.get("bos_token_id"))
+            or (None,)
         )
-        bos = config.get("bos_token_id")
         adds_bos = bool(settings.get("add_bos_token", _template_adds(spec, bos)))
         return Tokenizer(backend, TokenBytes.of(backend, spec), bos, tuple(dict.fromkeys(eos)), adds_bos)
 
@@ -99,6 +108,13 @@ def _ids(value: object) -> tuple[int, ...]:
     if isinstance(value, int):
         return (value,)
     return tuple(i for i in value if isinstance(i, int)) if isinstance(value, list) else ()
+
+
+def _named(backend: tokenizers.Tokenizer, token: object) -> tuple[int, ...]:
+    """The id of a token as tokenizer_config.json gives it: its text, or an object with it."""
+    content = token.get("content") if isinstance(token, dict) else token
+    found = backend.token_to_id(content) if isinstance(content, str) else None
+    return () if found is None else (found,)
 
 
 def _optional_json(file: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -22,6 +23,7 @@ TEXTS = (
     "<start_of_turn>user\nhi<end_of_turn>", "a\u2581b", "def f(x):\n    return x**2  # µ", "<b>html</b><unused5>",
     "\x00\x01\x7f", "", " ", "Straße, naïve, Ελληνικά, русский, العربية, हिन्दी, 日本語, 한국어", "1234567890" * 3,
 )  # fmt: skip
+BOS = "<s>"  # of the tiny tokenizer, its id is 0
 BUILD_SECONDS = 8.0  # of processor time, about 2; wall time would measure the neighbours
 
 
@@ -95,6 +97,37 @@ def test_byte_level_folder(tmp_path: Path) -> None:
     ids = tokenizer.encode("Hi there")
     assert ids[0] == 0
     assert tokenizer.decode(ids) == "Hi there"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer_config.json", {"bos_token": BOS, "eos_token": BOS}),
+        ("tokenizer_config.json", {"bos_token": {"content": BOS}, "eos_token": {"content": BOS}}),
+        ("generation_config.json", {"bos_token_id": 0, "eos_token_id": 0}),
+        ("config.json", {"text_config": {"bos_token_id": 0, "eos_token_id": [0]}}),
+    ],
+    ids=["tokenizer", "tokenizer-object", "generation", "text"],
+)
+def test_the_first_token_is_found_where_config_json_does_not_name_it(
+    tmp_path: Path, file: str, content: dict[str, object]
+) -> None:
+    """The larger Gemma 3 have it in other files, and a prompt without it is answered with nonsense."""
+    save_tokenizer(tmp_path)
+    files = {"config.json": {}, "tokenizer_config.json": {"add_bos_token": True}}
+    for name, values in (files | {file: files.get(file, {}) | content}).items():
+        (tmp_path / name).write_text(json.dumps(values))
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.bos_id, tokenizer.eos_ids, tokenizer.adds_bos) == (0, (0,), True)
+    assert tokenizer.encode("Hi")[0] == 0
+
+
+def test_config_json_has_the_first_word_on_the_first_token(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text('{"bos_token_id": 7, "eos_token_id": 3}')
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": BOS, "eos_token": BOS}))
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.bos_id, tokenizer.eos_ids) == (7, (3,))
 
 
 def test_sentencepiece_folder_strips_the_first_space(tmp_path: Path) -> None:
