@@ -26,6 +26,16 @@ EXIT_USAGE = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a drain, 1 for a failure, 2 for a wrong command line."""
+    code = _run(arguments)
+    if fetching.abandoned():  # it stands in native code, which must not come back to an interpreter that is ending
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if arguments[:1] == ["manifest"]:

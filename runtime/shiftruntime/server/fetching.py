@@ -6,9 +6,11 @@ import asyncio
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import TypeVar
 
 from shiftprotos import contract
 
@@ -18,6 +20,9 @@ from shiftruntime.models.fetch import DEFAULT_CACHE, LocalModel, fetch_model, pa
 
 FETCH_SECONDS = 3600.0  # a large model over a slow line
 _REPORT_SECONDS = 0.5
+_THREAD = "fetch"
+
+T = TypeVar("T")
 
 Report = Callable[[PhaseUpdate], None]
 
@@ -41,13 +46,33 @@ async def fetched(uri: str, cache: str | None, report: Report, seconds: float = 
     report(PhaseUpdate(contract.PHASE_FETCH, 0.0))
     try:
         async with asyncio.timeout(seconds):
-            path = await asyncio.to_thread(fetch_model, uri, _cache(cache), progress, stop)
+            path = await _in_daemon(partial(fetch_model, uri, _cache(cache), progress, stop))
     except TimeoutError as error:
         raise fetch_failed(f"{uri} was not fetched within {seconds:g} s; start again, it resumes") from error
     finally:
-        stop.set()  # the thread sees it with the next bytes
+        stop.set()  # the thread sees it with the next bytes, which may never come
     report(PhaseUpdate(contract.PHASE_FETCH, monotonic() - started, size, size, done=True))
     return str(path)
+
+
+async def _in_daemon(function: Callable[[], T]) -> T:
+    """``function``'s answer, from a thread that the end of the process does not wait for."""
+    answer: Future[T] = Future()
+    answer.set_running_or_notify_cancel()  # from here on it cannot be cancelled, only left alone
+
+    def run() -> None:
+        try:
+            answer.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - the other side raises it
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name=_THREAD, daemon=True).start()
+    return await asyncio.wrap_future(answer)
+
+
+def abandoned() -> bool:
+    """Whether a download still runs that nobody waits for."""
+    return any(thread.name == _THREAD for thread in threading.enumerate())
 
 
 def command(uri: str, cache: str | None) -> int:

@@ -11,6 +11,7 @@ import boto3
 import pytest
 from helpers.loopback_hub import Hub, loopback_hub
 from moto.server import ThreadedMotoServer
+from obstore.exceptions import GenericError
 from shiftruntime.errors import StartupError
 from shiftruntime.models.fetch import Stopped, fetch_model, parse_uri
 from shiftruntime.models.fetch.uri import HubModel, LocalModel, S3Model
@@ -207,6 +208,21 @@ def test_a_fetch_stops_when_it_should(hub: Hub, tmp_path: Path) -> None:
         fetch_model("hf://team/tiny", tmp_path, stop=stop)
 
 
+def test_a_hub_that_fails_is_not_tried_again_after_the_end(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, tries = threading.Event(), []
+
+    def fails(*_: object, **__: object) -> None:
+        tries.append(stop.set())
+        raise OSError("reset")
+
+    monkeypatch.setattr("shiftruntime.models.fetch.hub.hf_hub_download", fails)
+    with pytest.raises(Stopped):
+        fetch_model("hf://team/tiny", tmp_path, stop=stop)
+    assert len(tries) == 1
+
+
 # --- bucket -----------------------------------------------------------------------------------------------------------
 
 
@@ -254,6 +270,21 @@ def test_only_what_changed_in_the_bucket_is_fetched_anew(bucket: Bucket, tmp_pat
     assert (path / "tokenizer.json").read_bytes() == b'{"new": 1}'
     assert (path / "model.safetensors").stat().st_ino == before.st_ino
     assert verify(path, required=True)
+
+
+def test_a_bucket_that_fails_is_not_tried_again_after_the_end(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, tries = threading.Event(), []
+
+    def fails(*_: object, **__: object) -> None:
+        tries.append(stop.set())
+        raise GenericError("reset")
+
+    monkeypatch.setattr("obstore.get", fails)
+    with pytest.raises(Stopped):
+        fetch_model("s3://models/team/tiny", tmp_path, stop=stop)
+    assert len(tries) == 1
 
 
 def stop_within_the_weights(uri: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 
@@ -44,3 +46,26 @@ def test_a_missing_token_ends_with_1(tmp_path):
     assert done.returncode == 1
     assert "no control token from SHIFT_CONTROL_TOKEN_FILE" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_download_that_stands_still_does_not_hold_up_the_end(tmp_path):
+    """The other side takes the connection and says nothing, for longer than anybody waits for a pod's end."""
+    ports = ["--port", "0", "--control-port", "0", "--ops-port", "0", "--openai-port", "0"]
+    serve = [sys.executable, "-m", "shiftruntime", "serve", "s3://models/tiny", "--model-cache", str(tmp_path), *ports]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(SECONDS)
+        variables = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}", "AWS_ACCESS_KEY_ID": "a",
+            "AWS_SECRET_ACCESS_KEY": "b", "SHIFT_TERMINATION_LOG": str(tmp_path / "log"),
+        }  # fmt: skip
+        with subprocess.Popen(serve, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables}) as process:
+            try:
+                connection, _ = silent.accept()
+                with connection:
+                    process.send_signal(signal.SIGTERM)
+                    _, said = process.communicate(timeout=SECONDS / 2)  # a request to S3 alone may take 60 s
+            finally:
+                process.kill()
+    assert process.returncode == 0, said
+    assert "stopped during start-up" in said
+    assert "Traceback" not in said

@@ -98,6 +98,8 @@ def _download(
     counter = _counter(total, progress, stop)
     for file in files:
         for attempt in range(1, _ATTEMPTS + 1):
+            if stop.is_set():
+                raise Stopped
             try:
                 hf_hub_download(model.repo, file.name, revision=commit, local_dir=folder, tqdm_class=counter)
                 break

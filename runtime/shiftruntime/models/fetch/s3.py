@@ -95,6 +95,8 @@ def _download(
             progress(start + num_bytes, total)
 
         for attempt in range(1, _ATTEMPTS + 1):
+            if stop.is_set():
+                raise Stopped
             try:
                 _fetch(store, file, folder / file.name, tags, count, stop)
                 break
