@@ -41,16 +41,22 @@ def reset_peak(pid: int) -> None:
         return  # the peak since its start is then what it shows, which errs towards a smaller cache
 
 
-def peak_growth_bytes(pid: int) -> int:
-    """By how much a process was larger, at its largest, than it is now; 0 when it is gone."""
+def peak_bytes(pid: int) -> int:
+    """The largest resident size of a process since it is watched; 0 when it is gone."""
+    return _status_bytes(pid, "VmHWM")
+
+
+def resident_bytes(pid: int) -> int:
+    """The resident size of a process, memory that it shares included; 0 when it is gone."""
+    return _status_bytes(pid, "VmRSS")
+
+
+def _status_bytes(pid: int, key: str) -> int:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return 0
-    sizes = {
-        name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines) if "kB" in rest
-    }
-    return max(0, sizes.get("VmHWM", 0) - sizes.get("VmRSS", 0))
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), 0)
 
 
 def oom_kills() -> int:

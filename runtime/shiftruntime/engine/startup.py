@@ -16,14 +16,9 @@ from shiftprotos import contract
 
 from shiftruntime.config import ModelConfig
 from shiftruntime.engine import calibration_file
+from shiftruntime.engine.activations import Activations, StepShape
 from shiftruntime.engine.calibration import CacheShape, calibrate, step_chunks
-from shiftruntime.engine.memory import (
-    available_bytes,
-    check_weights_fit,
-    kv_blocks,
-    peak_growth_bytes,
-    reset_peak,
-)
+from shiftruntime.engine.memory import available_bytes, check_weights_fit, kv_blocks
 from shiftruntime.engine.messages import PhaseUpdate, SelfCheckState
 from shiftruntime.engine.options import EngineOptions
 from shiftruntime.engine.ranks import RankGroup
@@ -47,7 +42,6 @@ from shiftruntime.worker.messages import (
 _DEFAULT_MODEL_LEN = 8192
 _CALIBRATION_SECONDS = 20.0
 _WARM_TOKENS = 32
-_MEASURED_TOKENS = 1024  # a larger step is not run to learn what it needs: on a CPU it would take long
 _VERIFY_TICK_SECONDS = 0.02
 _VERIFY_REPORT_SECONDS = 0.5
 
@@ -152,31 +146,24 @@ class Startup:
             block_bytes = max(answer.kv_block_bytes for answer in attached)
             num_blocks = kv_blocks(options, max_model_len, block_bytes, available_bytes(), self._windows)
             if options.kv_memory_bytes is None:
-                free = available_bytes() - self._activation_bytes(max_model_len, num_blocks)
+                free = self._free_beside_steps(max_model_len, num_blocks)
                 num_blocks = kv_blocks(options, max_model_len, block_bytes, max(0, free), self._windows)
             ranks.ask_all(AllocateKv(num_blocks), Allocated, self._left())
         return num_blocks
 
-    def _activation_bytes(self, max_model_len: int, num_blocks: int) -> int:
-        """What the largest step needs beside weights and cache, all ranks together, as a warm-up step shows it.
+    def _free_beside_steps(self, max_model_len: int, num_blocks: int) -> int:
+        """What the largest steps leave free, all ranks together.
 
-        It runs in the tp gear, where every rank holds every row, on a cache that is no larger than it needs.
+        They run in the tp gear, where every rank holds every row, on a cache that holds one sequence at most.
         """
         options, ranks = self._options, self._ranks
-        largest = min(options.max_batched_tokens, options.max_num_seqs * max_model_len)
-        tokens = min(largest, _MEASURED_TOKENS, num_blocks * options.block_size)
-        per_sequence = -(-max_model_len // options.block_size)
-        num_blocks = min(num_blocks, -(-tokens // options.block_size) + per_sequence)
-        chunks = step_chunks(tokens, self._shape(max_model_len, num_blocks))
-        if chunks is None:
-            return 0  # so small a cache that no such step can run
+        num_blocks = min(num_blocks, -(-max_model_len // options.block_size))
         ranks.ask_all(AllocateKv(num_blocks), Allocated, self._left())
-        for pid in ranks.pids:
-            reset_peak(pid)
-        self.run_chunks(Gear(1, options.ranks), chunks)
-        measured = sum(peak_growth_bytes(pid) for pid in ranks.pids)
-        # Rows cost memory in proportion, scores of attention by their square: no larger step needs more than this.
-        return int(measured * (largest / tokens) ** 2)
+        limits = options.max_num_seqs, options.max_batched_tokens, max_model_len
+        shape = StepShape(*limits, num_blocks, options.block_size, len(self._windows))
+        activations = Activations(self.run_chunks, ranks.pids, Gear(1, options.ranks), shape)
+        activations.settle()
+        return available_bytes() - activations.growth_bytes()
 
     def _warm(self, max_model_len: int, num_blocks: int) -> None:
         options = self._options
