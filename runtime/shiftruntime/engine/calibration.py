@@ -19,6 +19,11 @@ _MIN_ROUNDS = 3
 _MAX_ROUNDS = 9
 _MIN_SIZES = 2
 
+
+class Interrupted(Exception):
+    """Nobody wants the measurement any more, or somebody has something better to do."""
+
+
 RunChunks = Callable[[Gear, tuple[ChunkPlan, ...]], object]
 
 

@@ -6,11 +6,12 @@ While the ranks run a step, the next one is scheduled and sent to them, so that 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
 from shiftcore.blocks import BlockPool
+from shiftcore.costs import CostCurve
 from shiftcore.gears import choose
 from shiftcore.layout import Gear
 from shiftcore.scheduler import Batch, Limits, Scheduler
@@ -146,14 +147,20 @@ class Engine:
             return True
         if not self.scheduler.running and not self.scheduler.waiting:
             if self._control.wants_calibration:
-                self._control.calibrate(
-                    lambda: self._startup.calibrate(self._started.max_model_len, self._started.num_blocks)
-                )
+                self._control.calibrate(self._measure)
                 return True
             if self._unchecked_since is not None and now - self._unchecked_since > _QUIET_SECONDS:
                 self.scheduler.check_idle()
                 self._unchecked_since = None
         return False
+
+    def _measure(self) -> Mapping[Gear, CostCurve]:
+        """What the gears cost now; a request that arrives meanwhile, or an end of the process, interrupts it."""
+        s = self._started
+        return self._startup.calibrate(
+            s.config, s.dtype, s.max_model_len, s.num_blocks,
+            is_wanted=lambda: self._control.wants_calibration and not self.stopping,
+        )  # fmt: skip
 
     def _run_nothing(self) -> int:
         """A step without tokens; the generation that the ranks have seen then."""

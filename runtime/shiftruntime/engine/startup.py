@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shiftcore.costs import CostCurve
 from shiftcore.gears import GearTable
 from shiftcore.layout import Gear, allowed_gears
 from shiftprotos import contract
@@ -17,7 +16,7 @@ from shiftprotos import contract
 from shiftruntime.config import ModelConfig
 from shiftruntime.engine import calibration_file
 from shiftruntime.engine.activations import Activations, StepShape
-from shiftruntime.engine.calibration import CacheShape, calibrate, step_chunks
+from shiftruntime.engine.calibration import CacheShape, Interrupted, calibrate, step_chunks
 from shiftruntime.engine.memory import available_bytes, check_weights_fit, kv_blocks
 from shiftruntime.engine.messages import PhaseUpdate, SelfCheckState
 from shiftruntime.engine.options import EngineOptions
@@ -178,25 +177,41 @@ class Startup:
         options = self._options
         if not options.calibrate:
             return {}
-        provenance = calibration_file.Provenance.of(options, opened.config, opened.dtype, max_model_len)
         with self._phase(contract.PHASE_CALIBRATE):
-            path = Path(options.calibration_file) if options.calibration_file else None
-            kept = calibration_file.read(path, provenance, self._gears) if path else None
-            if kept is not None:
-                return kept
-            costs = self.calibrate(max_model_len, num_blocks)
-            if path:
-                calibration_file.write(path, provenance, costs)
-            return costs
+            if options.calibration_file:
+                provenance = calibration_file.Provenance.of(options, opened.config, opened.dtype, max_model_len)
+                kept = calibration_file.read(Path(options.calibration_file), provenance, self._gears)
+                if kept is not None:
+                    return kept
+            return self.calibrate(opened.config, opened.dtype, max_model_len, num_blocks)
 
-    def calibrate(self, max_model_len: int, num_blocks: int) -> dict[Gear, CostCurve]:
-        return calibrate(
-            self.run_chunks,
+    def calibrate(
+        self, config: ModelConfig, dtype: str, max_model_len: int, num_blocks: int,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> calibration_file.Costs:  # fmt: skip
+        """Measure the gears, and keep the costs where the options say.
+
+        Raises Interrupted after the step in which ``is_wanted`` became false; nothing is kept then.
+        """
+        options = self._options
+
+        def run(gear: Gear, chunks: tuple[ChunkPlan, ...]) -> None:
+            self.run_chunks(gear, chunks)
+            if not is_wanted():
+                raise Interrupted
+
+        shape = self._shape(max_model_len, num_blocks)
+        costs = calibrate(
+            run,
             self._gears,
-            self._shape(max_model_len, num_blocks),
-            max_batched_tokens=self._options.max_batched_tokens,
+            shape,
+            max_batched_tokens=options.max_batched_tokens,
             budget_seconds=_CALIBRATION_SECONDS,
         )
+        if options.calibration_file:
+            provenance = calibration_file.Provenance.of(options, config, dtype, max_model_len)
+            calibration_file.write(Path(options.calibration_file), provenance, costs)
+        return costs
 
     def _shape(self, max_model_len: int, num_blocks: int) -> CacheShape:
         options = self._options

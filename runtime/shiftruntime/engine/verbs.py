@@ -12,6 +12,7 @@ from shiftcore.policy import Policy, PolicyError, StaleGenerationError, accept
 from shiftcore.scheduler import Scheduler
 from shiftprotos import contract
 
+from shiftruntime.engine.calibration import Interrupted
 from shiftruntime.engine.messages import Answer, Call, EngineState
 
 Send = Callable[[msgspec.Struct], None]
@@ -55,15 +56,23 @@ class Control:
                 self._send(Answer(call.call_id, error_kind="InvalidCall", error=f"no verb {verb!r}"))
 
     def calibrate(self, measure: Callable[[], Mapping[Gear, CostCurve]]) -> None:
-        """Nobody runs or waits: measure what the gears cost, for all who asked."""
+        """Nobody runs or waits: measure what the gears cost, for all who asked.
+
+        A measurement that is interrupted changes nothing; whoever asked for it is or will be told why.
+        """
         self._scheduler.clear_cache()
-        self.table = GearTable(self.table.base, measure())
+        try:
+            costs = measure()
+        except Interrupted:
+            self.refuse_calibrations()
+            return
+        self.table = GearTable(self.table.base, costs)
         for call_id in self._calibrations:
             self._send(Answer(call_id, self._state()))
         self._calibrations.clear()
 
     def refuse_calibrations(self) -> None:
-        """A request has come before the idle moment."""
+        """A request has come before the measurement was over: it does not wait for that."""
         for call_id in self._calibrations:
             self._send(Answer(call_id, error_kind=contract.REFUSED_BUSY, error="a request came first; calibrate again"))
         self._calibrations.clear()

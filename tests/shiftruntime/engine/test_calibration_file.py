@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
 from shiftcore.costs import CostCurve, CostPoint
 from shiftcore.layout import Gear
+from shiftruntime.engine import startup
+from shiftruntime.engine.calibration import Interrupted
 from shiftruntime.engine.calibration_file import Provenance, read, write
+from shiftruntime.engine.options import EngineOptions
+from shiftruntime.engine.startup import Startup
+from shiftruntime.worker.messages import Done
 
 GEARS = (Gear(1, 2), Gear(2, 1))
 COSTS = {
@@ -72,3 +81,24 @@ def test_no_file_and_no_folder_are_no_errors(tmp_path: Path, caplog: pytest.LogC
     assert read(missing, HERE, GEARS) is None
     write(missing, HERE, COSTS)
     assert str(missing) in caplog.text
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_what_a_serving_pod_measures_is_kept_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: bool
+) -> None:
+    """Found in review: only the start wrote the file, so that the next one took costs that were known to be old."""
+    path = tmp_path / "costs.json"
+    options = EngineOptions("/nowhere", 2, Gear(2, 1), calibration_file=str(path))
+    ranks: Any = SimpleNamespace(last_step=0, run=lambda _: Done(1, 0))
+    config: Any = {}
+
+    def measure(run: Callable[..., object], *_: object, **__: object) -> object:
+        run(GEARS[0], ())
+        return COSTS
+
+    monkeypatch.setattr(startup, "calibrate", measure)
+    with pytest.raises(Interrupted) if interrupted else nullcontext():
+        Startup(options, ranks, lambda _: None).calibrate(config, "float32", 64, 16, lambda: not interrupted)
+    provenance = Provenance.of(options, config, "float32", 64)
+    assert read(path, provenance, GEARS) == (None if interrupted else COSTS)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 from helpers.engines import submit
+from shiftcore.costs import CostCurve, CostPoint
 from shiftcore.gears import GearTable
 from shiftcore.layout import Gear
 from shiftprotos import contract
 from shiftruntime.engine import grammar_compiler
+from shiftruntime.engine.calibration import Interrupted
 from shiftruntime.engine.engine import Engine
-from shiftruntime.engine.messages import Grammar, Refused
+from shiftruntime.engine.messages import Answer, Call, Grammar, Output, Refused, Shutdown
 from shiftruntime.engine.options import EngineOptions
 from shiftruntime.worker.messages import Done, StepPlan
 
@@ -42,6 +44,23 @@ class Ranks:
         return Done(plan.step, plan.generation, (7,) * len(sampling), (0.0,) * len(sampling))
 
 
+class Startup:
+    """Measures in three steps, between which something may happen."""
+
+    def __init__(self) -> None:
+        self.meanwhile: list[Callable[[], None]] = []
+        self.steps = 0
+
+    def calibrate(self, *_: object, is_wanted: Callable[[], bool]) -> dict[Gear, CostCurve]:
+        for _step in range(3):
+            self.steps += 1
+            if self.meanwhile:
+                self.meanwhile.pop(0)()
+            if not is_wanted():
+                raise Interrupted
+        return {Gear(1, 1): CostCurve((CostPoint(1, 0.25, 0.0, 3),))}
+
+
 class Loop:
     def __init__(self) -> None:
         self.sent: list[msgspec.Struct] = []
@@ -50,16 +69,19 @@ class Loop:
         options = EngineOptions("/nowhere", 1, gear)
         config = SimpleNamespace(group_windows=(None,), vocab_size=64)
         started: Any = SimpleNamespace(
-            table=GearTable(gear, {}), max_model_len=64, num_blocks=16, config=config, self_check=None
+            table=GearTable(gear, {}), dtype="float32", max_model_len=64, num_blocks=16, config=config, self_check=None
         )
-        startup: Any = None
-        self.engine = Engine(options, startup, started, self.ranks, self.sent.append)
+        self.startup: Any = Startup()
+        self.engine = Engine(options, self.startup, started, self.ranks, self.sent.append)
 
     def until_idle(self) -> None:
         for _ in range(100):
             if not self.engine.step():
                 return
         raise AssertionError("100 steps were not enough")
+
+    def answers(self) -> list[Answer]:
+        return [message for message in self.sent if isinstance(message, Answer)]
 
 
 @pytest.fixture
@@ -95,3 +117,36 @@ def test_too_many_grammars_at_once_are_an_overload_and_not_a_mistake(
     (refused,) = loop.sent
     assert isinstance(refused, Refused)
     assert refused.reason == contract.REFUSED_QUEUE_FULL
+
+
+def test_a_request_ends_a_measurement_at_once_and_the_old_costs_stay(loop: Loop) -> None:
+    """Found in review: the caller was refused, but the request waited for the end, and the costs were replaced."""
+    loop.until_idle()
+    table = loop.engine.state().gears
+    loop.startup.meanwhile = [lambda: loop.engine.handle(submit("a", (1, 2, 3), 2))]
+    loop.engine.handle(Call(1, "calibrate"))
+    loop.until_idle()
+    (answer,) = loop.answers()
+    assert (answer.state, answer.error_kind) == (None, contract.REFUSED_BUSY)
+    assert loop.startup.steps == 1
+    assert loop.engine.state().gears[0].costs == table[0].costs == ()
+    assert [message.token_ids for message in loop.sent if isinstance(message, Output)] == [(7,), (7,)]
+
+
+def test_a_measurement_that_nobody_disturbs_gives_all_who_asked_the_new_costs(loop: Loop) -> None:
+    loop.until_idle()
+    loop.startup.meanwhile = [lambda: loop.engine.handle(Call(2, "calibrate"))]
+    loop.engine.handle(Call(1, "calibrate"))
+    loop.until_idle()
+    states = {answer.call_id: answer.state for answer in loop.answers()}
+    assert list(states) == [1, 2]
+    assert all(state and state.gears[0].costs[0].median_seconds == 0.25 for state in states.values())
+
+
+def test_the_end_of_the_process_does_not_wait_for_a_measurement(loop: Loop) -> None:
+    loop.until_idle()
+    loop.startup.meanwhile = [lambda: loop.engine.handle(Shutdown())]
+    loop.engine.handle(Call(1, "calibrate"))
+    loop.engine.step()
+    assert loop.startup.steps == 1
+    assert loop.answers()[0].error_kind == contract.REFUSED_BUSY
