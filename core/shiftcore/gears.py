@@ -14,6 +14,8 @@ from shiftcore.policy import MAX_THRESHOLD_TOKENS, Mode, Policy
 # Used while it is not known which gear is cheaper. The published reference shifts at 256 tokens per step by default.
 DEFAULT_THRESHOLD_TOKENS = 256
 
+BUDGET_CROSSOVERS = 2  # a budget of fewer leaves too few steps in which the base gear is the cheaper one
+
 
 class ThresholdSource(StrEnum):
     POLICY = "Policy"
@@ -47,6 +49,21 @@ class GearTable:
         """Per gear other than tp, the step size from which it beats the tp gear beyond doubt, where there is one."""
         found = {gear: find_crossover(self.costs, self.latency, gear).tokens for gear in self.gears}
         return {gear: tokens for gear, tokens in found.items() if tokens is not None}
+
+
+def budget_note(table: GearTable, max_batched_tokens: int) -> str:
+    """A sentence where sequence gears can hardly pay, because the largest step is too near the crossover; else empty.
+
+    The budget is not raised by itself: memory was kept, and costs were measured, for steps up to it.
+    """
+    first = table.crossover.tokens
+    if first is None or max_batched_tokens >= BUDGET_CROSSOVERS * first:
+        return ""
+    return (
+        f"a step has at most {max_batched_tokens} tokens, under {BUDGET_CROSSOVERS} times the crossover of {first}, "
+        f"so that {table.base} hardly pays: raise the budget (--max-batched-tokens, spec.engine.maxBatchedTokens) "
+        f"to {BUDGET_CROSSOVERS * first} or more"
+    )
 
 
 def choose(tokens: int, table: GearTable, policy: Policy) -> Gear:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from shiftcore.costs import NO_CROSSOVER, CostCurve, CostPoint
-from shiftcore.gears import DEFAULT_THRESHOLD_TOKENS, GearTable, ThresholdSource, choose, threshold_in_use
+from shiftcore.gears import DEFAULT_THRESHOLD_TOKENS, GearTable, ThresholdSource, budget_note, choose, threshold_in_use
 from shiftcore.layout import Gear
 from shiftcore.policy import MAX_THRESHOLD_TOKENS, Mode, Policy
 
@@ -155,3 +155,16 @@ def test_the_threshold_explains_the_choice(
     assert choose(tokens, table, policy) == (TP2 if tokens <= limit else SP2)
     low, high = policy.bounds
     assert low <= limit <= high
+
+
+@pytest.mark.parametrize(("max_batched_tokens", "says"), [(511, True), (512, False), (4096, False)])
+def test_a_budget_below_two_crossovers_is_said(max_batched_tokens: int, says: bool) -> None:
+    note = budget_note(CROSSING, max_batched_tokens)
+    assert bool(note) == says
+    if says:
+        assert all(part in note for part in ("at most 511 tokens", "crossover of 256", "to 512 or more"))
+
+
+@pytest.mark.parametrize("table", [UNMEASURED, NOISY, ONE_SIDED])
+def test_without_a_crossover_no_budget_is_too_small(table: GearTable) -> None:
+    assert budget_note(table, 1) == ""

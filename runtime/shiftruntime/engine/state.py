@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from shiftcore.gears import GearTable, threshold_in_use
+from shiftcore.gears import GearTable, budget_note, threshold_in_use
 from shiftcore.layout import Gear
 from shiftcore.policy import Policy
 from shiftcore.scheduler import Scheduler
@@ -19,6 +19,7 @@ def engine_state(
 ) -> EngineState:  # fmt: skip
     """``generation_applied``: of the policy that the ranks have seen; negative before they have seen any."""
     crossover = table.crossover
+    note = budget_note(table, scheduler.limits.max_batched_tokens)
     threshold, source = threshold_in_use(table, policy)
     return EngineState(
         policy=policy,
@@ -27,7 +28,7 @@ def engine_state(
         base_gear=table.base.name,
         crossover_tokens=crossover.tokens,
         crossover_reason=crossover.reason,
-        crossover_message=crossover.message,
+        crossover_message="; ".join(filter(None, (crossover.message, note))),
         threshold_tokens=threshold,
         threshold_source=source,
         shifts=tally.shifts,

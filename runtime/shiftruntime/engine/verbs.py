@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 
 import msgspec
 from shiftcore.costs import CostCurve
-from shiftcore.gears import GearTable
+from shiftcore.gears import GearTable, budget_note
 from shiftcore.layout import Gear
 from shiftcore.policy import Policy, PolicyError, StaleGenerationError, accept
 from shiftcore.scheduler import Scheduler
@@ -14,6 +15,8 @@ from shiftprotos import contract
 
 from shiftruntime.engine.calibration import Interrupted
 from shiftruntime.engine.messages import Answer, Call, EngineState
+
+_log = logging.getLogger(__name__)
 
 Send = Callable[[msgspec.Struct], None]
 
@@ -24,7 +27,7 @@ class Control:
     def __init__(
         self, table: GearTable, policy: Policy, scheduler: Scheduler, send: Send, state: Callable[[], EngineState]
     ) -> None:
-        self.table = table
+        self._adopt(table, scheduler.limits.max_batched_tokens)
         self.policy = policy
         self.draining = False
         self._scheduler = scheduler
@@ -66,10 +69,15 @@ class Control:
         except Interrupted:
             self.refuse_calibrations()
             return
-        self.table = GearTable(self.table.base, costs)
+        self._adopt(GearTable(self.table.base, costs), self._scheduler.limits.max_batched_tokens)
         for call_id in self._calibrations:
             self._send(Answer(call_id, self._state()))
         self._calibrations.clear()
+
+    def _adopt(self, table: GearTable, max_batched_tokens: int) -> None:
+        self.table = table
+        if note := budget_note(table, max_batched_tokens):
+            _log.warning("%s", note)
 
     def refuse_calibrations(self) -> None:
         """A request has come before the measurement was over: it does not wait for that."""

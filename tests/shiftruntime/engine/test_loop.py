@@ -150,3 +150,18 @@ def test_the_end_of_the_process_does_not_wait_for_a_measurement(loop: Loop) -> N
     loop.engine.step()
     assert loop.startup.steps == 1
     assert loop.answers()[0].error_kind == contract.REFUSED_BUSY
+
+
+def test_a_budget_that_is_too_near_the_crossover_is_said_in_log_and_state(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody saw that sequence gears could hardly pay."""
+    tp, sp = Gear(1, 2), Gear(2, 1)
+    points = {tp: (0.01, 0.9), sp: (0.02, 0.5)}
+    costs = {gear: CostCurve((CostPoint(1, a, 0.0, 3), CostPoint(1500, b, 0.0, 3))) for gear, (a, b) in points.items()}
+    loop.engine._control.table = GearTable(sp, {})
+    loop.engine._control.calibrate(lambda: costs)
+    state = loop.engine.state()
+    assert state.crossover_tokens == 1500
+    assert "from 1500 tokens on; a step has at most 2048 tokens" in state.crossover_message
+    assert "to 3000 or more" in caplog.text
