@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import selectors
 import signal
 import socket
@@ -20,6 +21,8 @@ from shiftruntime.errors import ShiftError
 from shiftruntime.worker.frames import FrameError, FrameSocket
 
 _IDLE_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
 
 
 class FrontEndGone(Exception):
@@ -90,6 +93,14 @@ def _run(options: EngineOptions, frames: FrameSocket[ToEngine | Start]) -> None:
         failed = True
         _report(frames, Fatal(error.reason, error.message))
         raise
+    except (FrontEndGone, BrokenPipeError, ConnectionResetError):
+        raise
+    except Exception as error:  # the edge of this process: whoever waits must learn more than that it ended
+        failed = True
+        _log.exception("the engine broke an expectation of its own")
+        text = f"the engine broke an expectation of its own, which is a bug: {type(error).__name__}: {error}"
+        _report(frames, Fatal(contract.REASON_INTERNAL, text))
+        raise ShiftError(contract.REASON_INTERNAL, text) from error
     finally:
         ranks.close(failed)
 
