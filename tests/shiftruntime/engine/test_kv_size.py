@@ -104,6 +104,7 @@ def needed_bytes(startup: Startup, gear: Gear, group: RankGroup) -> int:
 
 
 @pytest.mark.ranks
+@pytest.mark.timeout(400)  # starts ranks, and runs them on contexts of 4,096 tokens
 @pytest.mark.parametrize("budget_seconds", [60.0, 0.0])
 def test_no_step_needs_more_than_what_was_kept_for_it(
     gemma2: TinyLlama, monkeypatch: pytest.MonkeyPatch, budget_seconds: float
