@@ -262,9 +262,9 @@ def logits_at_once(elements: int) -> Iterator[None]:
 @contextmanager
 def logical_ranks(
     weights: LoadedWeights, size: int, block_size: int, num_blocks: int,
-    wrap_comm: WrapComm = lambda comm: comm, alter: AlterDecoder = lambda decoder: None,
+    wrap_comm: WrapComm = lambda comm: comm, alter: AlterDecoder = lambda decoder: None, *, exact: bool = True,
 ) -> Iterator[LogicalRanks]:  # fmt: skip
-    ranks = LogicalRanks(weights, size, block_size, num_blocks, wrap_comm, alter)
+    ranks = LogicalRanks(weights, size, block_size, num_blocks, wrap_comm, alter, exact=exact)
     try:
         yield ranks
     finally:
