@@ -101,6 +101,7 @@ async def strike(path: Path, case: Case) -> tuple[float | None, list[str]]:
         max_batched_tokens=16,
         kv_memory_bytes=8 << 20,
         calibrate=case.point == "calibrate",
+        overlap=case.point != "between steps",  # a rank does not wait there when the next plan lies in its channel
         step_timeout_seconds=case.timeout_seconds,
         startup_timeout_seconds=START_SECONDS,
     )
