@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from shiftcore import scaling
 from shiftoperator import errors
+from shiftoperator.kubectl import meanings
 from shiftoperator.status import reasons
 from shiftprotos import contract
 
@@ -75,6 +76,23 @@ def test_a_pair_is_explained_once_and_completely() -> None:
     assert [pair for pair, [cells] in documented().items() if not all(len(cell) > 3 for cell in cells)] == []
 
 
+def test_the_page_prints_what_kubectl_shift_says() -> None:
+    """The sentences are written in meanings.toml; the page repeats them, table by table."""
+    printed: dict[str, dict[str, list[str]]] = defaultdict(dict)
+    heading = ""
+    for line in PAGE.read_text().splitlines():
+        if line.startswith("#"):
+            heading = line.lstrip("# ")
+        row = _ROW.match(line)
+        if row is not None:
+            printed[heading][row[1]] = [row[2].strip(), row[3].strip(), row[4].strip()]
+    assert printed == meanings.tables()
+
+
+def test_kubectl_shift_explains_every_reason() -> None:
+    assert [pair for pair in sorted(known()) if meanings.meaning(*pair) is None] == []
+
+
 def test_every_condition_has_a_section() -> None:
     headings = {line[3:] for line in PAGE.read_text().splitlines() if line.startswith("## ")}
     assert set(contract.CONDITIONS) <= headings
@@ -93,6 +111,7 @@ def test_every_constant_is_used(name: str) -> None:
     used = [
         path
         for path in OPERATOR.rglob("*.py")
+        if path.parent.name != "kubectl"  # it reads reasons and gives none
         for line in path.read_text().splitlines()
         if re.search(rf"\b{name}\b", line) and not (path.name == "reasons.py" and f'{name} = "' in line)
     ]

@@ -16,9 +16,14 @@ _TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$"
 
 
 def status_validator() -> jsonschema.Draft202012Validator:
-    crd = yaml.safe_load(CRD_FILE.read_text())
-    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
-    return jsonschema.Draft202012Validator(strict(schema))
+    return jsonschema.Draft202012Validator(crd()["status"])
+
+
+def crd() -> Object:
+    """The strict schemas of `spec` and `status`."""
+    parsed = yaml.safe_load(CRD_FILE.read_text())
+    schema = parsed["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return {part: strict(schema["properties"][part]) for part in ("spec", "status")}
 
 
 def strict(schema: Object) -> Object:

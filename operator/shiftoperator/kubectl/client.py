@@ -1,0 +1,72 @@
+"""The cluster, through the person's own kubectl: its configuration, contexts and log-in work as they know them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+from shiftprotos import contract
+
+Object = dict[str, Any]
+RESOURCE = f"{contract.PLURAL}.{contract.API_GROUP}"
+# What the API server may take, and what kubectl with its log-in may take.
+REQUEST_SECONDS = 30
+CALL_SECONDS = 120.0
+
+
+class KubectlError(Exception):
+    """kubectl failed. The message is empty where it has said why itself."""
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """`flags` are those of kubectl that choose cluster, user and namespace."""
+
+    flags: tuple[str, ...] = ()
+
+    def get(self, name: str, resource: str = RESOURCE) -> Object:
+        return self._json("get", resource, name, "-o", "json")
+
+    def find(self, name: str, resource: str = RESOURCE) -> Object | None:
+        """None when it is not there."""
+        text = self._run("get", resource, name, "-o", "json", "--ignore-not-found")
+        return _parsed(text) if text.strip() else None
+
+    def list(self, resource: str = RESOURCE, *options: str) -> list[Object]:
+        found: list[Object] = self._json("get", resource, "-o", "json", *options).get("items", [])
+        return found
+
+    def patch(self, name: str, changed: Object) -> Object:
+        return self._json("patch", RESOURCE, name, "--type=merge", "-p", json.dumps(changed), "-o", "json")
+
+    def delete(self, name: str, resource: str) -> None:
+        """Gracefully, and without waiting for the end."""
+        self._run("delete", resource, name, "--wait=false", "-o", "name")
+
+    def _json(self, *arguments: str) -> Object:
+        return _parsed(self._run(*arguments))
+
+    def _run(self, *arguments: str) -> str:
+        command = ["kubectl", *arguments, *self.flags, f"--request-timeout={REQUEST_SECONDS}s"]
+        try:
+            # stderr stays that of the terminal: warnings, log-in prompts and errors are shown as they are.
+            done = subprocess.run(command, stdout=subprocess.PIPE, timeout=CALL_SECONDS, check=False)
+        except FileNotFoundError as error:
+            raise KubectlError("kubectl is not on PATH; install it, or add its folder to PATH") from error
+        except subprocess.TimeoutExpired as error:
+            raise KubectlError(f"kubectl {arguments[0]} did not end within {CALL_SECONDS:.0f} s") from error
+        if done.returncode:
+            raise KubectlError("")
+        return done.stdout.decode(errors="replace")
+
+
+def _parsed(text: str) -> Object:
+    try:
+        parsed = json.loads(text)
+    except ValueError as error:
+        raise KubectlError(f"kubectl answered what is no JSON: {text[:80]!r}") from error
+    if not isinstance(parsed, dict):
+        raise KubectlError(f"kubectl answered no object: {text[:80]!r}")
+    return parsed

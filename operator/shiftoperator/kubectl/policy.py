@@ -1,0 +1,88 @@
+"""`kubectl shift policy`: shows the shift policy, or changes it and waits until every ready pod has applied it."""
+
+from __future__ import annotations
+
+from shiftprotos import contract
+
+from shiftoperator.errors import INVALID_SPEC
+from shiftoperator.kubectl import explain
+from shiftoperator.kubectl.client import Kubectl, Object
+from shiftoperator.kubectl.errors import NOT_IN_TIME, RefusedError
+from shiftoperator.kubectl.output import heading, show, table
+from shiftoperator.kubectl.resource import Deployment, read
+from shiftoperator.kubectl.waiting import until
+
+MODES = {"auto": "Auto", "latency": "Latency", "throughput": "Throughput"}
+WAIT_SECONDS = 30.0
+
+
+def display(deployment: Deployment) -> None:
+    told = explain.policy(deployment)
+    rows = [("asked", *_cells(told["asked"])), ("set", *_cells(told["set"]))]
+    sync = deployment.condition(contract.CONDITION_POLICY_IN_SYNC)
+    said = "no operator has seen it yet" if sync is None else f"{sync.status}, {sync.reason}: {sync.message}"
+    show(
+        heading(f"{deployment.namespace}/{deployment.name}"),
+        table(("", "POLICY", "THRESHOLD"), rows, indent=2),
+        table(("", ""), [("generation", told["generation"]), ("in sync", said)], indent=2),
+    )
+
+
+def _cells(policy: Object) -> tuple[str, str]:
+    threshold = policy["thresholdTokens"]
+    return str(policy["mode"] or "-"), "measured crossover" if threshold is None else f"{threshold} tokens"
+
+
+def change(kubectl: Kubectl, name: str, wanted: Object, wait_seconds: float) -> int:
+    """`wanted`: what of spec.shift to merge; null removes. The exit code."""
+    patched = read(kubectl.patch(name, {"spec": {"shift": wanted}}))
+    print(f"policy of {patched.namespace}/{name} is {_text(patched)} in the spec, generation {patched.generation}")
+    if wait_seconds <= 0:
+        return 0
+    found = patched
+    if not patched.pods_asked:
+        print("no pod is asked for; those that start later begin with this policy")
+        return 0
+
+    def look() -> str:
+        nonlocal found
+        found = read(kubectl.get(name))
+        return _missing(found, patched)
+
+    if not until(look, wait_seconds):
+        return NOT_IN_TIME
+    print(f"applied by {found.ready_pods} ready pods, policy generation {found.policy_generation}")
+    return 0
+
+
+def _text(deployment: Deployment) -> str:
+    mode, threshold = _cells(explain.policy(deployment)["asked"])
+    return f"{mode} ({threshold})"
+
+
+def _missing(found: Deployment, patched: Deployment) -> str:
+    """What is still to come before the policy that was patched holds; somebody else's change of it ends the wait."""
+    if explain.policy(found)["asked"] != explain.policy(patched)["asked"]:
+        raise RefusedError(f"somebody else changed the policy meanwhile: it is {_text(found)} now")
+    if not found.current:
+        return f"no operator has seen generation {found.generation} yet"
+    ready = found.condition(contract.CONDITION_READY)
+    if ready is not None and ready.reason == INVALID_SPEC and ready.generation >= found.generation:
+        raise RefusedError(f"the operator refused the spec: {ready.message}")
+    if explain.in_sync(found):
+        return ""
+    told = found.condition(contract.CONDITION_POLICY_IN_SYNC)
+    return "PolicyInSync is not told yet" if told is None else told.message
+
+
+def wanted(mode: str | None, threshold: int | None, no_threshold: bool) -> Object:
+    """A merge patch of spec.shift; empty: only show it."""
+    changed: Object = {} if mode is None else {"policy": MODES[mode]}
+    if threshold is not None:
+        if not contract.MIN_THRESHOLD_TOKENS <= threshold <= contract.MAX_THRESHOLD_TOKENS:
+            bounds = f"{contract.MIN_THRESHOLD_TOKENS}..{contract.MAX_THRESHOLD_TOKENS}"
+            raise RefusedError(f"--threshold {threshold}: use {bounds} tokens, or --no-threshold")
+        changed["thresholdTokens"] = threshold
+    if no_threshold:
+        changed["thresholdTokens"] = None
+    return changed
