@@ -15,6 +15,7 @@ def test_one_rank_alone_shows_progress_in_every_layer(tmp_path: Path) -> None:
     save_gemma3(tmp_path)
     with rank_group(tmp_path, 1, dtype="float32", exact=False) as group:
         (before,) = group.ranks.progress()
-        group.run(group.gears[0], (ChunkPlan((5, 6, 7), 0, (0,), targets=(6, 7, 8)),))
+        others = tuple((i,) for i in range(1, len(group.started.config.layer_groups)))
+        group.run(group.gears[0], (ChunkPlan((5, 6, 7), 0, (0,), targets=(6, 7, 8), other_blocks=others),))
         (after,) = group.ranks.progress()
     assert after - before >= group.started.config.num_layers
