@@ -19,6 +19,7 @@ from shiftcore.costs import CostCurve
 from shiftcore.layout import Gear
 
 from shiftruntime.config import ModelConfig
+from shiftruntime.engine.cgroups import Cgroups
 from shiftruntime.engine.options import EngineOptions
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: str
     processor: str
     instruction_sets: tuple[str, ...]
-    cores: int  # that this process may use
+    cores: int  # that this process may keep busy
     torch: str
     runtime: str
 
@@ -66,7 +67,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             device="cpu",
             processor=processor,
             instruction_sets=tuple(name for name in _INSTRUCTION_SETS if name in flags),
-            cores=len(os.sched_getaffinity(0)),
+            cores=Cgroups().cores(),
             torch=version("torch"),
             runtime=version("shift-runtime"),
         )

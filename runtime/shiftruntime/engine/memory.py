@@ -8,29 +8,19 @@ from shiftcore.block_tables import BlockTables, peak_blocks
 from shiftcore.blocks import BlockPool
 from shiftprotos import contract
 
+from shiftruntime.engine.cgroups import Cgroups
 from shiftruntime.engine.options import EngineOptions
 from shiftruntime.engine.self_check import SELF_CHECK_TOKENS
 from shiftruntime.errors import StartupError
 
 _KV_SHARE = 0.8  # of what is free beside weights and activations; the rest is for the processes around the ranks
-_UNLIMITED = 1 << 60  # cgroup v1 reports "no limit" as a number near 2**63
 _MIB = 1 << 20
 
 
 def available_bytes() -> int:
-    """The smaller of the machine's available memory and what is left under the cgroup's limit."""
-    free = _meminfo("MemAvailable")
-    for limit_path, usage_path, stat_path in (
-        ("memory.max", "memory.current", "memory.stat"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
-    ):
-        root = Path("/sys/fs/cgroup")
-        limit = _number(root / limit_path)
-        usage = _number(root / usage_path)
-        if limit is not None and usage is not None and limit < _UNLIMITED:
-            # Page cache counts as usage but is given back under pressure.
-            free = min(free, limit - usage + _stat(root / stat_path, "inactive_file"))
-    return max(0, free)
+    """The smaller of the machine's available memory and what is left under the cgroups' limits."""
+    free, left = _meminfo("MemAvailable"), Cgroups().memory_left_bytes()
+    return max(0, free if left is None else min(free, left))
 
 
 def reset_peak(pid: int) -> None:
@@ -59,18 +49,10 @@ def _status_bytes(pid: int, key: str) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), 0)
 
 
-def oom_kills() -> int:
-    """Processes of this cgroup that the kernel has killed for lack of memory so far."""
-    root = Path("/sys/fs/cgroup")
-    return max(_stat(root / "memory.events", "oom_kill"), _stat(root / "memory/memory.oom_control", "oom_kill"))
-
-
 def limit_mib() -> str:
-    """The memory limit of this cgroup, for people."""
-    root = Path("/sys/fs/cgroup")
-    limits = [_number(root / "memory.max"), _number(root / "memory/memory.limit_in_bytes")]
-    known = [limit for limit in limits if limit is not None and limit < _UNLIMITED]
-    return f"{min(known) // _MIB} MiB" if known else "the machine's memory"
+    """The memory limit of this process, for people."""
+    limit = Cgroups().memory_limit_bytes()
+    return "the machine's memory" if limit is None else f"{limit // _MIB} MiB"
 
 
 def check_weights_fit(weights_bytes: int) -> None:
@@ -121,19 +103,3 @@ def _meminfo(key: str) -> int:
         if name == key:
             return int(rest.split()[0]) * 1024
     raise StartupError(contract.REASON_INTERNAL, f"/proc/meminfo has no {key}")
-
-
-def _number(path: Path) -> int | None:
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
-
-
-def _stat(path: Path, key: str) -> int:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.split()[0] == key), 0)

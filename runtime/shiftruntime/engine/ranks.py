@@ -19,8 +19,9 @@ from typing import TypeVar
 import msgspec
 from shiftprotos import contract
 
+from shiftruntime.engine.cgroups import Cgroups
 from shiftruntime.engine.liveness import Life, Standstill, describe_state, holding_up, life_of, process_state
-from shiftruntime.engine.memory import limit_mib, oom_kills
+from shiftruntime.engine.memory import limit_mib
 from shiftruntime.errors import RankError
 from shiftruntime.parallel.arena import Arena, arena_bytes, create_memory, supported
 from shiftruntime.worker.frames import FrameError, FrameSocket, pack
@@ -54,7 +55,7 @@ class RankGroup:
         self.size = ranks
         self._selector = selector
         self._stall_seconds = stall_seconds
-        self._oom_kills = oom_kills()
+        self._oom_kills = Cgroups().oom_kills()
         self._arena_fd = create_memory("shift-arena", arena_bytes(ranks))
         self._arena = Arena(self._arena_fd, ranks)
         self.weights_fd = create_memory("shift-weights", 0)
@@ -83,7 +84,7 @@ class RankGroup:
             *(sys.executable, "-m", "shiftruntime.worker"),
             *("--rank", str(rank), "--ranks", str(self.size), "--parent", str(os.getpid())),
             *("--socket-fd", str(fds[0]), "--arena-fd", str(fds[1]), "--weights-fd", str(fds[2])),
-            *("--threads", str(max(1, len(os.sched_getaffinity(0)) // self.size))),
+            *("--threads", str(max(1, Cgroups().cores() // self.size))),
             *("--timeout-seconds", str(_COMM_TIMEOUT_SECONDS)),
             *(("--rendezvous", os.path.join(self._rendezvous, "gloo")) if self._rendezvous else ()),
         ]
@@ -262,7 +263,7 @@ class RankGroup:
             code = process.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             return RankError(contract.REASON_RANK_FAILED, f"rank {rank} closed its channel but still runs")
-        if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
+        if code == -signal.SIGKILL and Cgroups().oom_kills() > self._oom_kills:
             message = f"the kernel killed rank {rank} for lack of memory; the limit is {limit_mib()}, raise it"
             return RankError(contract.REASON_OUT_OF_MEMORY, message)
         if code == -signal.SIGKILL:
