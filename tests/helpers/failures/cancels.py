@@ -69,7 +69,7 @@ async def run_on(model: Path, count: int, seed: int) -> Outcome:
                 bad.append(f"{case}: {type(error).__name__} {error}")
                 break
             ends[end] += 1
-            # Beside neighbours, whose steps go on between two looks, the number says when it was seen and not when it was.
+            # Beside neighbours, whose steps go on between two looks, the number says when it was seen, not when it was.
             if not neighbours:
                 steps.append(used)
                 if used > _MAX_STEPS:
