@@ -1,6 +1,6 @@
 """What more than two gears buy: every gear's time for a step of n tokens, measured as at start-up, and who is fastest.
 
-    python benchmarks/gears.py [MODEL] [--ranks 4] [--runs 3]
+    python benchmarks/gears.py [MODEL] [--ranks 4] [--runs 3] [--largest 512]
 
 ``two`` is the better of the base gear and the tp gear, as with a threshold at their crossover; ``all`` is the best of
 every gear. Their ratio is what the gears in between buy, and counts only where it lies outside the spread.
@@ -20,7 +20,7 @@ from engines import model_or_gemma, options, running
 async def measure(args: argparse.Namespace) -> None:
     seconds: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for _ in range(args.runs):
-        async with running(options(args.model, args.ranks)) as client:
+        async with running(options(args.model, args.ranks, max_batched_tokens=args.largest)) as client:
             state = await client.state()
         print(f"crossover of the outer gears: {state.crossover_tokens or state.crossover_message}", flush=True)
         for gear in state.gears:
@@ -45,6 +45,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("model", type=Path, nargs="?", help="default: Gemma 3 270M from its package")
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument(
+        "--largest",
+        type=int,
+        default=512,
+        help="tokens of the largest step; a larger one leaves time for fewer sizes",
+    )
     return parser.parse_args()
 
 
