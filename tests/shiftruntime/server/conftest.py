@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any, Protocol
 
 import grpc
 import pytest
@@ -371,3 +372,31 @@ def fake_engine_class() -> type[FakeEngine]:
 @pytest.fixture
 def fake_text() -> FakeText:
     return FakeText()
+
+
+class ChatPodStarter(Protocol):
+    async def __call__(self, template: str, reply: bytes) -> RunningPod: ...
+
+
+@pytest.fixture
+def chat_pod(start_pod: PodStarter, monkeypatch: pytest.MonkeyPatch, fake_text: FakeText) -> ChatPodStarter:
+    """Start a pod whose model has this chat template, gives this reply and has room for a prompt."""
+
+    async def start(template: str, reply: bytes) -> RunningPod:
+        made = Ready("fake", "float32", 8192, 300, 8191, ("tp2", "sp2"))
+
+        def configure(engine: FakeEngine) -> None:
+            start_engine = engine.start
+
+            async def started(on_phase: Any, model: str | None = None) -> Ready:
+                await start_engine(on_phase)
+                return made
+
+            engine.reply, engine.start = reply, started  # type: ignore[method-assign]
+
+        pod = await start_pod(configure=configure)
+        sources = TemplateSources({"default": template}, {"bos_token": "<s>", "eos_token": "</s>"}, "t.json")
+        monkeypatch.setattr(type(fake_text), "chat", ChatTemplates(sources))
+        return pod
+
+    return start

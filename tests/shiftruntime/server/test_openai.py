@@ -16,9 +16,7 @@ import openai
 import pytest
 from helpers.chat_templates import QWEN3
 from shiftruntime.engine.client import RequestRefused
-from shiftruntime.engine.messages import Ready
 from shiftruntime.server.app import serve
-from shiftruntime.server.chat.template import ChatTemplates, TemplateSources
 from shiftruntime.server.openai import listener, protocol, refused_fields
 from shiftruntime.server.openai.errors import HttpError
 from shiftruntime.server.openai.protocol import ChatRequest, CompletionRequest
@@ -321,33 +319,11 @@ async def test_chat_logprobs_name_tokens_and_alternatives(client):
 CALL = b'[{"name": "weather", "parameters": {"city": "Bonn"}}]'
 
 
-async def large_pod(start_pod, monkeypatch, fake_text, template: str, reply: bytes) -> Any:
-    """A pod whose model has this chat template and room for a prompt."""
-    made = Ready("fake", "float32", 4096, 300, 4095, ("tp2", "sp2"))
-
-    def configure(engine: Any) -> None:
-        start = engine.start
-
-        async def started(on_phase: Any, model: str | None = None) -> Any:
-            await start(on_phase)
-            return made
-
-        engine.reply, engine.start = reply, started
-
-    pod = await start_pod(configure=configure)
-    monkeypatch.setattr(
-        type(fake_text),
-        "chat",
-        ChatTemplates(TemplateSources({"default": template}, {"bos_token": "<s>", "eos_token": "</s>"}, "t.json")),
-    )
-    return pod
-
-
 HERMES = "{% for m in messages %}{{ m.content }}{% endfor %}{{ tools | tojson }}<tool_call></tool_call><think></think>"
 
 
-async def test_a_call_of_a_function_is_parsed(start_pod, monkeypatch, fake_text):
-    pod = await large_pod(start_pod, monkeypatch, fake_text, "{{ tools | length }}", b"[now()]")
+async def test_a_call_of_a_function_is_parsed(chat_pod):
+    pod = await chat_pod("{{ tools | length }}", b"[now()]")
     async with client_of(pod) as client:
         answer = await client.chat.completions.create(model="fake", messages=USER, tools=[NOW])
     choice = answer.choices[0]
@@ -357,11 +333,9 @@ async def test_a_call_of_a_function_is_parsed(start_pod, monkeypatch, fake_text)
     assert re.fullmatch("[a-zA-Z0-9]{9}", call.id)
 
 
-async def test_streamed_calls_arrive_piece_by_piece(start_pod, monkeypatch, fake_text):
+async def test_streamed_calls_arrive_piece_by_piece(chat_pod):
     reply = b'<think>\nhm\n</think>\nSure. <tool_call>{"name": "weather", "arguments": {"city": "Bonn"}}</tool_call>'
-    pod = await large_pod(
-        start_pod, monkeypatch, fake_text, HERMES, reply + b'\n<tool_call>{"name": "now"}</tool_call>'
-    )
+    pod = await chat_pod(HERMES, reply + b'\n<tool_call>{"name": "now"}</tool_call>')
     async with client_of(pod) as client:
         asked = {"model": "fake", "messages": USER, "tools": [WEATHER, NOW]}
         whole = await client.chat.completions.create(**asked)
@@ -381,16 +355,16 @@ async def test_streamed_calls_arrive_piece_by_piece(start_pod, monkeypatch, fake
     assert len(one.choices[0].message.tool_calls) == 1
 
 
-async def test_a_continued_message_ends_the_prompt(start_pod, monkeypatch, fake_text):
-    pod = await large_pod(start_pod, monkeypatch, fake_text, QWEN3, b"nd so on.")
+async def test_a_continued_message_ends_the_prompt(chat_pod):
+    pod = await chat_pod(QWEN3, b"nd so on.")
     async with client_of(pod) as client:
         begun = [*USER, {"role": "assistant", "content": "A"}]
         await client.chat.completions.create(model="fake", messages=begun, extra_body={"continue_final_message": True})
     assert bytes(pod.engine.submitted[0].prompt).endswith(b"<|im_start|>assistant\nA")
 
 
-async def test_a_required_call_is_made_by_a_grammar(start_pod, monkeypatch, fake_text):
-    pod = await large_pod(start_pod, monkeypatch, fake_text, HERMES, CALL)
+async def test_a_required_call_is_made_by_a_grammar(chat_pod):
+    pod = await chat_pod(HERMES, CALL)
     async with client_of(pod) as client:
         asked = {"model": "fake", "messages": USER, "tools": [WEATHER, NOW]}
         answer = await client.chat.completions.create(**asked, tool_choice="required")
@@ -404,8 +378,8 @@ async def test_a_required_call_is_made_by_a_grammar(start_pod, monkeypatch, fake
     assert schema["items"]["anyOf"][0]["properties"]["parameters"] == WEATHER["function"]["parameters"]
 
 
-async def test_a_named_call_has_the_functions_own_grammar(start_pod, monkeypatch, fake_text):
-    pod = await large_pod(start_pod, monkeypatch, fake_text, HERMES, b'{"city": "Bonn"}')
+async def test_a_named_call_has_the_functions_own_grammar(chat_pod):
+    pod = await chat_pod(HERMES, b'{"city": "Bonn"}')
     async with client_of(pod) as client:
         named = {"type": "function", "function": {"name": "weather"}}
         answer = await client.chat.completions.create(
@@ -417,17 +391,17 @@ async def test_a_named_call_has_the_functions_own_grammar(start_pod, monkeypatch
     assert json.loads(pod.engine.submitted[0].sampling.grammar.text) == WEATHER["function"]["parameters"]
 
 
-async def test_tool_choice_none_tells_the_model_of_no_tools(start_pod, monkeypatch, fake_text):
-    pod = await large_pod(start_pod, monkeypatch, fake_text, HERMES, b"<tool_call>{}")
+async def test_tool_choice_none_tells_the_model_of_no_tools(chat_pod):
+    pod = await chat_pod(HERMES, b"<tool_call>{}")
     async with client_of(pod) as client:
         answer = await client.chat.completions.create(model="fake", messages=USER, tools=[NOW], tool_choice="none")
     assert answer.choices[0].message.content == "<tool_call>{}"
     assert b"now" not in bytes(pod.engine.submitted[0].prompt)
 
 
-async def test_a_template_without_tools_has_them_described(start_pod, monkeypatch, fake_text):
+async def test_a_template_without_tools_has_them_described(chat_pod):
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-    pod = await large_pod(start_pod, monkeypatch, fake_text, template, CALL)
+    pod = await chat_pod(template, CALL)
     past = [
         *USER,
         {
@@ -449,10 +423,8 @@ async def test_a_template_without_tools_has_them_described(start_pod, monkeypatc
 @pytest.mark.parametrize(
     ("kind", "splits"), [(None, True), ("text", True), ("json_object", False), ("json_schema", False)]
 )
-async def test_thoughts_are_told_apart_unless_a_grammar_leaves_no_room(
-    start_pod, monkeypatch, fake_text, kind: str | None, splits: bool
-):
-    pod = await large_pod(start_pod, monkeypatch, fake_text, HERMES, b"<think>hm</think>4")
+async def test_thoughts_are_told_apart_unless_a_grammar_leaves_no_room(chat_pod, kind: str | None, splits: bool):
+    pod = await chat_pod(HERMES, b"<think>hm</think>4")
     schema = {"json_schema": {"name": "x", "schema": {}}} if kind == "json_schema" else {}
     asked = {"response_format": {"type": kind, **schema}} if kind else {}
     async with client_of(pod) as client:

@@ -7,7 +7,6 @@ from typing import Any
 import openai
 import pytest
 from helpers.chat_templates import GEMMA, GEMMA2, LLAMA3, MISTRAL, QWEN3
-from shiftruntime.engine.messages import Ready
 from shiftruntime.server.chat.template import ChatTemplates, TemplateSources
 from shiftruntime.server.chat.tools import described, with_short_ids
 
@@ -36,27 +35,9 @@ FAMILIES = {
 RESULTS = {"weather": "7 degrees", "now": "noon"}
 
 
-async def pod_of(start_pod, monkeypatch, fake_text, template: str, reply: bytes) -> Any:
-    made = Ready("fake", "float32", 8192, 300, 8191, ("tp2", "sp2"))
-
-    def configure(engine: Any) -> None:
-        start = engine.start
-
-        async def started(on_phase: Any, model: str | None = None) -> Any:
-            await start(on_phase)
-            return made
-
-        engine.reply, engine.start = reply, started
-
-    pod = await start_pod(configure=configure)
-    sources = TemplateSources({"default": template}, {"bos_token": "<s>", "eos_token": "</s>"}, "t.json")
-    monkeypatch.setattr(type(fake_text), "chat", ChatTemplates(sources))
-    return pod
-
-
 @pytest.mark.parametrize(("template", "reply"), FAMILIES.values(), ids=FAMILIES)
-async def test_a_call_its_result_and_the_answer(start_pod, monkeypatch, fake_text, template, reply):
-    pod = await pod_of(start_pod, monkeypatch, fake_text, template, reply)
+async def test_a_call_its_result_and_the_answer(chat_pod, template, reply):
+    pod = await chat_pod(template, reply)
     url = f"http://127.0.0.1:{pod.ports.openai}/v1"
     async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
         first = await client.chat.completions.create(model="fake", messages=USER, tools=TOOLS)
@@ -82,8 +63,8 @@ async def test_a_call_its_result_and_the_answer(start_pod, monkeypatch, fake_tex
     assert "Cold, at noon." in bytes(pod.engine.submitted[2].prompt).decode()
 
 
-async def test_ids_of_another_server_are_shortened_where_the_template_needs_it(start_pod, monkeypatch, fake_text):
-    pod = await pod_of(start_pod, monkeypatch, fake_text, MISTRAL, b"Cold.")
+async def test_ids_of_another_server_are_shortened_where_the_template_needs_it(chat_pod):
+    pod = await chat_pod(MISTRAL, b"Cold.")
     url = f"http://127.0.0.1:{pod.ports.openai}/v1"
     call = {"id": "call_0123456789abcdef01234567", "type": "function", "function": {"name": "now", "arguments": "{}"}}
     turns = [
