@@ -28,19 +28,19 @@ def ensure(settings: Settings, network: Network) -> None:
     settings.pki.mkdir(parents=True, exist_ok=True, mode=0o700)
     previous = os.umask(0o077)
     try:
-        _authority(settings.pki, "ca")
+        authority(settings.pki, "ca")
         # etcd trusts its own authority only: else every client certificate of the cluster could read all secrets.
-        _authority(settings.pki, "etcd-ca")
-        _leaf(settings.pki, "etcd-server", "etcd-ca", "/CN=etcd", "serverAuth,clientAuth", ["IP:127.0.0.1"])
-        _leaf(settings.pki, "etcd-client", "etcd-ca", "/CN=kube-apiserver", "clientAuth", [])
-        _leaf(settings.pki, "apiserver", "ca", "/CN=kube-apiserver", "serverAuth", _apiserver_names(network))
-        _leaf(settings.pki, "kubelet-server", "ca", f"/CN={NODE_NAME}", "serverAuth",
+        authority(settings.pki, "etcd-ca")
+        leaf(settings.pki, "etcd-server", "etcd-ca", "/CN=etcd", "serverAuth,clientAuth", ["IP:127.0.0.1"])
+        leaf(settings.pki, "etcd-client", "etcd-ca", "/CN=kube-apiserver", "clientAuth", [])
+        leaf(settings.pki, "apiserver", "ca", "/CN=kube-apiserver", "serverAuth", _apiserver_names(network))
+        leaf(settings.pki, "kubelet-server", "ca", f"/CN={NODE_NAME}", "serverAuth",
               [f"DNS:{NODE_NAME}", f"IP:{network.node_ip}"])  # fmt: skip
         for name, subject in CLIENTS.items():
-            _leaf(settings.pki, name, "ca", subject, "clientAuth", [])
+            leaf(settings.pki, name, "ca", subject, "clientAuth", [])
             if name != "apiserver-to-kubelet":
                 _kubeconfig(settings, network, name)
-        _service_account_key(settings.pki)
+        service_account_key(settings.pki)
         _link_admin(settings)
     finally:
         os.umask(previous)
@@ -56,7 +56,8 @@ def _apiserver_names(network: Network) -> list[str]:
     return [f"DNS:{name}" for name in (*service, "localhost")] + [f"IP:{address}" for address in addresses]
 
 
-def _authority(folder: Path, name: str) -> None:
+def authority(folder: Path, name: str) -> None:
+    """Makes `name`.key and `name`.crt in `folder` unless they are there."""
     key, certificate = folder / f"{name}.key", folder / f"{name}.crt"
     if certificate.exists():
         return
@@ -65,7 +66,8 @@ def _authority(folder: Path, name: str) -> None:
              "-addext", "keyUsage=critical,keyCertSign,cRLSign,digitalSignature")  # fmt: skip
 
 
-def _leaf(folder: Path, name: str, authority: str, subject: str, usage: str, names: list[str]) -> None:
+def leaf(folder: Path, name: str, authority: str, subject: str, usage: str, names: list[str]) -> None:
+    """A certificate signed by `authority`; nothing happens if there is one. `names` are its subjectAltName entries."""
     key, request, certificate = (folder / f"{name}.{suffix}" for suffix in ("key", "csr", "crt"))
     if certificate.exists():
         return
@@ -81,7 +83,7 @@ def _leaf(folder: Path, name: str, authority: str, subject: str, usage: str, nam
     extensions.unlink()
 
 
-def _service_account_key(folder: Path) -> None:
+def service_account_key(folder: Path) -> None:
     if not (folder / "service-account.key").exists():
         _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(folder / "service-account.key"))
 

@@ -61,6 +61,8 @@ TIERS = (
         25,
         needs_cluster=True,
     ),
+    # Needs the binary that the tier before has built, and neither root nor its network.
+    Tier("operator", (pytest("tests/apiserver"),), 20),
     Tier("e2e", ((*CLUSTER, "up"), pytest("tests/e2e"), (*CLUSTER, "down")), 25, needs_cluster=True),
 )
 
