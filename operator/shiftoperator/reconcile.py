@@ -125,8 +125,9 @@ class Reconciler:
         snapshot = memory.known
         revision = plan.revision(snapshot, spec, self._settings.runtime_image)
         token = plan.control_token(snapshot) or secrets.token_urlsafe(32)
+        readers = self._settings.metrics_namespaces
         desired = manifests.children(
-            snapshot.resource, spec, revision["data"]["template"], revision, token, self._settings.namespace
+            snapshot.resource, spec, revision["data"]["template"], revision, token, self._settings.namespace, readers
         )
         await apply.children(self._cluster, plan.changes(snapshot, desired))
 

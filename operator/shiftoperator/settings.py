@@ -14,6 +14,7 @@ VARIABLES = {
     "SHIFT_LEASE_NAME": "name of the leader's Lease [shift-operator]",
     "SHIFT_LEASE_SECONDS": "a leader silent for this long is replaced [15]",
     "SHIFT_IDENTITY": "this process in the Lease [host name]",
+    "SHIFT_METRICS_NAMESPACES": "namespaces that may read metrics of runtime pods, comma-separated, beside its own",
     "SHIFT_RUNTIME_IMAGE": "image of runtime pods whose spec.runtime.image is unset",
     "SHIFT_OPS_PORT": "port of /livez, /readyz and /metrics; 0 takes a free one [8080]",
     "SHIFT_LOG_LEVEL": "debug, info, warning or error [info]",
@@ -33,6 +34,7 @@ class SettingsError(Exception):
 class Settings:
     watch_namespaces: tuple[str, ...] = ()
     namespace: str = "default"
+    metrics_namespaces: tuple[str, ...] = ()
     lease_name: str = "shift-operator"
     lease_seconds: float = 15.0
     identity: str = "shift-operator"
@@ -58,9 +60,9 @@ class Settings:
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
     numbers = {name: _number(environment, name, least) for name, least in _NUMBERS.items()}
-    watched = environment.get("SHIFT_WATCH_NAMESPACES", "")
     chosen = {
-        "watch_namespaces": tuple(sorted({part.strip() for part in watched.split(",") if part.strip()})) or None,
+        "watch_namespaces": _names(environment.get("SHIFT_WATCH_NAMESPACES", "")),
+        "metrics_namespaces": _names(environment.get("SHIFT_METRICS_NAMESPACES", "")),
         "namespace": environment.get("SHIFT_NAMESPACE"),
         "lease_name": environment.get("SHIFT_LEASE_NAME"),
         "lease_seconds": numbers["SHIFT_LEASE_SECONDS"],
@@ -73,6 +75,10 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
         "poll_seconds": numbers["SHIFT_POLL_SECONDS"],
     }
     return Settings(**{key: value for key, value in chosen.items() if value not in (None, "")})  # type: ignore[arg-type]
+
+
+def _names(text: str) -> tuple[str, ...] | None:
+    return tuple(sorted({part.strip() for part in text.split(",") if part.strip()})) or None
 
 
 def _number(environment: Mapping[str, str], name: str, least: float) -> float | None:

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+import json
+import re
 from typing import Any
 
 import pytest
 import yaml
+from helpers.chart import CHART, CRD_FILE, NAMESPACE, ROOT, helm, of_kind, operator_rules, rendered
 from shiftcore.scaling import MetricsLoss
+from shiftoperator import names
 from shiftoperator import settings as operator_settings
 from shiftoperator import spec as specs
 from shiftprotos import contract
 
-ROOT = Path(__file__).resolve().parents[2]
-CHART = ROOT / "charts" / "shift"
-CRD_FILE = CHART / "crds" / "shiftdeployments.yaml"
 EXAMPLE = ROOT / "examples" / "gemma-270m.yaml"
 
 Object = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def helm_path() -> str:
-    sys.path.append(str(ROOT))
-    from localcluster import settings, tools
-
-    return str(tools.helm_path(settings.from_environment()))
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +30,6 @@ def crd() -> Object:
 def schema(crd: Object) -> Object:
     found: Object = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
     return found
-
-
-def helm(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([path, *arguments], capture_output=True, text=True, timeout=60, check=False)
-
-
-def rendered(path: str, *arguments: str) -> list[Object]:
-    done = helm(path, "template", "shift", str(CHART), "--namespace", "shift-system", *arguments)
-    assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
-
-
-def of_kind(documents: list[Object], kind: str) -> list[Object]:
-    return [document for document in documents if document["kind"] == kind]
 
 
 # --- CRD ---
@@ -175,19 +151,62 @@ def test_example_is_a_valid_spec() -> None:
 # --- chart ---
 
 
-def test_lint(helm_path: str) -> None:
-    done = helm(helm_path, "lint", "--strict", str(CHART))
+def test_lint() -> None:
+    done = helm("lint", "--strict", str(CHART))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_cluster_mode(helm_path: str) -> None:
-    documents = rendered(helm_path)
-    rules = next(d for d in of_kind(documents, "ClusterRole") if not d["metadata"]["name"].endswith("-edit"))["rules"]
-    assert_least_rights(rules)
+def test_own_roles_can_be_left_to_somebody_else() -> None:
+    documents = rendered("--set", "rbac.create=false", "--set", "serviceAccount.create=false")
+    assert not [d for d in documents if d["kind"].endswith(("Role", "RoleBinding", "ServiceAccount"))]
 
 
-def test_namespaced_mode_has_no_cluster_role(helm_path: str) -> None:
-    documents = rendered(helm_path, "--set", "watchNamespaces={team-a,team-b}")
+def test_a_budget_never_holds_up_the_drain_of_a_node() -> None:
+    [budget] = of_kind(rendered(), "PodDisruptionBudget")
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert "minAvailable" not in budget["spec"]
+
+
+def test_operators_port_is_for_monitoring_only() -> None:
+    [policy] = of_kind(rendered("--set", "metrics.fromNamespaces={prom}"), "NetworkPolicy")
+    [rule] = policy["spec"]["ingress"]
+    [peer] = rule["from"]
+    [names] = peer["namespaceSelector"]["matchExpressions"]
+    assert names["values"] == ["prom", NAMESPACE]
+    assert [port["port"] for port in rule["ports"]] == [8080]
+
+
+@pytest.mark.parametrize("namespaces", [(), ("a", "b")])
+def test_monitors_select_what_the_operator_makes(namespaces: tuple[str, ...]) -> None:
+    watched = ("--set", f"watchNamespaces={{{','.join(namespaces)}}}") if namespaces else ()
+    monitors = of_kind(rendered("--set", "metrics.podMonitor=Always", *watched), "PodMonitor")
+    operator, runtimes = (monitor["spec"] for monitor in monitors)
+    [deployment] = of_kind(rendered(), "Deployment")
+    assert operator["selector"]["matchLabels"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+    labels = names.selector("some")
+    assert runtimes["selector"]["matchLabels"].items() <= labels.items()
+    [endpoint] = runtimes["podMetricsEndpoints"]
+    [relabeling] = endpoint["relabelings"]
+    [label] = [key for key in labels if key == contract.LABEL_DEPLOYMENT]
+    assert relabeling["sourceLabels"] == ["__meta_kubernetes_pod_label_" + re.sub(r"\W", "_", label)]
+    wanted = {"matchNames": list(namespaces)} if namespaces else {"any": True}
+    assert runtimes["namespaceSelector"] == wanted
+
+
+def test_objects_of_the_prometheus_operator_need_its_kinds() -> None:
+    known = ("--api-versions", "monitoring.coreos.com/v1/PodMonitor")
+    assert not of_kind(rendered(), "PodMonitor")
+    assert len(of_kind(rendered(*known), "PodMonitor")) == 2
+    assert not of_kind(rendered(*known), "PrometheusRule")
+    assert not of_kind(rendered(*known, "--set", "metrics.podMonitor=Never"), "PodMonitor")
+
+
+def test_cluster_mode() -> None:
+    assert_least_rights(operator_rules(rendered()))
+
+
+def test_namespaced_mode_has_no_cluster_role() -> None:
+    documents = rendered("--set", "watchNamespaces={team-a,team-b}")
     assert not of_kind(documents, "ClusterRole")
     assert not of_kind(documents, "ClusterRoleBinding")
     roles = {role["metadata"]["namespace"]: role["rules"] for role in of_kind(documents, "Role")}
@@ -206,8 +225,8 @@ def assert_least_rights(rules: list[Object]) -> None:
     assert not any("*" in pair for pair in verbs)
 
 
-def test_pod_meets_the_restricted_level(helm_path: str) -> None:
-    [deployment] = of_kind(rendered(helm_path), "Deployment")
+def test_pod_meets_the_restricted_level() -> None:
+    [deployment] = of_kind(rendered(), "Deployment")
     pod = deployment["spec"]["template"]["spec"]
     [container] = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"]
@@ -217,16 +236,16 @@ def test_pod_meets_the_restricted_level(helm_path: str) -> None:
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
 
 
-def test_environment_is_what_the_operator_reads(helm_path: str) -> None:
-    [deployment] = of_kind(rendered(helm_path, "--set", "watchNamespaces={a,b}"), "Deployment")
+def test_environment_is_what_the_operator_reads() -> None:
+    [deployment] = of_kind(rendered("--set", "watchNamespaces={a,b}"), "Deployment")
     environment = {v["name"]: v.get("value") for v in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
     assert set(environment) <= set(operator_settings.VARIABLES)
     read = operator_settings.from_environment({k: v for k, v in environment.items() if v is not None})
     assert (read.watch_namespaces, read.lease_name, read.log_format) == (("a", "b"), "shift", "json")
 
 
-def test_leader_role_names_the_lease(helm_path: str) -> None:
-    documents = rendered(helm_path)
+def test_leader_role_names_the_lease() -> None:
+    documents = rendered()
     role = next(r for r in of_kind(documents, "Role") if r["metadata"]["name"].endswith("-leader"))
     named = next(rule for rule in role["rules"] if "resourceNames" in rule)
     [deployment] = of_kind(documents, "Deployment")
@@ -234,11 +253,49 @@ def test_leader_role_names_the_lease(helm_path: str) -> None:
     assert named["resourceNames"] == [environment["SHIFT_LEASE_NAME"]]
 
 
+def test_every_value_has_a_schema_and_every_schema_a_value() -> None:
+    def leaves(node: Object, where: str = "") -> set[str]:
+        """An empty object or list is a value whose content is the user's."""
+        found = set()
+        for name, child in node.items():
+            inner = leaves(child, f"{where}{name}.") if isinstance(child, dict) and child else {f"{where}{name}"}
+            found |= inner
+        return found
+
+    def declared(node: Object, where: str = "") -> set[str]:
+        found = set()
+        for name, child in node["properties"].items():
+            found |= declared(child, f"{where}{name}.") if "properties" in child else {f"{where}{name}"}
+        return found
+
+    values = leaves(yaml.safe_load((CHART / "values.yaml").read_text()))
+    schema = declared(json.loads((CHART / "values.schema.json").read_text()))
+    free = {"resources.requests.", "resources.limits.", "dashboard.labels."}  # keys of the user's own
+    cut = {next((part.rstrip(".") for part in free if value.startswith(part)), value) for value in values}
+    # Helm's own, and what the API knows and has no use here.
+    assert schema - cut == {"global", "resources.claims"}
+    assert cut - schema == set()
+
+
 @pytest.mark.parametrize(
     "bad",
-    ["unknown=1", "replicas=-1", "log.level=loud", "leaseSeconds=1", "image.repository=", "watchNamespaces={Upper}"],
+    [
+        "unknown=1",
+        "replicas=-1",
+        "log.level=loud",
+        "leaseSeconds=1",
+        "image.repository=",
+        "watchNamespaces={Upper}",
+        "metrics.podMonitor=yes",
+        "metrics.fromNamespaces={A_b}",
+        "metrics.intervalSeconds=0",
+        "alerts.prometheusRule=true",
+        "dashboard.labels.x=3",
+        "rbac.create=maybe",
+        "resources.limits.memory=lots",
+    ],
 )
-def test_bad_values_are_refused(helm_path: str, bad: str) -> None:
-    done = helm(helm_path, "template", "shift", str(CHART), "--set", bad)
+def test_bad_values_are_refused(bad: str) -> None:
+    done = helm("template", "shift", str(CHART), "--set", bad)
     assert done.returncode != 0
     assert "values don't meet the specifications" in done.stderr

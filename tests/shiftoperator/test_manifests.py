@@ -239,6 +239,21 @@ def test_control_port_is_for_the_operator_only(make: Make) -> None:
     assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "shift-system"}
 
 
+def test_ops_port_is_for_monitoring_only(make: Make) -> None:
+    """It was open to everybody, beside the ports of clients."""
+    resource = make.resource()
+    made = manifests.children(
+        resource, specs.parse(resource["spec"]), {}, {}, "t" * 40, "shift-system", ("prometheus", "monitoring")
+    )
+    policy = next(child for child in made if child.get("kind") == "NetworkPolicy")["spec"]
+    [rule] = [rule for rule in policy["ingress"] if any(p["port"] == contract.OPS_PORT for p in rule["ports"])]
+    assert [p["port"] for p in rule["ports"]] == [contract.OPS_PORT]
+    [peer] = rule["from"]
+    [names] = peer["namespaceSelector"]["matchExpressions"]
+    assert (names["key"], names["operator"]) == ("kubernetes.io/metadata.name", "In")
+    assert names["values"] == ["monitoring", "prometheus", "shift-system"]
+
+
 def test_only_ports_that_something_listens_on_are_open(make: Make) -> None:
     resource = make.resource()
     made = manifests.children(resource, specs.parse(resource["spec"]), {}, {}, "t" * 40, "shift-system")

@@ -23,6 +23,7 @@ def test_everything_can_be_set() -> None:
     settings = from_environment(
         {
             "SHIFT_WATCH_NAMESPACES": " b, a ,b,",
+            "SHIFT_METRICS_NAMESPACES": "prometheus,monitoring",
             "SHIFT_OPS_PORT": "0",
             "SHIFT_LEASE_SECONDS": "20",
             "SHIFT_RUNTIME_IMAGE": "r:1",
@@ -30,6 +31,7 @@ def test_everything_can_be_set() -> None:
         }
     )
     assert settings.watch_namespaces == ("a", "b")
+    assert settings.metrics_namespaces == ("monitoring", "prometheus")
     assert not settings.cluster_wide
     assert (settings.ops_port, settings.lease_seconds, settings.runtime_image) == (0, 20.0, "r:1")
     assert settings.log_format == "json"

@@ -54,3 +54,11 @@ then stayed, which takes no request any more. RBAC can name neither single field
   resources: [events]
   verbs: [create]
 {{- end }}
+
+{{/* (context, Auto|Always|Never, kind of monitoring.coreos.com/v1): not empty if it is to be made. */}}
+{{- define "shift.wanted" -}}
+{{- $context := index . 0 }}{{ $mode := index . 1 }}{{ $kind := index . 2 }}
+{{- if eq $mode "Always" }}yes
+{{- else if and (eq $mode "Auto") ($context.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" $kind)) }}yes
+{{- end }}
+{{- end }}

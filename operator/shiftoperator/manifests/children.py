@@ -12,6 +12,9 @@ from shiftoperator.spec import Spec
 
 Object = dict[str, Any]
 
+# A label that every namespace has.
+_NAMESPACE_NAME = "kubernetes.io/metadata.name"
+
 _VERSIONS = {
     "Deployment": "apps/v1",
     "ControllerRevision": "apps/v1",
@@ -37,7 +40,13 @@ def singletons(name: str) -> tuple[tuple[str, str], ...]:
 
 
 def children(
-    resource: Object, spec: Spec, template: Object, revision: Object, token: str, operator_namespace: str
+    resource: Object,
+    spec: Spec,
+    template: Object,
+    revision: Object,
+    token: str,
+    operator_namespace: str,
+    metrics_namespaces: tuple[str, ...] = (),
 ) -> tuple[Object, ...]:
     """Everything that should exist; the Deployment comes last, when all that its pods mount is there."""
     make = _Maker(resource)
@@ -45,7 +54,7 @@ def children(
     return (
         make.object("ServiceAccount", name, {"automountServiceAccountToken": False}),
         make.object("Secret", names.control_secret(name), _secret(token)),
-        make.object("NetworkPolicy", name, {"spec": _network_policy(name, operator_namespace)}),
+        make.object("NetworkPolicy", name, {"spec": _network_policy(name, operator_namespace, metrics_namespaces)}),
         make.object("Service", name, {"spec": _service(name, headless=False)}),
         make.object("Service", names.headless_service(name), {"spec": _service(name, headless=True)}),
         make.object("PodDisruptionBudget", name, {"spec": _disruption_budget(name)}),
@@ -111,17 +120,23 @@ def _disruption_budget(name: str) -> Object:
     return {"maxUnavailable": 1, "selector": {"matchLabels": names.selector(name)}}
 
 
-def _network_policy(name: str, operator_namespace: str) -> Object:
+def _network_policy(name: str, operator_namespace: str, metrics_namespaces: tuple[str, ...]) -> Object:
     def ports(*numbers: int) -> list[Object]:
         return [{"port": number, "protocol": "TCP"} for number in numbers]
 
-    operator = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": operator_namespace}}}
+    operator = {"namespaceSelector": {"matchLabels": {_NAMESPACE_NAME: operator_namespace}}}
+    readers = sorted({operator_namespace, *metrics_namespaces})
+    monitoring = {
+        "namespaceSelector": {"matchExpressions": [{"key": _NAMESPACE_NAME, "operator": "In", "values": readers}]}
+    }
     return {
         "podSelector": {"matchLabels": names.selector(name)},
         "policyTypes": ["Ingress"],
         "ingress": [
-            {"ports": ports(contract.INFERENCE_PORT, contract.OPENAI_PORT, contract.OPS_PORT)},
+            {"ports": ports(contract.INFERENCE_PORT, contract.OPENAI_PORT)},
             {"from": [operator], "ports": ports(contract.CONTROL_PORT)},
+            # The kubelet's probes need no rule: what a pod's own node sends is always let through.
+            {"from": [monitoring], "ports": ports(contract.OPS_PORT)},
         ],
     }
 
