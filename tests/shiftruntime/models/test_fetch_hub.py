@@ -1,0 +1,147 @@
+"""Models from a hub on loopback: what is fetched, that it resumes, and how it is refused."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.fetched_models import MODEL, OTHERS, WEIGHTS, Progress, assert_is_model
+from helpers.loopback_hub import Hub, loopback_hub
+from shiftruntime.errors import StartupError
+from shiftruntime.models.fetch import Stopped, fetch_model
+from shiftruntime.models.manifest import verify
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with loopback_hub(MODEL | OTHERS) as hub:
+        # The library reads its environment when it is imported.
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+        monkeypatch.setattr("huggingface_hub.hf_api.ENDPOINT", hub.endpoint, raising=False)
+        monkeypatch.setattr(
+            "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
+            hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.endpoint, raising=False)
+        yield hub
+
+
+def test_a_repository_becomes_a_folder_with_a_manifest(hub: Hub, tmp_path: Path) -> None:
+    progress = Progress()
+    path = fetch_model("hf://team/tiny", tmp_path, progress)
+    assert_is_model(path)
+    total = sum(map(len, MODEL.values()))
+    assert progress.seen[-1] == (total, total)
+    assert all(a <= b for a, b in zip(progress.seen, progress.seen[1:], strict=False))
+    assert {name.split()[1] for name in hub.requests} == set(MODEL)
+
+
+def test_a_second_start_downloads_nothing(hub: Hub, tmp_path: Path) -> None:
+    first = fetch_model("hf://team/tiny", tmp_path)
+    hub.requests.clear()
+    assert fetch_model("hf://team/tiny@main", tmp_path) == first
+    assert hub.requests == []
+
+
+def test_a_revision_that_moved_gets_a_folder_of_its_own(hub: Hub, tmp_path: Path) -> None:
+    first = fetch_model("hf://team/tiny", tmp_path)
+    hub.commit, hub.files["tokenizer.json"] = "b" * 40, b'{"new": 1}'
+    second = fetch_model("hf://team/tiny", tmp_path)
+    assert second != first
+    assert (first / "tokenizer.json").read_bytes() == b"{}"
+    assert (second / "tokenizer.json").read_bytes() == b'{"new": 1}'
+
+
+def test_a_broken_download_resumes(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 64 << 10)
+    hub.cut_after = 300_000
+    assert_is_model(fetch_model("hf://team/tiny", tmp_path))
+    assert any(" from " in asked for asked in hub.requests), hub.requests
+
+
+def test_a_hub_that_is_down_does_not_stop_what_was_fetched(
+    hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = fetch_model("hf://team/tiny", tmp_path)
+    hub.down = True
+    assert fetch_model("hf://team/tiny", tmp_path) == path
+    assert "as it was fetched last" in caplog.text
+    with pytest.raises(StartupError) as refused:
+        fetch_model("hf://team/tiny", tmp_path / "elsewhere")
+    assert refused.value.reason == "FetchFailed"
+
+
+def test_a_hub_that_is_down_does_not_stop_the_only_gguf_file(hub: Hub, tmp_path: Path) -> None:
+    hub.files = {"q4.gguf": WEIGHTS}
+    path = fetch_model("hf://team/tiny", tmp_path)
+    hub.down = True
+    assert fetch_model("hf://team/tiny", tmp_path) == path
+    assert path.name == "q4.gguf"
+
+
+def test_a_download_that_ended_after_the_sums_of_a_repository_is_not_taken_for_whole(hub: Hub, tmp_path: Path) -> None:
+    hub.files["SHA256SUMS"] = b"not the form of coreutils"
+    stop = threading.Event()
+    with pytest.raises(Stopped):
+        fetch_model("hf://team/tiny", tmp_path, lambda done, _: stop.set() if done else None, stop)
+    assert_is_model(fetch_model("hf://team/tiny", tmp_path))
+
+
+def test_a_commit_that_is_a_path_is_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.commit = "../../elsewhere"
+    with pytest.raises(StartupError, match=r"'\.\./\.\./elsewhere' as its commit"):
+        fetch_model("hf://team/tiny", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("hf://team/other", "HF_TOKEN"),
+        ("hf://team/tiny@v9", "no revision 'v9'"),
+        ("hf://team/tiny/q4.gguf", "has no file q4.gguf"),
+    ],
+)
+def test_what_is_not_there_is_named(hub: Hub, tmp_path: Path, uri: str, words: str) -> None:
+    with pytest.raises(StartupError) as refused:
+        fetch_model(uri, tmp_path)
+    assert words in refused.value.message
+    assert refused.value.reason == "ModelNotFound"
+
+
+def test_a_repository_of_pickles_is_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.files = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
+    with pytest.raises(StartupError, match=r"files that can hold code are not fetched \(there are \.bin"):
+        fetch_model("hf://team/tiny", tmp_path)
+
+
+def test_one_of_several_gguf_files_must_be_named(hub: Hub, tmp_path: Path) -> None:
+    hub.files = {"q4.gguf": WEIGHTS, "q8.gguf": WEIGHTS[::-1]}
+    with pytest.raises(StartupError, match=r"name one of them: q4\.gguf, q8\.gguf"):
+        fetch_model("hf://team/tiny", tmp_path)
+    path = fetch_model("hf://team/tiny/q8.gguf", tmp_path)
+    assert (path.name, path.read_bytes()) == ("q8.gguf", WEIGHTS[::-1])
+    assert verify(path, required=True)
+
+
+def test_a_fetch_stops_when_it_should(hub: Hub, tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        fetch_model("hf://team/tiny", tmp_path, stop=stop)
+
+
+def test_a_hub_that_fails_is_not_tried_again_after_the_end(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, tries = threading.Event(), []
+
+    def fails(*_: object, **__: object) -> None:
+        tries.append(stop.set())
+        raise OSError("reset")
+
+    monkeypatch.setattr("shiftruntime.models.fetch.hub.hf_hub_download", fails)
+    with pytest.raises(Stopped):
+        fetch_model("hf://team/tiny", tmp_path, stop=stop)
+    assert len(tries) == 1
