@@ -20,6 +20,16 @@ OTHERS = {
     ".gitattributes": b"x",
 }
 
+# As published by some: the index names the shards, and the weights that they were converted from lie beside them.
+INDEX = "model.safetensors.index.json"
+SHARDED = {
+    "config.json": MODEL["config.json"],
+    INDEX: b'{"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}',
+    "model-1-of-2.safetensors": WEIGHTS,
+    "model-2-of-2.safetensors": WEIGHTS[::-1],
+}
+ORIGINAL = {"consolidated.safetensors": WEIGHTS * 2}
+
 
 class Progress:
     def __init__(self) -> None:
@@ -29,13 +39,13 @@ class Progress:
         self.seen.append((done, total))
 
 
-def assert_is_model(path: Path) -> None:
-    """The files of the model and its manifest, and nothing that could hold code."""
-    for name, content in MODEL.items():
+def assert_is_model(path: Path, model: dict[str, bytes] = MODEL) -> None:
+    """The files of the model and its manifest, and nothing that is not read or could hold code."""
+    for name, content in model.items():
         assert (path / name).read_bytes() == content
     manifest = read_manifest(path)
     assert manifest is not None
-    assert {name for name, _ in manifest.files} == set(MODEL)
+    assert {name for name, _ in manifest.files} == set(model)
     assert verify(path, required=True)
     names = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
-    assert not names & set(OTHERS)
+    assert not names & (set(OTHERS) | set(ORIGINAL))

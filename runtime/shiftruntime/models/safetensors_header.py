@@ -14,7 +14,8 @@ from typing import Any
 from shiftruntime.errors import model_damaged, model_not_found
 
 INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
+SUFFIX = ".safetensors"
+SINGLE = "model.safetensors"
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000
 
@@ -54,27 +55,31 @@ def read_json(file: Path, why: str = "") -> dict[str, Any]:
     return raw
 
 
-def _weight_files(folder: Path) -> tuple[Path, ...]:
-    """The index decides, then the one file that Hugging Face would read, then all there are."""
-    if (folder / INDEX).exists():
-        return _indexed(folder)
-    single = folder / _SINGLE
-    files = (single,) if single.exists() else tuple(sorted(folder.glob("*.safetensors")))
-    if not files:
-        raise model_not_found(f"{folder} holds no *.safetensors file")
-    return files
+def weights_read(names: Iterable[str], index: object, where: str) -> tuple[str, ...]:
+    """Which of a folder's files hold the weights: the index decides, then the one file that Hugging Face would read,
+    then all there are.
 
-
-def _indexed(folder: Path) -> tuple[Path, ...]:
-    index = folder / INDEX
-    weight_map = read_json(index).get("weight_map")
+    ``index``: the content of INDEX, None without one. Raises StartupError(ModelDamaged), which begins with ``where``.
+    """
+    there = {name for name in names if name.endswith(SUFFIX)}
+    if index is None:
+        return (SINGLE,) if SINGLE in there else tuple(sorted(there))
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map or not _all_text(weight_map.values()):
-        raise model_damaged(f"{index} has no weight_map from tensors to files")
-    files = tuple(folder / Path(name).name for name in sorted(set(weight_map.values())))
-    for file in files:
-        if not file.exists():
-            raise model_damaged(f"{file} is named in {INDEX} but does not exist")
-    return files
+        raise model_damaged(f"{where}{INDEX} has no weight_map from tensors to files")
+    named = sorted({Path(name).name for name in weight_map.values()})
+    for name in named:
+        if name not in there:
+            raise model_damaged(f"{where}{name} is named in {INDEX} but does not exist")
+    return tuple(named)
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    index = read_json(folder / INDEX) if (folder / INDEX).exists() else None
+    files = weights_read((file.name for file in folder.glob(f"*{SUFFIX}")), index, f"{folder}/")
+    if not files:
+        raise model_not_found(f"{folder} holds no *{SUFFIX} file")
+    return tuple(folder / name for name in files)
 
 
 def _all_text(values: Iterable[object]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.fetched_models import MODEL, OTHERS, WEIGHTS, Progress, assert_is_model
+from helpers.fetched_models import INDEX, MODEL, ORIGINAL, OTHERS, SHARDED, WEIGHTS, Progress, assert_is_model
 from helpers.loopback_hub import Hub, loopback_hub
 from shiftruntime.errors import StartupError
 from shiftruntime.models.fetch import Stopped, fetch_model
@@ -59,6 +59,41 @@ def test_a_broken_download_resumes(hub: Hub, tmp_path: Path, monkeypatch: pytest
     hub.cut_after = 300_000
     assert_is_model(fetch_model("hf://team/tiny", tmp_path))
     assert any(" from " in asked for asked in hub.requests), hub.requests
+
+
+def test_weights_that_the_index_does_not_name_are_not_fetched(hub: Hub, tmp_path: Path) -> None:
+    hub.files = SHARDED | ORIGINAL
+    progress = Progress()
+    assert_is_model(fetch_model("hf://team/tiny", tmp_path, progress), SHARDED)
+    assert not [asked for asked in hub.requests if "consolidated" in asked]
+    assert progress.seen[-1][1] == sum(map(len, SHARDED.values()))
+    hub.requests.clear()
+    fetch_model("hf://team/tiny", tmp_path)
+    assert hub.requests == []
+
+
+def test_weights_beside_the_one_file_that_is_read_are_not_fetched(hub: Hub, tmp_path: Path) -> None:
+    hub.files = MODEL | ORIGINAL
+    assert_is_model(fetch_model("hf://team/tiny", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        (b"{", "is no JSON"),
+        (b"{}", "has no weight_map"),
+        (b'{"weight_map": {"a": "model-3-of-3.safetensors"}}', "model-3-of-3.safetensors is named in"),
+    ],
+)
+def test_an_index_that_names_no_weights_is_refused_before_any_is_fetched(
+    hub: Hub, tmp_path: Path, index: bytes, words: str
+) -> None:
+    hub.files = SHARDED | {INDEX: index}
+    with pytest.raises(StartupError) as refused:
+        fetch_model("hf://team/tiny", tmp_path)
+    assert words in refused.value.message
+    assert refused.value.reason == "ModelDamaged"
+    assert hub.requests == [f"GET {INDEX}"]
 
 
 def test_a_hub_that_is_down_does_not_stop_what_was_fetched(

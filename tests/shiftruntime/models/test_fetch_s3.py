@@ -9,7 +9,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from helpers.fetched_models import MODEL, OTHERS, WEIGHTS, Progress, assert_is_model
+from helpers.fetched_models import INDEX, MODEL, ORIGINAL, OTHERS, SHARDED, WEIGHTS, Progress, assert_is_model
 from moto.server import ThreadedMotoServer
 from obstore.exceptions import GenericError
 from shiftruntime.errors import StartupError
@@ -197,13 +197,31 @@ def test_a_file_that_changed_beside_the_manifest_of_the_bucket_is_held_against_i
         verify(path, required=True)
 
 
-def test_weights_that_left_the_bucket_are_not_served_on(bucket: Bucket, tmp_path: Path) -> None:
-    bucket.put({"model.safetensors.index.json": b"{}"})
+def test_an_index_that_left_the_bucket_is_not_read_on(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.put({INDEX: b'{"weight_map": {"a": "model.safetensors"}}'})
     path = fetch_model("s3://models/team/tiny", tmp_path)
-    assert (path / "model.safetensors.index.json").exists()
-    bucket.client.delete_object(Bucket="models", Key="team/tiny/model.safetensors.index.json")
+    assert (path / INDEX).exists()
+    bucket.client.delete_object(Bucket="models", Key=f"team/tiny/{INDEX}")
     assert_is_model(fetch_model("s3://models/team/tiny", tmp_path))
-    assert not (path / "model.safetensors.index.json").exists()
+    assert not (path / INDEX).exists()
+
+
+@pytest.mark.parametrize("listed", [None, SHARDED | ORIGINAL])
+def test_weights_that_the_index_does_not_name_are_neither_fetched_nor_listed(
+    bucket: Bucket, tmp_path: Path, listed: dict[str, bytes] | None
+) -> None:
+    bucket.put(SHARDED | ORIGINAL | ({"SHA256SUMS": sums(listed)} if listed else {}), prefix="sharded")
+    path = fetch_model("s3://models/sharded", tmp_path)
+    assert_is_model(path, SHARDED)
+
+
+def test_a_shard_that_the_manifest_of_the_bucket_lists_must_be_there(bucket: Bucket, tmp_path: Path) -> None:
+    files = {name: content for name, content in SHARDED.items() if name != INDEX}
+    bucket.put({name: files[name] for name in files if "2-of-2" not in name}, prefix="unindexed")
+    bucket.put({"SHA256SUMS": sums(files)}, prefix="unindexed")
+    path = fetch_model("s3://models/unindexed", tmp_path)
+    with pytest.raises(StartupError, match=r"model-2-of-2\.safetensors is listed in SHA256SUMS but does not exist"):
+        verify(path)
 
 
 def test_one_gguf_file_of_a_bucket(bucket: Bucket, tmp_path: Path) -> None:

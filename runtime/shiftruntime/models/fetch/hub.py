@@ -14,7 +14,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from tqdm import tqdm
 
 from shiftruntime.errors import fetch_failed, model_damaged, model_not_found
-from shiftruntime.models.fetch.selection import RemoteFile, is_manifest, select
+from shiftruntime.models.fetch.selection import RemoteFile, Selection, index_to_read, is_manifest, select
 from shiftruntime.models.fetch.uri import HubModel
 from shiftruntime.models.manifest import Progress, Stopped, manifest_path, read_manifest, write_manifest
 
@@ -38,7 +38,8 @@ def fetch_hub(model: HubModel, cache: Path, progress: Progress, stop: threading.
     commit = _commit(model, info)
     # Sums that a repository holds say nothing that the hub does not, and come in many forms.
     remote = [_remote(file) for file in info.siblings or () if not is_manifest(file.rfilename)]
-    path = _download(model, commit, root / commit, select(remote, str(model), model.file), progress, stop)
+    index = _index(model, commit, root / commit, remote, stop)
+    path = _download(model, commit, root / commit, select(remote, str(model), model.file, index), progress, stop)
     pointer.write_text(f"{commit}\n")
     return path
 
@@ -86,30 +87,43 @@ def _remote(sibling: Any) -> RemoteFile:
     )
 
 
+def _index(model: HubModel, commit: str, folder: Path, files: list[RemoteFile], stop: threading.Event) -> bytes | None:
+    """What says which weights to fetch; asks nothing of the hub if it is there already."""
+    name = index_to_read(files, str(model), model.file)
+    if name is None:
+        return None
+    _file(model, commit, folder, name, _counter(0, lambda done, total: None, stop), stop)
+    return (folder / name).read_bytes()
+
+
 def _download(
-    model: HubModel, commit: str, folder: Path, files: tuple[RemoteFile, ...], progress: Progress, stop: threading.Event
+    model: HubModel, commit: str, folder: Path, chosen: Selection, progress: Progress, stop: threading.Event
 ) -> Path:
-    single = next((file.name for file in files if file.name.endswith(".gguf")), None)
-    path = _model_path(folder, single)
-    total = sum(file.num_bytes for file in files)
+    path, total = _model_path(folder, chosen.single), chosen.num_bytes
     if manifest_path(path).exists():  # written last
         progress(total, total)
         return path
     counter = _counter(total, progress, stop)
-    for file in files:
-        for attempt in range(1, _ATTEMPTS + 1):
-            if stop.is_set():
-                raise Stopped
-            try:
-                hf_hub_download(model.repo, file.name, revision=commit, local_dir=folder, tqdm_class=counter)
-                break
-            except _UNREACHABLE as error:
-                if attempt == _ATTEMPTS:
-                    raise fetch_failed(f"{model}: {file.name}: {error}; start again, it resumes") from error
-                log.warning("%s: %s: %s; trying again", model, file.name, error)
-    _check(path, files)
+    for file in chosen.files:
+        _file(model, commit, folder, file.name, counter, stop)
+    _check(path, chosen.files)
     progress(total, total)
     return path
+
+
+def _file(
+    model: HubModel, commit: str, folder: Path, name: str, counter: type[tqdm[Any]], stop: threading.Event
+) -> None:
+    for attempt in range(1, _ATTEMPTS + 1):
+        if stop.is_set():
+            raise Stopped
+        try:
+            hf_hub_download(model.repo, name, revision=commit, local_dir=folder, tqdm_class=counter)
+            break
+        except _UNREACHABLE as error:
+            if attempt == _ATTEMPTS:
+                raise fetch_failed(f"{model}: {name}: {error}; start again, it resumes") from error
+            log.warning("%s: %s: %s; trying again", model, name, error)
 
 
 def _check(path: Path, files: tuple[RemoteFile, ...]) -> None:

@@ -16,7 +16,7 @@ from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, 
 from obstore.store import S3Store
 
 from shiftruntime.errors import fetch_failed, model_damaged, model_not_found
-from shiftruntime.models.fetch.selection import RemoteFile, belongs_to_folder, select
+from shiftruntime.models.fetch.selection import RemoteFile, Selection, belongs_to_folder, index_to_read, select
 from shiftruntime.models.fetch.tags import Tags
 from shiftruntime.models.fetch.uri import S3Model
 from shiftruntime.models.manifest import Progress, Stopped, manifest_path, narrow_manifest, write_manifest
@@ -39,10 +39,12 @@ def fetch_s3(model: S3Model, cache: Path, progress: Progress, stop: threading.Ev
     folder.mkdir(parents=True, exist_ok=True)
     try:
         store = _store(model.bucket, prefix)
-        files = select(_list(store, model), str(model), single)
-        single = single or next((file.name for file in files if file.name.endswith(".gguf")), None)
-        path = folder / single if single else folder
-        _download(store, folder, files, path, progress, stop)
+        found = _list(store, model)
+        name = index_to_read(found, str(model), single)
+        index = obstore.get(store, name).bytes().to_bytes() if name else None
+        chosen = select(found, str(model), single, index)
+        path = folder / chosen.single if chosen.single else folder
+        _download(store, folder, chosen, path, progress, stop)
         return path
     except (NotFoundError, FileNotFoundError) as error:
         raise model_not_found(f"{model}: {_first_line(error)}") from error
@@ -74,10 +76,10 @@ def _list(store: S3Store, model: S3Model) -> list[RemoteFile]:
 
 
 def _download(
-    store: S3Store, folder: Path, files: tuple[RemoteFile, ...], path: Path, progress: Progress, stop: threading.Event
+    store: S3Store, folder: Path, chosen: Selection, path: Path, progress: Progress, stop: threading.Event
 ) -> None:
     tags = Tags(folder / _TAGS)
-    total = sum(file.num_bytes for file in files)
+    files, total = chosen.files, chosen.num_bytes
     manifest = manifest_path(path)
     gone = _gone(files, tags) if path == folder else ()
     if gone or _changed(folder, files, tags):
@@ -109,7 +111,7 @@ def _download(
     if not manifest.exists():
         write_manifest(path)
     else:  # the bucket's lists what lay beside the model when it was written, also what is not fetched
-        narrow_manifest(path, belongs_to_folder if path == folder else lambda name: name == path.name)
+        narrow_manifest(path, chosen.lists)
     progress(total, total)
 
 
