@@ -70,7 +70,7 @@ def narrow_manifest(model: str | Path, has: Callable[[str], bool]) -> None:
     if not kept:
         raise model_damaged(f"{manifest.path} lists no file of the model")
     if kept != manifest.files:
-        _write(Manifest(manifest.path, kept))
+        save_manifest(Manifest(manifest.path, kept))
 
 
 def _read(path: Path) -> Manifest | None:
@@ -95,6 +95,13 @@ def _read(path: Path) -> Manifest | None:
 
 def write_manifest(model: str | Path, progress: Progress = lambda done, total: None) -> Manifest:
     """Hash every file of a model and write its manifest, whole or not at all; raises StartupError."""
+    manifest = make_manifest(model, progress)
+    save_manifest(manifest)
+    return manifest
+
+
+def make_manifest(model: str | Path, progress: Progress = lambda done, total: None) -> Manifest:
+    """Hash every file of a model; writes nothing. Raises StartupError."""
     model = Path(model)
     if not model.exists():
         raise model_not_found(f"{model} does not exist; give a .gguf file or a folder with config.json and safetensors")
@@ -103,12 +110,11 @@ def write_manifest(model: str | Path, progress: Progress = lambda done, total: N
     if not names:
         raise model_not_found(f"{model} holds no file to list")
     digests = _hash_all([path.parent / name for name in names], progress, threading.Event())
-    manifest = Manifest(path, tuple(zip(names, digests, strict=True)))
-    _write(manifest)
-    return manifest
+    return Manifest(path, tuple(zip(names, digests, strict=True)))
 
 
-def _write(manifest: Manifest) -> None:
+def save_manifest(manifest: Manifest) -> None:
+    """Whole or not at all."""
     partial = manifest.path.with_name(manifest.path.name + ".partial")
     partial.write_text("".join(_line(name, digest) for name, digest in manifest.files), encoding="utf-8")
     os.replace(partial, manifest.path)

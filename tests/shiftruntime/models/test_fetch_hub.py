@@ -124,6 +124,43 @@ def test_a_download_that_ended_after_the_sums_of_a_repository_is_not_taken_for_w
     assert_is_model(fetch_model("hf://team/tiny", tmp_path))
 
 
+def damaged_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the hub sends, other bytes arrive."""
+
+    def download(repo: str, name: str, *, local_dir: Path, **_: object) -> None:
+        (local_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (local_dir / name).write_bytes(b"damaged")
+
+    monkeypatch.setattr("shiftruntime.models.fetch.hub.hf_hub_download", download)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "q4/tiny.gguf"])
+def test_bytes_that_are_not_what_the_hub_knows_are_refused_in_any_folder(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    hub.files = {"config.json": b"{}", name: WEIGHTS}
+    damaged_downloads(monkeypatch)
+    with pytest.raises(StartupError, match=f"{name} has SHA-256") as refused:
+        fetch_model("hf://team/tiny", tmp_path)
+    assert refused.value.reason == "ModelDamaged"
+
+
+def test_a_kill_while_sums_are_compared_leaves_no_manifest(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would say at the next start that what came is whole."""
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    damaged_downloads(monkeypatch)
+    monkeypatch.setattr("shiftruntime.models.fetch.hub.model_damaged", killed)
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fetch_model("hf://team/tiny", tmp_path)
+    assert not list(tmp_path.rglob("SHA256SUMS"))
+
+
 def test_a_commit_that_is_a_path_is_refused(hub: Hub, tmp_path: Path) -> None:
     hub.commit = "../../elsewhere"
     with pytest.raises(StartupError, match=r"'\.\./\.\./elsewhere' as its commit"):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from shiftruntime.errors import fetch_failed, model_damaged, model_not_found
 from shiftruntime.models.fetch.selection import RemoteFile, Selection, index_to_read, is_manifest, select
 from shiftruntime.models.fetch.uri import HubModel
-from shiftruntime.models.manifest import Progress, Stopped, manifest_path, read_manifest, write_manifest
+from shiftruntime.models.manifest import Progress, Stopped, make_manifest, manifest_path, read_manifest, save_manifest
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _download(
     counter = _counter(total, progress, stop)
     for file in chosen.files:
         _file(model, commit, folder, file.name, counter, stop)
-    _check(path, chosen.files)
+    _seal(path, folder, chosen.files)
     progress(total, total)
     return path
 
@@ -126,17 +126,17 @@ def _file(
             log.warning("%s: %s: %s; trying again", model, name, error)
 
 
-def _check(path: Path, files: tuple[RemoteFile, ...]) -> None:
-    """Write the manifest; its sums must be those that the hub knows."""
-    manifest = write_manifest(path)
-    found = dict(manifest.files)
+def _seal(path: Path, folder: Path, files: tuple[RemoteFile, ...]) -> None:
+    """Write the manifest, once its sums are those that the hub knows: what has one is taken for whole."""
+    manifest = make_manifest(path)
+    found = {manifest.file(name): digest for name, digest in manifest.files}
     for file in files:
-        if file.sha256 and found.get(file.name) not in (None, file.sha256):
-            manifest.path.unlink()
+        digest = found.get(folder / file.name)
+        if file.sha256 and digest not in (None, file.sha256):
             raise model_damaged(
-                f"{path}: {file.name} has SHA-256 {found[file.name]}, the hub says {file.sha256}; remove the file and "
-                "start again"
+                f"{folder / file.name} has SHA-256 {digest}, the hub says {file.sha256}; remove the file, start again"
             )
+    save_manifest(manifest)
 
 
 def _model_path(folder: Path, single: str | None) -> Path:
