@@ -231,6 +231,26 @@ def test_one_gguf_file_of_a_bucket(bucket: Bucket, tmp_path: Path) -> None:
     assert verify(path, required=True)
 
 
+def test_two_gguf_files_of_one_prefix_fetched_at_once_are_both_known_at_the_next_start(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the first one arrives, another process fetches the second one."""
+    bucket.put({"a.gguf": WEIGHTS, "b.gguf": WEIGHTS[::-1]}, prefix="two")
+    begun = threading.Event()
+
+    def progress(done: int, total: int) -> None:
+        if not begun.is_set():
+            begun.set()
+            fetch_model("s3://models/two/b.gguf", tmp_path)
+
+    fetch_model("s3://models/two/a.gguf", tmp_path, progress)
+    monkeypatch.setattr("obstore.get", lambda *_, **__: pytest.fail("fetched again"))
+    for name, content in (("a.gguf", WEIGHTS), ("b.gguf", WEIGHTS[::-1])):
+        path = fetch_model(f"s3://models/two/{name}", tmp_path)
+        assert path.read_bytes() == content
+        assert verify(path, required=True)
+
+
 @pytest.mark.parametrize("uri", ["s3://models/nothing", "s3://no-bucket/tiny"])
 def test_a_bucket_or_prefix_that_is_not_there_is_named(bucket: Bucket, tmp_path: Path, uri: str) -> None:
     with pytest.raises(StartupError) as refused:

@@ -24,7 +24,7 @@ from shiftruntime.models.manifest import Progress, Stopped, manifest_path, narro
 if TYPE_CHECKING:  # obstore has these for type checkers only
     from obstore.store import ClientConfig, S3Config
 
-_TAGS = ".fetched.json"
+_TAGS = ".fetched.json"  # of a folder; of a file with its name before it
 _PIECE_BYTES = 8 << 20
 _ATTEMPTS = 3
 _MAX_FILES = 10_000
@@ -78,7 +78,7 @@ def _list(store: S3Store, model: S3Model) -> list[RemoteFile]:
 def _download(
     store: S3Store, folder: Path, chosen: Selection, path: Path, progress: Progress, stop: threading.Event
 ) -> None:
-    tags = Tags(folder / _TAGS)
+    tags = Tags(_tags_path(folder, path))
     files, total = chosen.files, chosen.num_bytes
     manifest = manifest_path(path)
     gone = _gone(files, tags) if path == folder else ()
@@ -113,6 +113,11 @@ def _download(
     else:  # the bucket's lists what lay beside the model when it was written, also what is not fetched
         narrow_manifest(path, chosen.lists)
     progress(total, total)
+
+
+def _tags_path(folder: Path, path: Path) -> Path:
+    """Of each model its own: two processes that fetch two files of one prefix must not overwrite the other's."""
+    return folder / _TAGS if path == folder else path.with_name(f".{path.name}{_TAGS}")
 
 
 def _changed(folder: Path, files: tuple[RemoteFile, ...], tags: Tags) -> list[RemoteFile]:
