@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import boto3
@@ -257,6 +257,60 @@ def test_a_bucket_or_prefix_that_is_not_there_is_named(bucket: Bucket, tmp_path:
         fetch_model(uri, tmp_path)
     assert uri in refused.value.message
     assert refused.value.reason == "ModelNotFound"
+
+
+@pytest.fixture
+def down(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From then on nobody listens at the endpoint."""
+    return lambda: monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("uri", ["s3://models/team/tiny", "s3://models/only", "s3://models/only/q4.gguf"])
+def test_a_bucket_that_is_down_does_not_stop_what_was_fetched(
+    bucket: Bucket, down: Callable[[], None], tmp_path: Path, caplog: pytest.LogCaptureFixture, uri: str
+) -> None:
+    bucket.put({"q4.gguf": WEIGHTS}, prefix="only")
+    path = fetch_model(uri, tmp_path)
+    down()
+    assert fetch_model(uri, tmp_path) == path
+    assert f"{uri}: bucket models cannot be asked for newer files" in caplog.text
+    with pytest.raises(StartupError) as refused:
+        fetch_model(uri, tmp_path / "elsewhere")
+    assert refused.value.reason == "FetchFailed"
+
+
+def test_what_was_damaged_in_the_cache_is_not_used_while_the_bucket_is_down(
+    bucket: Bucket, down: Callable[[], None], tmp_path: Path
+) -> None:
+    path = fetch_model("s3://models/team/tiny", tmp_path)
+    (path / "tokenizer.json").write_bytes(b"[]")
+    down()
+    with pytest.raises(StartupError, match=r"tokenizer\.json is damaged") as refused:
+        fetch_model("s3://models/team/tiny", tmp_path)
+    assert refused.value.reason == "FetchFailed"
+
+
+def test_an_update_that_was_stopped_is_not_used_while_the_bucket_is_down(
+    bucket: Bucket, down: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_model("s3://models/team/tiny", tmp_path)
+    bucket.put(UPDATE)
+    stop_within_the_weights("s3://models/team/tiny", tmp_path, monkeypatch)
+    down()
+    with pytest.raises(StartupError) as refused:
+        fetch_model("s3://models/team/tiny", tmp_path)
+    assert refused.value.reason == "FetchFailed"
+
+
+def test_a_file_that_was_fetched_by_itself_does_not_stand_for_its_prefix_while_the_bucket_is_down(
+    bucket: Bucket, down: Callable[[], None], tmp_path: Path
+) -> None:
+    bucket.put({"q4.gguf": WEIGHTS}, prefix="only")
+    fetch_model("s3://models/only/q4.gguf", tmp_path)
+    down()
+    with pytest.raises(StartupError) as refused:
+        fetch_model("s3://models/only", tmp_path)
+    assert refused.value.reason == "FetchFailed"
 
 
 def test_an_endpoint_that_is_down_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ obstore is a small wrapper of the Rust object_store crate, without the weight an
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -15,16 +16,19 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, PreconditionError, UnauthenticatedError
 from obstore.store import S3Store
 
-from shiftruntime.errors import fetch_failed, model_damaged, model_not_found
+from shiftruntime.errors import StartupError, fetch_failed, model_damaged, model_not_found
 from shiftruntime.models.fetch.selection import RemoteFile, Selection, belongs_to_folder, index_to_read, select
 from shiftruntime.models.fetch.tags import Tags
 from shiftruntime.models.fetch.uri import S3Model
-from shiftruntime.models.manifest import Progress, Stopped, manifest_path, narrow_manifest, write_manifest
+from shiftruntime.models.manifest import Progress, Stopped, manifest_path, narrow_manifest, verify, write_manifest
 
 if TYPE_CHECKING:  # obstore has these for type checkers only
     from obstore.store import ClientConfig, S3Config
 
+log = logging.getLogger(__name__)
+
 _TAGS = ".fetched.json"  # of a folder; of a file with its name before it
+_POINTER = ".model"  # of a folder: the only GGUF file that it was when it was fetched, or nothing
 _PIECE_BYTES = 8 << 20
 _ATTEMPTS = 3
 _MAX_FILES = 10_000
@@ -45,6 +49,8 @@ def fetch_s3(model: S3Model, cache: Path, progress: Progress, stop: threading.Ev
         chosen = select(found, str(model), single, index)
         path = folder / chosen.single if chosen.single else folder
         _download(store, folder, chosen, path, progress, stop)
+        if single is None:
+            (folder / _POINTER).write_text(chosen.single or "")
         return path
     except (NotFoundError, FileNotFoundError) as error:
         raise model_not_found(f"{model}: {_first_line(error)}") from error
@@ -56,7 +62,28 @@ def fetch_s3(model: S3Model, cache: Path, progress: Progress, stop: threading.Ev
     except BaseError as error:
         if "NoSuchBucket" in str(error):
             raise model_not_found(f"{model}: there is no bucket {model.bucket}") from error
-        raise fetch_failed(f"{model}: {_first_line(error)}; start again, it resumes") from error
+        return _known(model, folder, single, error, stop)
+
+
+def _known(model: S3Model, folder: Path, single: str | None, error: Exception, stop: threading.Event) -> Path:
+    """What was fetched last, if its sums are still right; raises StartupError(FetchFailed) otherwise."""
+    failure = f"{model}: {_first_line(error)}"
+    try:
+        # Only this URI's own: a file that lies there may have been fetched under another one.
+        name = single or (folder / _POINTER).read_text()
+        path = folder / name if name else folder
+        whole = verify(path, stop=stop)
+    except FileNotFoundError:
+        whole = False
+    except StartupError as damaged:
+        raise fetch_failed(f"{failure}; and what is in the cache cannot be used: {damaged.message}") from error
+    if not whole:
+        raise fetch_failed(f"{failure}; start again, it resumes") from error
+    log.warning(
+        "%s: bucket %s cannot be asked for newer files (%s); using %s as it was fetched last, its sums are right",
+        model, model.bucket, _first_line(error), path,
+    )  # fmt: skip
+    return path
 
 
 def _store(bucket: str, prefix: str) -> S3Store:
