@@ -19,19 +19,20 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
-{{/* What the operator may do in a namespace that it serves. It reads one Secret at a time, by name: never lists them. */}}
+{{/* What the operator may do in a namespace that it serves; docs/RBAC.md has the reason of each line. It reads one Secret at
+a time, by name, and lists none. */}}
 {{- define "shift.rules" -}}
 - apiGroups: [shiftparallel.dev]
   resources: [shiftdeployments]
   verbs: [get, list, watch]
 - apiGroups: [shiftparallel.dev]
   resources: [shiftdeployments/status, shiftdeployments/scale]
-  verbs: [get, patch]
+  verbs: [patch]
 {{/* patch: the mark and the deletion cost of a pod that is to leave at a scale-in. delete: a pod that was drained and
 then stayed, which takes no request any more. RBAC can name neither single fields nor pods by label. */}}
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, patch, delete]
+  verbs: [list, watch, patch, delete]
 - apiGroups: [""]
   resources: [services, serviceaccounts, secrets]
   verbs: [get, create, patch]
@@ -40,7 +41,7 @@ then stayed, which takes no request any more. RBAC can name neither single field
   verbs: [get, create, patch]
 - apiGroups: [apps]
   resources: [controllerrevisions]
-  verbs: [get, list, create, patch, delete]
+  verbs: [list, create, patch, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, create, patch]
