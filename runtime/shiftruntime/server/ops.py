@@ -75,6 +75,7 @@ class OpsServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._make_room()
         self._silent[writer] = None
+        writer.transport.set_write_buffer_limits(high=0)  # an answer is over when it was taken
         try:
             async with asyncio.timeout(HEAD_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -83,6 +84,7 @@ class OpsServer:
                 await self._answer(head.decode("latin-1"), writer)
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             log.debug("ops connection ended: %r", error)
+            writer.transport.abort()  # to close it would wait for a client that reads nothing
         finally:
             self._silent.pop(writer, None)
             self._answered.pop(writer, None)

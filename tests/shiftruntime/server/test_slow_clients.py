@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from contextlib import suppress
 from dataclasses import replace
 
@@ -12,12 +13,15 @@ import pytest
 from shiftprotos.kserve import open_inference_pb2 as kserve_pb
 from shiftprotos.kserve import open_inference_pb2_grpc
 from shiftprotos.v1 import inference_pb2 as pb
-from shiftruntime.server import deadlines, inference, kserve
+from shiftruntime.server import deadlines, inference, kserve, ops
+from shiftruntime.server.lifecycle import Lifecycle
 from shiftruntime.server.limits import ServerLimits
+from shiftruntime.server.openai.app import OpenAiRoutes
 from shiftruntime.server.openai.completions import CompletionAnswer
 
 SECONDS = 10.0
 MUCH = "x" * 2**20  # far more than a connection holds on its own
+HUGE = "x" * 2**25  # also than the kernel takes for it
 
 
 async def eventually(condition, seconds: float = SECONDS) -> None:
@@ -141,6 +145,69 @@ async def test_a_failure_of_ours_after_the_events_began_cuts_the_connection(star
     await _cut(reader, b"500")
     await eventually(lambda: not pod.engine.running)
     writer.close()
+
+
+@pytest.mark.parametrize("route", ["/v1/completions", "/v1/models/nothing", "/v1/models"])
+async def test_a_whole_answer_that_nobody_reads_is_cut_in_time(start_pod, monkeypatch, caplog, route):
+    monkeypatch.setattr(deadlines, "WRITE_SECONDS", 0.5)
+    monkeypatch.setattr(CompletionAnswer, "body", lambda answer: {"text": HUGE})
+    monkeypatch.setattr(OpenAiRoutes, "_card", lambda routes: {"id": HUGE})
+    caplog.set_level("DEBUG", logger="shiftruntime.server.openai.respond")
+    pod = await start_pod()
+    request = {"prompt": "hi"} if route == "/v1/completions" else None
+    reader, writer = await _ask(pod.ports.openai, route, request)
+    await eventually(lambda: f"{route} reads nothing" in caplog.text)
+    assert await _rest(reader) < len(HUGE)
+    writer.close()
+
+
+async def test_a_whole_answer_that_is_read_late_but_in_time_arrives(start_pod, monkeypatch):
+    """And the connection takes the next request."""
+    monkeypatch.setattr(CompletionAnswer, "body", lambda answer: {"text": HUGE})
+    pod = await start_pod()
+    reader, writer = await _ask(pod.ports.openai, "/v1/completions", {"prompt": "hi"})
+    await asyncio.sleep(0.5)
+    async with asyncio.timeout(SECONDS):
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+        assert len(await reader.readexactly(length)) > len(HUGE)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: pod\r\n\r\n")
+        assert b"200 OK" in await reader.readline()
+    writer.close()
+
+
+async def test_metrics_that_nobody_reads_are_cut_in_time(start_pod, monkeypatch, caplog):
+    monkeypatch.setattr(ops, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(Lifecycle, "sentence", lambda lifecycle: HUGE)
+    caplog.set_level("DEBUG", logger="shiftruntime.server.ops")
+    pod = await start_pod(ready=False)
+    reader, writer = await _ask(pod.ports.ops, "/readyz")
+    await eventually(lambda: "ops connection ended: TimeoutError" in caplog.text)
+    assert await _rest(reader) < len(HUGE)
+    writer.close()
+
+
+async def _ask(port: int, route: str, request=None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Of a client that reads nothing by itself: its buffers are small."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+    reader, writer = await asyncio.open_connection(sock=connection, limit=1024)
+    body = b"" if request is None else json.dumps(request).encode()
+    method = "GET" if request is None else "POST"
+    writer.write(f"{method} {route} HTTP/1.1\r\nHost: pod\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+    return reader, writer
+
+
+async def _rest(reader: asyncio.StreamReader) -> int:
+    """Bytes until the connection ends."""
+    received = 0
+    async with asyncio.timeout(SECONDS):
+        with suppress(ConnectionError):
+            while piece := await reader.read(2**20):
+                received += len(piece)
+    return received
 
 
 async def _ask_for_events(pod) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -23,7 +23,7 @@ from shiftruntime.server.openai.protocol import (
     TokenizeRequest,
     read,
 )
-from shiftruntime.server.openai.respond import json_response
+from shiftruntime.server.openai.respond import deliver, hold_little, json_response
 from shiftruntime.server.openai.tokens import detokenize, tokenize
 from shiftruntime.server.refusal import Refusal
 from shiftruntime.server.unsupported import UNSUPPORTED
@@ -64,7 +64,8 @@ class OpenAiRoutes:
 
     @web.middleware
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Every answer is JSON, also the refused ones; a pod that is not ready keeps no connection."""
+        """Every answer is JSON, also a refusal, and taken in time; a pod that is not ready keeps no connection."""
+        hold_little(request)
         try:
             self._check_key(request)
             response = await handler(request)
@@ -79,6 +80,8 @@ class OpenAiRoutes:
             response = _error(HttpError(500, contract.REASON_INTERNAL, "the server failed; its log has the reason"))
         if not self._frontend.lifecycle.ready:
             response.force_close()
+        if isinstance(response, web.Response):  # a stream has been written by now
+            await deliver(request, response)
         return response
 
     def _check_key(self, request: web.Request) -> None:

@@ -79,6 +79,24 @@ class EventStream:
             await self.response.write(b"data: " + data + b"\n\n")
 
 
+def hold_little(request: web.Request) -> None:
+    """What a write waits for is then that the client takes it, not that this process keeps it for the client."""
+    if request.transport is not None:
+        request.transport.set_write_buffer_limits(high=1)  # 0 means nothing useful to TLS
+
+
+async def deliver(request: web.Request, response: web.Response) -> None:
+    """Write a whole answer; the connection of a client that does not take it in time is cut."""
+    try:
+        async with asyncio.timeout(deadlines.WRITE_SECONDS):
+            await response.prepare(request)
+            await response.write_eof()
+    except TimeoutError:
+        log.debug("client of %s %s reads nothing", request.method, request.path)
+        if request.transport is not None:
+            request.transport.abort()
+
+
 async def whole(frontend: FrontEnd, generations: Sequence[Generation], answer: Answer) -> web.Response:
     """Raises HttpError."""
     try:
