@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from shiftruntime.engine.options import EngineOptions
 from shiftruntime.engine.start_message import Start
 from shiftruntime.server.generation_wire import generation_from_wire
 from shiftruntime.server.refusal import Refusal
+from shiftruntime.server.request import Generation
 from shiftruntime.server.validation import Limits, check_generation, check_prompt, resolve_sampling
 from shiftruntime.worker import messages as worker
 from shiftruntime.worker.frames import FrameBuffer, FrameError, pack
@@ -93,15 +94,20 @@ def check_request(data: bytes) -> bool:
         request = pb.GenerateRequest.FromString(data)
     except DecodeError:  # grpc answers INTERNAL by itself
         return False
+    return is_admitted(lambda: generation_from_wire(request))
+
+
+def is_admitted(read: Callable[[], Generation]) -> bool:
+    """Whether what a route read goes on to the engine, which must understand it; anything else is Refusal."""
     try:
-        generation = generation_from_wire(request)
+        generation = read()
         check_generation(generation, LIMITS)
-        prompt = (5,) * min(len(generation.prompt), 100) if isinstance(generation.prompt, str) else generation.prompt
+        asked = generation.prompt
+        prompt = (5,) * min(-(-len(asked) // 8), 100) if isinstance(asked, str) else asked  # 8 characters a token
         check_prompt(prompt or (), LIMITS)
         sampling = resolve_sampling(generation.options, len(prompt or ()), LIMITS, 7)
     except Refusal as refusal:
-        if refusal.code.name not in REFUSALS or len(refusal.message.encode()) > MAX_STATUS_BYTES:
-            raise ValueError(f"a refusal that no client can use: {refusal.code}, {refusal.message[:200]}") from refusal
+        check_refusal(refusal)
         return False
     submit = engine.Submit(
         generation.request_id,
@@ -113,3 +119,9 @@ def check_request(data: bytes) -> bool:
     )
     assert FrameBuffer[Any](engine.ToEngine).feed(pack(submit)) == [submit], "the engine would not understand it"
     return True
+
+
+def check_refusal(refusal: Refusal) -> None:
+    """Raises ValueError for one that no client can use."""
+    if refusal.code.name not in REFUSALS or len(refusal.message.encode()) > MAX_STATUS_BYTES:
+        raise ValueError(f"a refusal that no client can use: {refusal.code}, {refusal.message[:200]}") from refusal

@@ -138,7 +138,7 @@ def read(body: bytes, kind: type[Any_]) -> Any_:
     """The checked request. Raises HttpError that names the field, or Refusal for a feature that is not there."""
     try:
         fields = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the second for names in objects
         raise invalid(f"the body is no JSON: {error}") from error
     if not isinstance(fields, dict):
         raise invalid(f"the body is a JSON {type(fields).__name__}; an object is needed")
