@@ -25,6 +25,11 @@ async def children(cluster: Cluster, changes: Changes) -> None:
         log.info("deleted kind=%s name=%s", child["kind"], child["metadata"]["name"])
 
 
+async def dry_run(cluster: Cluster, child: Object) -> None:
+    """Raises UserError when the API server would not take it, unknown fields included. Changes nothing."""
+    await cluster.apply(child, dry_run=True)
+
+
 async def status(cluster: Cluster, resource: Object, changed: Object) -> Object:
     """Writes what changed, if anything; returns the resource as it is now."""
     if not changed:

@@ -12,7 +12,7 @@ from typing import Any
 from shiftcore import scaling
 from shiftprotos import contract
 
-from shiftoperator import apply, plan, retire, status
+from shiftoperator import apply, plan, retire, rollout, status
 from shiftoperator.cluster import Cluster
 from shiftoperator.errors import RuntimeCallError, UserError
 from shiftoperator.metrics import Metrics
@@ -213,7 +213,7 @@ def _keeps_pods(snapshot: Snapshot, spec: Spec) -> str | None:
         return out.message
     if spec.autoscaling.mode is not scaling.Mode.APPLY:
         return "spec.autoscaling.mode does not let the operator scale any more"
-    if plan.rolling(snapshot):
+    if rollout.rolling(snapshot):
         return "a rollout began, which replaces pods itself"
     return None
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 # Reasons of a UserError.
 INVALID_SPEC = "InvalidSpec"
+INVALID_POD_TEMPLATE = "InvalidPodTemplate"  # the API server would not take the pods that it makes
+SECRET_MISSING = "SecretMissing"  # noqa: S105 - a reason: pods could not start without that Secret
 NAME_CONFLICT = "NameConflict"
 FORBIDDEN = "Forbidden"  # the operator lacks a right
 REFUSED_BY_API = "RefusedByApi"  # validation or admission of the API server
@@ -23,6 +25,13 @@ class InvalidSpecError(UserError):
 
     def __init__(self, message: str) -> None:
         super().__init__(INVALID_SPEC, message)
+
+
+class InvalidPodTemplateError(UserError):
+    """The API server refused the pod template; the message names the path."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(INVALID_POD_TEMPLATE, message)
 
 
 class NameConflictError(UserError):

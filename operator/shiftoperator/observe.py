@@ -8,7 +8,9 @@ from shiftprotos import contract
 
 from shiftoperator import manifests, names
 from shiftoperator.cluster import Cluster
+from shiftoperator.errors import SECRET_MISSING, UserError
 from shiftoperator.snapshot import Object, Snapshot, pod_from
+from shiftoperator.spec import Spec
 
 
 async def snapshot(cluster: Cluster, key: names.Key) -> Snapshot | None:
@@ -27,6 +29,17 @@ async def snapshot(cluster: Cluster, key: names.Key) -> Snapshot | None:
     children = {identity: child for identity, child in zip(wanted, found, strict=True) if child is not None}
     children |= {("ControllerRevision", r["metadata"]["name"]): r for r in revisions}
     return Snapshot(resource, children, tuple(pod_from(pod) for pod in pods), external_scaler=scaler)
+
+
+async def needs(cluster: Cluster, key: names.Key, spec: Spec, template: Object) -> None:
+    """Raises UserError for something that pods of this template could not start without, as far as it can be known."""
+    for name in manifests.secrets_named(template, key.name):
+        if not await cluster.exists("Secret", key.namespace, name):
+            raise UserError(SECRET_MISSING, f"Secret {name}, which the pods name, does not exist; create it")
+    claim = spec.model.claim
+    if claim is not None and not await cluster.exists("PersistentVolumeClaim", key.namespace, claim):
+        message = f"PersistentVolumeClaim {claim} of model.uri does not exist; create it or correct the URI"
+        raise UserError(contract.REASON_MODEL_NOT_FOUND, message)
 
 
 async def _external_scaler(cluster: Cluster, key: names.Key) -> str | None:

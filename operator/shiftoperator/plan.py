@@ -13,7 +13,7 @@ from shiftcore import scaling
 from shiftcore.layout import tp_gear
 from shiftprotos import contract
 
-from shiftoperator import manifests, names
+from shiftoperator import manifests, names, rollout
 from shiftoperator.errors import NameConflictError
 from shiftoperator.snapshot import Object, Pod, RuntimeState, Snapshot
 from shiftoperator.spec import Policy, Spec
@@ -22,6 +22,7 @@ REVISIONS_KEPT = 5
 # Over how long the share of tokens per gear is taken.
 SHARE_SECONDS = 10.0
 
+_TEMPLATE_PATH = re.compile(r"\.?spec\.template((?:\.\w+|\[[^\]]*\])+)")
 _QUANTITY = re.compile(r"([0-9]*\.?[0-9]+)(Ki|Mi|Gi|Ti|Pi|Ei|n|u|m|k|M|G|T|P|E)?")
 _FACTORS = {
     "": 1.0, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
@@ -43,25 +44,38 @@ class Changes:
 def revision(snapshot: Snapshot, spec: Spec, default_image: str) -> Object:
     """The stored pod template of this spec; a newly rendered one only where there is none."""
     template_hash = manifests.template_hash(snapshot.resource["spec"])
-    stored = next((r for r in snapshot.revisions() if _hash_of(r) == template_hash), None)
-    if stored is None:
-        template = manifests.pod_template(snapshot.key.name, spec, template_hash, default_image)
-        number = max((r.get("revision", 0) for r in snapshot.revisions()), default=0) + 1
-    else:
+    stored = rollout.stored(snapshot, template_hash)
+    if stored is not None:
         template, number = stored["data"]["template"], stored["revision"]
+    else:
+        number = max((r.get("revision", 0) for r in snapshot.revisions()), default=0) + 1
+        if rollout.deployed(snapshot) == template_hash:
+            # Somebody deleted it. What runs is the same, with what the API server added.
+            template = snapshot.children["Deployment", snapshot.key.name]["spec"]["template"]
+        else:
+            template = manifests.pod_template(snapshot.key.name, spec, template_hash, default_image)
     return manifests.controller_revision(snapshot.resource, template_hash, template, number)
 
 
 def changes(snapshot: Snapshot, desired: Iterable[Object]) -> Changes:
     """Raises NameConflictError before anything that is not ours would be overwritten."""
     wanted = tuple(desired)
-    uid = snapshot.resource["metadata"]["uid"]
     for child in wanted:
-        observed = snapshot.children.get(_identity(child))
-        if observed is not None and not _owned(observed, uid):
+        if foreign(snapshot, *_identity(child)):
             raise NameConflictError(*_identity(child))
     to_apply = tuple(c for c in wanted if not contains(snapshot.children.get(_identity(c)), c))
     return Changes(to_apply, _old_revisions(snapshot, wanted))
+
+
+def in_words_of_the_spec(message: str) -> str:
+    """A refusal of the Deployment that names the fields as the user wrote them."""
+    return _TEMPLATE_PATH.sub(r"podTemplate\1", message)
+
+
+def foreign(snapshot: Snapshot, kind: str, name: str) -> bool:
+    """Whether the name is taken by an object of somebody else."""
+    observed = snapshot.children.get((kind, name))
+    return observed is not None and not _owned(observed, snapshot.resource["metadata"]["uid"])
 
 
 def contains(observed: Any, desired: Any) -> bool:
@@ -88,10 +102,13 @@ def _same_quantity(one: Any, other: Any) -> bool:
 
 def _old_revisions(snapshot: Snapshot, wanted: tuple[Object, ...]) -> tuple[Object, ...]:
     present = {child["metadata"]["name"] for child in wanted if child["kind"] == "ControllerRevision"}
+    good = rollout.revisions(snapshot).good
     in_use = {pod.template_hash for pod in snapshot.pods}
     idle = [r for r in snapshot.revisions() if r["metadata"]["name"] not in present and _hash_of(r) not in in_use]
     uid = snapshot.resource["metadata"]["uid"]
-    newest_first = sorted((r for r in idle if _owned(r, uid)), key=lambda r: -int(r.get("revision", 0)))
+    # The good one may be wanted back, however old it is.
+    owned = [r for r in idle if _owned(r, uid)]
+    newest_first = sorted(owned, key=lambda r: (_hash_of(r) != good, -int(r.get("revision", 0))))
     return tuple(newest_first[REVISIONS_KEPT - 1 :])
 
 
@@ -175,12 +192,6 @@ def throughput_share(state: RuntimeState, since: TokenSample | None) -> float:
     return 1.0 - slow / total if total else 1.0
 
 
-def rolling(snapshot: Snapshot) -> bool:
-    """Whether pods of an older template are still to be replaced."""
-    present = manifests.template_hash(snapshot.resource["spec"])
-    return any(pod.template_hash != present for pod in snapshot.live_pods)
-
-
 def observation(
     snapshot: Snapshot,
     spec: Spec,
@@ -205,7 +216,7 @@ def observation(
             0.0 if pod.changed_at is None else max(0.0, now - pod.changed_at) for pod in staying if not pod.ready
         ),
         stopping=len(snapshot.pods) - len(staying),
-        rolling=rolling(snapshot),
+        rolling=rollout.rolling(snapshot),
     )
 
 

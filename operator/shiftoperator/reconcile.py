@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from shiftoperator import apply, autoscale, manifests, observe, plan, retire, status
+from shiftoperator import apply, autoscale, manifests, observe, plan, retire, revise, rollout, status
 from shiftoperator import spec as specs
 from shiftoperator.cluster import Cluster
 from shiftoperator.errors import RuntimeCallError, UserError
@@ -36,6 +36,7 @@ class Memory:
 
     snapshot: Snapshot | None = None
     scaling: autoscale.Memory = field(default_factory=autoscale.Memory)
+    revising: revise.Memory = field(default_factory=revise.Memory)
     # Why the last full pass could not do what the resource asks for; a pass that is not full does not try again.
     refused: UserError | None = None
 
@@ -58,6 +59,7 @@ class Reconciler:
         self._cluster, self._runtimes, self._settings, self._metrics = cluster, runtimes, settings, metrics
         self._clock = clock
         self._autoscaler = autoscale.Autoscaler(cluster, runtimes, settings, metrics, clock, wall)
+        self._reviser = revise.Reviser(cluster, settings, clock, wall, _now)
         self._memories: dict[Key, Memory] = {}
 
     async def reconcile(self, key: Key, hint: Object | None, full: bool) -> bool:
@@ -122,12 +124,12 @@ class Reconciler:
     # --- children ---
 
     async def _apply_children(self, memory: Memory, spec: Spec) -> None:
-        snapshot = memory.known
-        revision = plan.revision(snapshot, spec, self._settings.runtime_image)
+        decided = await self._reviser.run(memory.revising, memory.known, spec)
+        memory.snapshot = snapshot = decided.snapshot
         token = plan.control_token(snapshot) or secrets.token_urlsafe(32)
-        readers = self._settings.metrics_namespaces
+        settings, surge = self._settings, rollout.surge(spec, decided.decided)
         desired = manifests.children(
-            snapshot.resource, spec, revision["data"]["template"], revision, token, self._settings.namespace, readers
+            snapshot.resource, spec, decided.revision, token, settings.namespace, settings.metrics_namespaces, surge
         )
         await apply.children(self._cluster, plan.changes(snapshot, desired))
 
@@ -229,12 +231,15 @@ class Reconciler:
         decisions: list[Object],
     ) -> None:
         snapshot = memory.known
+        known = rollout.revisions(snapshot)
         outcome = status.Outcome(
             desired_replicas=retire.remaining_replicas(snapshot),
-            template_hash=manifests.template_hash(snapshot.resource["spec"]),
+            template_hash=known.running,
             policy_generation=int(snapshot.status.get("policyGeneration", 0)),
             scaling=decision,
-            error=memory.refused,
+            error=memory.refused or rollout.refusal(known),
+            rejected=known.rejected,
+            rollout=known.as_status(),
         )
         built = status.build(snapshot, outcome, decisions, _now())
         changed = status.patch(snapshot.status, built)

@@ -50,6 +50,8 @@ class Pod:
     # How the container ended last.
     ended: Failure | None = None
     obstacle: Obstacle | None = None
+    # How often the container was started again.
+    restarts: int = 0
     # None until the scheduler has looked at the pod.
     scheduled: bool | None = None
     # On its way out, and still holding its place on a node.
@@ -64,6 +66,11 @@ class Pod:
     def failure(self) -> Failure | None:
         """How the container ended, while the pod is not ready again."""
         return None if self.ready else self.ended
+
+    @property
+    def num_failures(self) -> int:
+        """How often the container has ended."""
+        return self.restarts + (self.ended is not None and not self.running)
 
 
 @dataclass(frozen=True)
@@ -198,6 +205,7 @@ def pod_from(obj: Object) -> Pod:
         template_hash=metadata.get("annotations", {}).get(contract.ANNOTATION_TEMPLATE_HASH, ""),
         ended=_failure(metadata["name"], container),
         obstacle=None if ready else _obstacle(status, container),
+        restarts=int(container.get("restartCount", 0)),
         scheduled=said["PodScheduled"] == "True" if "PodScheduled" in said else None,
         draining="deletionTimestamp" in metadata and not over and said.get("PodScheduled") != "False",
         started_at=container.get("state", {}).get("running", {}).get("startedAt") or "",

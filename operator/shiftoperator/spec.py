@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from shiftcore.layout import Gear
@@ -81,6 +82,22 @@ class Autoscaling:
     percentile: int = 95
 
 
+class Strategy(StrEnum):
+    NO_SURGE = "NoSurge"
+    SURGE = "Surge"
+
+
+@dataclass(frozen=True)
+class Rollout:
+    strategy: Strategy = Strategy.NO_SURGE
+    paused: bool = False
+    # A pod of a new revision that is not ready for so long makes the revision a bad one.
+    progress_deadline_seconds: int = 1800
+    # For so long a pod that ends may finish what it runs.
+    drain_seconds: int = contract.DEFAULT_DRAIN_SECONDS
+    auto_rollback: bool = True
+
+
 @dataclass(frozen=True)
 class Spec:
     model: Model
@@ -91,6 +108,9 @@ class Spec:
     pod_template: dict[str, Any]
     replicas: int
     autoscaling: Autoscaling
+    rollout: Rollout
+    # Ready pods that an eviction may take away at once.
+    max_unavailable: int
     suspend: bool
     # That should run: none while suspended, whatever `replicas` says.
     pods: int
@@ -117,6 +137,8 @@ def parse(spec: dict[str, Any]) -> Spec:
         pod_template=spec.get("podTemplate", {}),
         replicas=spec.get("replicas", 1),
         autoscaling=_autoscaling(spec),
+        rollout=_rollout(spec.get("rollout", {})),
+        max_unavailable=spec.get("disruption", {}).get("maxUnavailable", 1),
         suspend=bool(spec.get("suspend", False)),
         pods=pods_asked(spec),
     )
@@ -166,6 +188,19 @@ def _policy(shift: dict[str, Any]) -> Policy:
     if threshold is not None and not lowest <= threshold <= highest:
         raise InvalidSpecError(f"shift.thresholdTokens {threshold} must lie in {lowest}..{highest}")
     return Policy(mode, threshold)
+
+
+def _rollout(rollout: dict[str, Any]) -> Rollout:
+    drain = rollout.get("drainSeconds", Rollout.drain_seconds)
+    if not 0 <= drain <= contract.MAX_DRAIN_SECONDS:
+        raise InvalidSpecError(f"rollout.drainSeconds {drain} must lie in 0..{contract.MAX_DRAIN_SECONDS}")
+    return Rollout(
+        strategy=Strategy(rollout.get("strategy", Rollout.strategy)),
+        paused=rollout.get("paused", False),
+        progress_deadline_seconds=rollout.get("progressDeadlineSeconds", Rollout.progress_deadline_seconds),
+        drain_seconds=drain,
+        auto_rollback=rollout.get("autoRollback", True),
+    )
 
 
 def _autoscaling(spec: dict[str, Any]) -> Autoscaling:

@@ -128,6 +128,9 @@ MIN_THRESHOLD_TOKENS = 1
 MAX_THRESHOLD_TOKENS = 1_048_576
 DEFAULT_THRESHOLD_TOKENS = 256
 MAX_GPUS = 64
+# How long a pod that ends lets its requests run.
+MAX_DRAIN_SECONDS = 3600
+DEFAULT_DRAIN_SECONDS = 30
 
 # Metric names. Runtime:
 METRIC_STEPS = "shift_steps_total"  # gear

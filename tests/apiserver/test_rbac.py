@@ -50,8 +50,11 @@ class Everything:
     def create(self) -> None:
         windows = {"scaleOutSeconds": 0, "scaleInSeconds": 3, "podStartSeconds": 60, "drainSeconds": 60}
         scaling = {"mode": "Apply", "min": 1, "max": 2, "windows": windows}
+        self._plane.create_claim(self._namespace)
         self._plane.admin.call("POST", self._path, example(NAME, replicas=1, autoscaling=scaling))
         wait_for("Ready", lambda: self._condition("Ready")["status"] == "True")
+        # From now on there is something to go back to, and a new template is checked against what its pods need.
+        wait_for("a good revision", lambda: self._get()["status"].get("rollout", {}).get("goodRevision"))
 
     def change_policy(self) -> None:
         before = self._get()["status"]["policyGeneration"]

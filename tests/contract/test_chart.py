@@ -83,6 +83,10 @@ def test_fields(schema: Object) -> None:
         "suspend": set(),
         "autoscaling": {"mode", "min", "max", "maxGpus", "shiftBeforeScale", "windows", "onMetricsLoss"},
         "slo": {"ttftMs", "tpotMs", "percentile"},
+        "rollout": {
+            *("strategy", "paused", "restartedAt", "progressDeadlineSeconds", "drainSeconds", "autoRollback"),
+        },
+        "disruption": {"maxUnavailable"},
     }
 
 
@@ -120,7 +124,7 @@ def test_every_status_field_of_the_operator_is_declared(schema: Object) -> None:
     written = {
         "observedGeneration", "replicas", "readyReplicas", "readyOfDesired", "selector", "templateHash", "gear",
         "policyGeneration", "policy", "conditions", "pods", "decisions", "lastFailure", "settledReplicas", "capacity",
-        "crossover", "slowestStart",
+        "crossover", "slowestStart", "rollout",
     }  # fmt: skip
     assert written == declared
 

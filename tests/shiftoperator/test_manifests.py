@@ -13,6 +13,7 @@ from shiftprotos import contract
 from .conftest import Make
 
 Object = dict[str, Any]
+REVISION: Object = {"data": {"template": {}}}
 
 
 def template(resource: Object) -> Object:
@@ -27,7 +28,8 @@ def container(resource: Object) -> Object:
 def test_command_line(make: Make) -> None:
     assert " ".join(container(make.resource())["args"]) == (
         "serve /models/sub/gemma.gguf --ranks 2 --base-gear sp2 --device cpu --dtype auto --served-name gemma-270m "
-        "--max-num-seqs 16 --max-batched-tokens 512 --host 0.0.0.0 --port 9000 --control-port 9001 --ops-port 8080"
+        "--max-num-seqs 16 --max-batched-tokens 512 --drain-seconds 30 "
+        "--host 0.0.0.0 --port 9000 --control-port 9001 --ops-port 8080"
     )
 
 
@@ -214,9 +216,7 @@ def test_what_replaces_pods(make: Make, changed: Object, same: bool) -> None:
 def test_children(make: Make) -> None:
     resource = make.resource()
     revision = manifests.controller_revision(resource, "h", template(resource), 1)
-    made = manifests.children(
-        resource, specs.parse(resource["spec"]), template(resource), revision, "t" * 40, "shift-system"
-    )
+    made = manifests.children(resource, specs.parse(resource["spec"]), revision, "t" * 40, "shift-system")
     by_kind = {(child["kind"], child["metadata"]["name"]): child for child in made}
     assert set(manifests.singletons("gemma")) | {("ControllerRevision", "gemma-h")} == set(by_kind)
     assert all(child["metadata"]["ownerReferences"][0]["uid"] == "u1" for child in made)
@@ -231,7 +231,7 @@ def test_children(make: Make) -> None:
 
 def test_control_port_is_for_the_operator_only(make: Make) -> None:
     resource = make.resource()
-    made = manifests.children(resource, specs.parse(resource["spec"]), {}, {}, "t" * 40, "shift-system")
+    made = manifests.children(resource, specs.parse(resource["spec"]), REVISION, "t" * 40, "shift-system")
     policy = next(child for child in made if child.get("kind") == "NetworkPolicy")["spec"]
     rules = [rule for rule in policy["ingress"] if any(p["port"] == contract.CONTROL_PORT for p in rule["ports"])]
     [rule] = rules
@@ -243,7 +243,7 @@ def test_ops_port_is_for_monitoring_only(make: Make) -> None:
     """It was open to everybody, beside the ports of clients."""
     resource = make.resource()
     made = manifests.children(
-        resource, specs.parse(resource["spec"]), {}, {}, "t" * 40, "shift-system", ("prometheus", "monitoring")
+        resource, specs.parse(resource["spec"]), REVISION, "t" * 40, "shift-system", ("prometheus", "monitoring")
     )
     policy = next(child for child in made if child.get("kind") == "NetworkPolicy")["spec"]
     [rule] = [rule for rule in policy["ingress"] if any(p["port"] == contract.OPS_PORT for p in rule["ports"])]
@@ -256,7 +256,7 @@ def test_ops_port_is_for_monitoring_only(make: Make) -> None:
 
 def test_only_ports_that_something_listens_on_are_open(make: Make) -> None:
     resource = make.resource()
-    made = manifests.children(resource, specs.parse(resource["spec"]), {}, {}, "t" * 40, "shift-system")
+    made = manifests.children(resource, specs.parse(resource["spec"]), REVISION, "t" * 40, "shift-system")
     listening = {port["name"]: port["containerPort"] for port in container(resource)["ports"]}
     policy = next(child for child in made if child.get("kind") == "NetworkPolicy")["spec"]
     opened = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}

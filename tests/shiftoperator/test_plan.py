@@ -85,7 +85,7 @@ def desired_children(make: Make) -> tuple[Object, ...]:
     resource = make.resource()
     spec = specs.parse(resource["spec"])
     revision = plan.revision(make.snapshot(resource), spec, "d")
-    return manifests.children(resource, spec, revision["data"]["template"], revision, "t" * 40, "ns")
+    return manifests.children(resource, spec, revision, "t" * 40, "ns")
 
 
 def test_unchanged_children_cost_no_call(make: Make) -> None:

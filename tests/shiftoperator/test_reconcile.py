@@ -41,9 +41,13 @@ class FakeCluster:
     def __init__(self, resource: Object) -> None:
         self.objects: dict[tuple[str, str], Object] = {(resource["kind"], resource["metadata"]["name"]): resource}
         self.writes: list[str] = []
+        # Hashes of the templates that were tried on the API server, which is no write.
+        self.checks: list[str] = []
+        # Names of Secrets and claims that are not there.
+        self.missing: set[str] = set()
         self.events: list[str] = []
         self.statuses: list[Object] = []
-        # What the API server says to a write, by the kind applied or "scale".
+        # What the API server says to a write, by the kind applied, "dry run" or "scale".
         self.refusals: dict[str, Exception] = {}
 
     @property
@@ -56,8 +60,14 @@ class FakeCluster:
     async def list(self, kind: str, namespace: str, label_selector: str = "") -> list[Object]:
         return [copy.deepcopy(obj) for (k, _), obj in self.objects.items() if k == kind]
 
-    async def apply(self, obj: Object) -> Object:
-        self._refuse(obj["kind"])
+    async def exists(self, kind: str, namespace: str, name: str) -> bool:
+        return name not in self.missing
+
+    async def apply(self, obj: Object, dry_run: bool = False) -> Object:
+        self._refuse("dry run" if dry_run else obj["kind"])
+        if dry_run:
+            self.checks.append(obj["spec"]["template"]["metadata"]["annotations"]["shiftparallel.dev/template-hash"])
+            return obj
         self.writes.append(f"apply {obj['kind']}/{obj['metadata']['name']}")
         self.objects[obj["kind"], obj["metadata"]["name"]] = copy.deepcopy(obj)
         return obj

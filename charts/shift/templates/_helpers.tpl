@@ -33,6 +33,10 @@ then stayed, which takes no request any more. RBAC can name neither single field
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch, patch, delete]
+{{/* Whether the claim of a model is there, before pods are replaced by others that would need it. */}}
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get]
 - apiGroups: [""]
   resources: [services, serviceaccounts, secrets]
   verbs: [get, create, patch]

@@ -18,9 +18,11 @@ from shiftoperator.errors import FORBIDDEN, REFUSED_BY_API, ConflictError, Trans
 Object = dict[str, Any]
 
 REQUEST_SECONDS = 5.0
+_UNKNOWN_FIELD = "failed to create typed patch object"
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 _JSON = "application/json"
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
 class Cluster:
@@ -48,6 +50,11 @@ class Cluster:
         """None when there is no such object."""
         return await self._call("GET", path(kind, namespace, name), missing_ok=True)
 
+    async def exists(self, kind: str, namespace: str, name: str) -> bool:
+        """Asks for metadata alone: what a Secret holds is not our business."""
+        answer = await self._call("GET", path(kind, namespace, name), missing_ok=True, accept=_METADATA)
+        return answer is not None
+
     async def list(self, kind: str, namespace: str, label_selector: str = "") -> list[Object]:
         query = {"labelSelector": label_selector} if label_selector else {}
         answer = await self._call("GET", path(kind, namespace), query=query) or {}
@@ -62,10 +69,12 @@ class Cluster:
 
     # --- writes ---
 
-    async def apply(self, obj: Object) -> Object:
-        """Server-side apply; takes over fields that others changed."""
+    async def apply(self, obj: Object, dry_run: bool = False) -> Object:
+        """Server-side apply; takes over fields that others changed. A dry run is strict and changes nothing."""
         where = path(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"])
         query = {"fieldManager": contract.FIELD_MANAGER, "force": "true"}
+        if dry_run:
+            query |= {"dryRun": "All", "fieldValidation": "Strict"}
         return await self._call("PATCH", where, obj, query, _APPLY) or {}
 
     async def create(self, obj: Object) -> Object:
@@ -117,8 +126,9 @@ class Cluster:
         query: dict[str, str] | None = None,
         content_type: str = _JSON,
         missing_ok: bool = False,
+        accept: str = _JSON,
     ) -> Object | None:
-        headers = {"Accept": _JSON, "Content-Type": content_type}
+        headers = {"Accept": accept, "Content-Type": content_type}
         url = self._api.configuration.host + where + (f"?{urlencode(query)}" if query else "")
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
@@ -143,6 +153,9 @@ def _refusal(status: int, text: str, call: str, retry_after: str | None) -> Exce
     message = " ".join(message.split())[:600]
     if status == 409:
         return ConflictError(f"{call}: {message}", delay_seconds=0.1)
+    if status == 500 and _UNKNOWN_FIELD in message:
+        # Not passing at all: a field that server-side apply does not know.
+        return UserError(REFUSED_BY_API, f"the API server refused {call}: {message}")
     if status in (429, 500, 502, 503, 504) or status == 401:
         # 401 passes when the service account's token has been renewed.
         delay = float(retry_after) if retry_after and retry_after.isdigit() else 1.0

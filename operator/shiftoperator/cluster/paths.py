@@ -9,6 +9,7 @@ _KINDS = {
     "Pod": (_CORE, "pods"),
     "Service": (_CORE, "services"),
     "Secret": (_CORE, "secrets"),
+    "PersistentVolumeClaim": (_CORE, "persistentvolumeclaims"),
     "ServiceAccount": (_CORE, "serviceaccounts"),
     "Deployment": ("/apis/apps/v1", "deployments"),
     "ControllerRevision": ("/apis/apps/v1", "controllerrevisions"),

@@ -8,12 +8,15 @@ from typing import Any
 from shiftprotos import contract
 
 from shiftoperator import names
+from shiftoperator.manifests.template import DRAIN_MARGIN_SECONDS
 from shiftoperator.spec import Spec
 
 Object = dict[str, Any]
 
 # A label that every namespace has.
 _NAMESPACE_NAME = "kubernetes.io/metadata.name"
+# For so long a pod must have been ready before a rollout goes on.
+SETTLE_SECONDS = 10
 
 _VERSIONS = {
     "Deployment": "apps/v1",
@@ -42,13 +45,16 @@ def singletons(name: str) -> tuple[tuple[str, str], ...]:
 def children(
     resource: Object,
     spec: Spec,
-    template: Object,
     revision: Object,
     token: str,
     operator_namespace: str,
     metrics_namespaces: tuple[str, ...] = (),
+    surge: int = 0,
 ) -> tuple[Object, ...]:
-    """Everything that should exist; the Deployment comes last, when all that its pods mount is there."""
+    """Everything that should exist; the Deployment comes last, when all that its pods mount is there.
+
+    `revision` holds the pod template that is to run; a rollout may have `surge` pods more than are asked for.
+    """
     make = _Maker(resource)
     name = resource["metadata"]["name"]
     return (
@@ -57,10 +63,15 @@ def children(
         make.object("NetworkPolicy", name, {"spec": _network_policy(name, operator_namespace, metrics_namespaces)}),
         make.object("Service", name, {"spec": _service(name, headless=False)}),
         make.object("Service", names.headless_service(name), {"spec": _service(name, headless=True)}),
-        make.object("PodDisruptionBudget", name, {"spec": _disruption_budget(name)}),
+        make.object("PodDisruptionBudget", name, {"spec": _disruption_budget(name, spec)}),
         revision,
-        make.object("Deployment", name, {"spec": _deployment(name, spec, template)}),
+        deployment(resource, spec, revision["data"]["template"], surge),
     )
+
+
+def deployment(resource: Object, spec: Spec, template: Object, surge: int = 0) -> Object:
+    name = resource["metadata"]["name"]
+    return _Maker(resource).object("Deployment", name, {"spec": _deployment(name, spec, template, surge)})
 
 
 def controller_revision(resource: Object, template_hash: str, template: Object, revision: int) -> Object:
@@ -116,8 +127,14 @@ def _service(name: str, headless: bool) -> Object:
     return {**service, "clusterIP": "None"} if headless else service
 
 
-def _disruption_budget(name: str) -> Object:
-    return {"maxUnavailable": 1, "selector": {"matchLabels": names.selector(name)}}
+def _disruption_budget(name: str, spec: Spec) -> Object:
+    return {
+        # And not minAvailable, with which the only pod of a service could never leave its node.
+        "maxUnavailable": spec.max_unavailable,
+        # A pod that fails or loads serves nobody: it must not keep a node from being drained.
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": {"matchLabels": names.selector(name)},
+    }
 
 
 def _network_policy(name: str, operator_namespace: str, metrics_namespaces: tuple[str, ...]) -> Object:
@@ -141,14 +158,22 @@ def _network_policy(name: str, operator_namespace: str, metrics_namespaces: tupl
     }
 
 
-def _deployment(name: str, spec: Spec, template: Object) -> Object:
+def _deployment(name: str, spec: Spec, template: Object, surge: int) -> Object:
+    rollout = spec.rollout
+    leaving_seconds = rollout.drain_seconds + DRAIN_MARGIN_SECONDS
     return {
         "replicas": spec.pods,
         "selector": {"matchLabels": names.selector(name)},
-        # GPUs are rarely spare: a new pod starts when an old one has given its own back.
-        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+        "strategy": {
+            "type": "RollingUpdate",
+            # GPUs are rarely spare: a new pod starts when an old one has given its own back, unless there is room.
+            "rollingUpdate": {"maxSurge": surge, "maxUnavailable": 0 if surge else 1},
+        },
+        "paused": rollout.paused,
+        # A pod that fails right after it was ready must not cost the next one.
+        "minReadySeconds": SETTLE_SECONDS,
         "revisionHistoryLimit": 2,
-        # The status says more than a deadline of the Deployment could.
-        "progressDeadlineSeconds": 3600,
+        # A new pod may have to wait until an old one has ended its requests.
+        "progressDeadlineSeconds": rollout.progress_deadline_seconds + leaving_seconds,
         "template": template,
     }

@@ -43,14 +43,19 @@ _PORTS = {
 }
 
 
-def check(template: Any, claim: bool) -> None:
-    """Raises InvalidSpecError that names the path of what is wrong; `claim` says whether we mount the models."""
+def check(template: Any, claim: bool, grace_seconds: int) -> None:
+    """Raises InvalidSpecError that names the path of what is wrong. `claim` says whether we mount the models,
+    `grace_seconds` is what a pod needs to end its requests."""
     _check_shape(template)
     spec = template.get("spec", {})
     if spec.get("hostNetwork"):
         raise _refused(f"{_ROOT}.spec.hostNetwork", "the pods' fixed ports would clash on a node")
     if spec.get("restartPolicy", "Always") != "Always":
         raise _refused(f"{_ROOT}.spec.restartPolicy", "it must be Always in a Deployment")
+    grace = spec.get("terminationGracePeriodSeconds", grace_seconds)
+    if not isinstance(grace, int) or grace < grace_seconds:
+        why = f"{_shown(grace)} is less than the {grace_seconds} s that a drain needs; set spec.rollout.drainSeconds"
+        raise _refused(f"{_ROOT}.spec.terminationGracePeriodSeconds", why)
     for index, volume in enumerate(spec.get("volumes", ())):
         if volume["name"] == "control" or (claim and volume["name"] == "models"):
             raise _refused(f"{_ROOT}.spec.volumes[{index}]", f"the name {volume['name']} is the operator's")

@@ -18,22 +18,29 @@ from shiftoperator.manifests.overlay import overlay
 from shiftoperator.spec import Spec
 
 _POD_FIELDS = ("model", "parallelism", "engine", "runtime", "podTemplate")
+# Of spec.rollout. None of them has a default in the CRD: the API server would fill it into stored objects too.
+_ROLLOUT_FIELDS = ("restartedAt", "drainSeconds")
 _NONROOT = 65532
 # Big models load for long; the runtime itself gives up earlier and says why.
 _START_SECONDS = 3600
-_DRAIN_SECONDS = 60
+# Beyond its requests: the last words of a drain, and the ranks' end.
+DRAIN_MARGIN_SECONDS = 30
 
 
 def template_hash(spec: dict[str, Any]) -> str:
     """Over the raw fields, so that a new default of the operator changes nothing."""
     chosen = {name: spec[name] for name in _POD_FIELDS if spec.get(name)}
+    rollout = {name: spec["rollout"][name] for name in _ROLLOUT_FIELDS if name in (spec.get("rollout") or {})}
+    if rollout:
+        chosen["rollout"] = rollout
     canonical = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[: names.TEMPLATE_HASH_LENGTH]
 
 
 def pod_template(name: str, spec: Spec, hash_: str, default_image: str) -> dict[str, Any]:
     """Raises InvalidSpecError for a podTemplate that cannot be merged or is about things that are not its to set."""
-    overrides.check(spec.pod_template, claim=spec.model.claim is not None)
+    grace = spec.rollout.drain_seconds + DRAIN_MARGIN_SECONDS
+    overrides.check(spec.pod_template, claim=spec.model.claim is not None, grace_seconds=grace)
     volumes: list[dict[str, Any]] = [
         {"name": "tmp", "emptyDir": {}},
         # Readable by everyone in the pod instead of an fsGroup: that would re-group the files of every mounted volume.
@@ -52,7 +59,7 @@ def pod_template(name: str, spec: Spec, hash_: str, default_image: str) -> dict[
             "automountServiceAccountToken": False,
             # Environment variables of every Service in the namespace are of no use and slow container start.
             "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": _DRAIN_SECONDS,
+            "terminationGracePeriodSeconds": grace,
             "securityContext": {
                 "runAsNonRoot": True,
                 "runAsUser": _NONROOT,
@@ -121,6 +128,7 @@ def arguments(spec: Spec) -> tuple[str, ...]:
         "--max-num-seqs": spec.engine.max_num_seqs,
         "--max-batched-tokens": spec.engine.max_batched_tokens,
         "--max-model-len": spec.engine.max_model_len,
+        "--drain-seconds": spec.rollout.drain_seconds,
         # The runtime listens on loopback unless told otherwise.
         "--host": "0.0.0.0",  # noqa: S104 - the NetworkPolicy says who may connect
         "--port": contract.INFERENCE_PORT,

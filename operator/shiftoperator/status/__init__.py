@@ -5,10 +5,11 @@ from shiftoperator.status.changes import Transition, patch, raised_generation, t
 from shiftoperator.status.conditions import conditions
 from shiftoperator.status.figures import figures
 from shiftoperator.status.report import build
-from shiftoperator.status.view import Outcome, Scaling
+from shiftoperator.status.view import Outcome, Rejected, Scaling
 
 __all__ = [
     "Outcome",
+    "Rejected",
     "Scaling",
     "Transition",
     "build",

@@ -25,9 +25,9 @@ _ALARMING = {
     contract.CONDITION_DEGRADED: TRUE,
 }
 # Somebody asked for it.
-_WANTED = {reasons.SUSPENDED, reasons.SCALED_TO_ZERO}
+_WANTED = {reasons.SUSPENDED, reasons.SCALED_TO_ZERO, reasons.ROLLOUT_PAUSED}
 # Go when they are not said again. All else stays: the past of the object, and what other parts of the operator store.
-_PASSING = ("crossover", "slowestStart")
+_PASSING = ("crossover", "slowestStart", "rollout")
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,14 @@ def _spec_refused(view: View) -> Verdict | None:
     return Verdict(TRUE, reasons.SPEC_REFUSED, message)
 
 
+def _rolled_back(view: View) -> Verdict | None:
+    bad = view.rolled_back
+    if bad is None:
+        return None
+    message = f"pods run revision {bad.good}, because revision {bad.revision} of this spec failed: {bad.reason}"
+    return Verdict(TRUE, reasons.ROLLED_BACK, message)
+
+
 def _pods_missing(view: View) -> Verdict | None:
     found = trouble(view)
     if found is None or len(view.current) >= view.wanted:
@@ -59,4 +67,12 @@ def _as_asked(view: View) -> Verdict:
     return Verdict(FALSE, reasons.AS_ASKED, "nothing is missing, or what is missing is on its way")
 
 
-_DEGRADED: tuple[Check, ...] = (_none_asked, _nothing_works, _spec_refused, _pods_missing, _policy_late, _as_asked)
+_DEGRADED: tuple[Check, ...] = (
+    _none_asked,
+    _nothing_works,
+    _spec_refused,
+    _rolled_back,
+    _pods_missing,
+    _policy_late,
+    _as_asked,
+)

@@ -33,7 +33,7 @@ def _no_pods(view: View) -> Verdict | None:
 
 
 def _drain_first(view: View) -> Verdict | None:
-    message = waiting_for_drain(view)
+    message = waiting_for_drain(view.snapshot)
     return Verdict(FALSE, reasons.WAITING_FOR_DRAIN, message) if message else None
 
 

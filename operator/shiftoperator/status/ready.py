@@ -20,6 +20,8 @@ def progressing(view: View) -> Verdict:
 
 
 def paused(view: View) -> Verdict:
+    if not view.suspended and view.rollout_paused:
+        return Verdict(TRUE, reasons.ROLLOUT_PAUSED, "spec.rollout.paused is set: no pod is replaced")
     if not view.suspended:
         return Verdict(FALSE, reasons.NOT_SUSPENDED, "spec.suspend is not set")
     left = len(view.snapshot.pods)
@@ -45,6 +47,19 @@ def _zero_as_asked(view: View) -> Verdict | None:
     return Verdict(TRUE, reasons.SCALED_TO_ZERO, "0 replicas are asked for and none runs")
 
 
+def _rolled_back(view: View) -> Verdict | None:
+    return Verdict(FALSE, reasons.ROLLED_BACK, _why_back(view)) if view.rolled_back is not None else None
+
+
+def _why_back(view: View) -> str:
+    bad = view.rolled_back
+    assert bad is not None, "asked only of a resource that was rolled back"
+    return (
+        f"revision {bad.revision} failed, and pods run revision {bad.good}, the last that served; "
+        f"change the spec to try again. {bad.reason}: {bad.message}"
+    )
+
+
 def _all_serve(view: View) -> Verdict | None:
     if len(view.current) < view.wanted:
         return None
@@ -57,7 +72,7 @@ def _trouble(view: View) -> Verdict | None:
 
 
 def _drain_first(view: View) -> Verdict | None:
-    message = waiting_for_drain(view)
+    message = waiting_for_drain(view.snapshot)
     return Verdict(FALSE, reasons.WAITING_FOR_DRAIN, message) if message else None
 
 
@@ -78,9 +93,8 @@ def _on_their_way(view: View) -> Verdict:
 
 def _underway(view: View) -> tuple[str, str]:
     if view.old:
-        return reasons.ROLLING_OUT, (
-            f"{len(view.current)} of {view.wanted} pods serve the present spec, {len(view.old)} run the one before"
-        )
+        count = f"{len(view.current)} of {view.wanted} pods serve the present spec, {len(view.old)} run the one before"
+        return (reasons.ROLLOUT_PAUSED if view.rollout_paused else reasons.ROLLING_OUT), count
     return (reasons.SCALING_OUT if _scaling_out(view) else reasons.PODS_STARTING), _count(view)
 
 
@@ -122,8 +136,21 @@ def _blocked(view: View) -> Verdict | None:
 
 
 def _drains(view: View) -> Verdict | None:
-    message = waiting_for_drain(view)
+    message = waiting_for_drain(view.snapshot)
     return Verdict(TRUE, reasons.WAITING_FOR_DRAIN, message) if message else None
+
+
+def _is_back(view: View) -> Verdict | None:
+    if view.rolled_back is None:
+        return None
+    there = not view.old and len(view.current) >= view.wanted
+    return Verdict(FALSE if there else TRUE, reasons.ROLLED_BACK, _why_back(view))
+
+
+def _waits_for_the_user(view: View) -> Verdict | None:
+    if not view.old or not view.rollout_paused:
+        return None
+    return Verdict(FALSE, *_underway(view))
 
 
 def _stopping(view: View) -> Verdict | None:
@@ -140,6 +167,7 @@ _READY: tuple[Check, ...] = (
     _refused,
     _suspended,
     _zero_as_asked,
+    _rolled_back,
     _all_serve,
     _trouble,
     _drain_first,
@@ -147,4 +175,13 @@ _READY: tuple[Check, ...] = (
     _on_their_way,
 )
 _AVAILABLE: tuple[Check, ...] = (_some_serve, _suspended, _none_asked, _none_serves)
-_PROGRESSING: tuple[Check, ...] = (_stands_still, _settled, _blocked, _drains, _stopping, _moves)
+_PROGRESSING: tuple[Check, ...] = (
+    _stands_still,
+    _is_back,
+    _settled,
+    _blocked,
+    _waits_for_the_user,
+    _drains,
+    _stopping,
+    _moves,
+)

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from shiftprotos import contract
 
-from shiftoperator.errors import FORBIDDEN, INVALID_SPEC, NAME_CONFLICT, REFUSED_BY_API
+from shiftoperator.errors import (
+    FORBIDDEN,
+    INVALID_POD_TEMPLATE,
+    INVALID_SPEC,
+    NAME_CONFLICT,
+    REFUSED_BY_API,
+    SECRET_MISSING,
+)
 
 # What was asked for.
 SUSPENDED = "Suspended"  # spec.suspend is true and no pod runs
@@ -20,6 +27,8 @@ ALL_PODS_READY = "AllPodsReady"  # as many pods of the present spec serve as are
 SCALING_OUT = "ScalingOut"  # all pods of the last settled size serve, and more are on their way
 PODS_STARTING = "PodsStarting"  # pods load, and without them the size last served is not reached
 ROLLING_OUT = "RollingOut"  # pods of an earlier spec are being replaced
+ROLLED_BACK = "RolledBack"  # pods of the present spec failed, and those of the last good one run
+ROLLOUT_PAUSED = "RolloutPaused"  # spec.rollout.paused is true
 PODS_SERVE = "PodsServe"  # at least one pod serves
 NO_POD_READY = "NoPodReady"  # no pod is ready, so there is nobody to ask
 SETTLED = "Settled"  # the pods are as asked for
@@ -85,6 +94,8 @@ SCALE_IN_GIVEN_UP = "ScaleInGivenUp"  # the chosen pod is to stay, and is replac
 ANOTHER_POD_LEFT = "AnotherPodLeft"  # another pod left in its place
 
 _REFUSED = (INVALID_SPEC, NAME_CONFLICT, FORBIDDEN, REFUSED_BY_API)
+# Before pods are replaced; REASON_MODEL_NOT_FOUND is said then as well.
+_UNMET = (INVALID_POD_TEMPLATE, SECRET_MISSING)
 _FAILED = (
     contract.REASON_INVALID_LAYOUT,
     contract.REASON_MODEL_NOT_FOUND,
@@ -130,14 +141,18 @@ OF_PHASE = {
 OF_CONDITION = {
     contract.CONDITION_READY: (
         *(ALL_PODS_READY, SCALING_OUT, SCALED_TO_ZERO, SUSPENDED, PODS_STARTING, ROLLING_OUT, WAITING_FOR_DRAIN),
+        *(ROLLED_BACK, ROLLOUT_PAUSED),
         *_TROUBLE,
         *_REFUSED,
+        *_UNMET,
     ),
     contract.CONDITION_AVAILABLE: (PODS_SERVE, NO_POD_READY, SCALED_TO_ZERO, SUSPENDED),
     contract.CONDITION_PROGRESSING: (
         *(SETTLED, PODS_STARTING, SCALING_OUT, ROLLING_OUT, PODS_STOPPING, WAITING_FOR_DRAIN),
+        *(ROLLED_BACK, ROLLOUT_PAUSED),
         *_TROUBLE,
         *_REFUSED,
+        *_UNMET,
     ),
     contract.CONDITION_SCHEDULED: (
         *(PODS_SCHEDULED, SCHEDULING, NO_PODS),
@@ -157,9 +172,9 @@ OF_CONDITION = {
     ),
     contract.CONDITION_SLO_MET: (TARGETS_MET, TTFT_MISSED, TPOT_MISSED, NO_TARGET, NO_TRAFFIC, NO_POD_READY),
     contract.CONDITION_DEGRADED: (
-        *(AS_ASKED, NO_POD_READY, PODS_FAILING, PODS_BLOCKED, SPEC_REFUSED, POD_SILENT, POLICY_LATE),
+        *(AS_ASKED, NO_POD_READY, PODS_FAILING, PODS_BLOCKED, SPEC_REFUSED, ROLLED_BACK, POD_SILENT, POLICY_LATE),
     ),
-    contract.CONDITION_PAUSED: (NOT_SUSPENDED, SUSPENDING, SUSPENDED),
+    contract.CONDITION_PAUSED: (NOT_SUSPENDED, SUSPENDING, SUSPENDED, ROLLOUT_PAUSED),
 }
 
 

@@ -45,6 +45,8 @@ def build(snapshot: Snapshot, outcome: Outcome, decisions: list[Object], now: st
         "slowestStart": measured.slowest_start(snapshot),
         "lastFailure": _last_failure(pods, snapshot.status.get("lastFailure")),
     }
+    if outcome.rollout:
+        status["rollout"] = outcome.rollout
     return status | {name: value for name, value in found.items() if value is not None}
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from shiftoperator.snapshot import Pod
+from shiftoperator.snapshot import Pod, Snapshot
 from shiftoperator.status import reasons
 from shiftoperator.status.view import TRUE, View
 
@@ -34,7 +34,7 @@ def _troubles(view: View) -> Iterator[Trouble]:
         if pod.failure is not None:
             reason, message = reasons.of_failure(pod.failure.reason, pod.failure.message)
             yield Trouble(reason, f"pod {pod.name}: {message}", failed=True)
-    queue = set(unplaced(view)) if waiting_for_drain(view) else set()
+    queue = set(unplaced(view.snapshot)) if waiting_for_drain(view.snapshot) else set()
     for pod in pods:
         if pod.obstacle is not None and pod not in queue:
             reason, message = reasons.of_obstacle(pod.obstacle.reason, _BACK_OFF.sub("", pod.obstacle.message))
@@ -44,22 +44,22 @@ def _troubles(view: View) -> Iterator[Trouble]:
         yield Trouble(reasons.FAILED_CREATE, refusal.get("message") or "pods cannot be created")
 
 
-def unplaced(view: View) -> tuple[Pod, ...]:
+def unplaced(snapshot: Snapshot) -> tuple[Pod, ...]:
     """Pods for which the scheduler finds no node."""
     return tuple(
         pod
-        for pod in sorted(view.live, key=lambda pod: pod.name)
+        for pod in sorted(snapshot.live_pods, key=lambda pod: pod.name)
         if pod.scheduled is False and pod.obstacle is not None and pod.obstacle.reason == reasons.UNSCHEDULABLE
     )
 
 
-def waiting_for_drain(view: View) -> str:
+def waiting_for_drain(snapshot: Snapshot) -> str:
     """A sentence when every pod without a node can have the place of one that leaves, else nothing.
 
     Accelerators are rarely spare: the place of a pod is free only once its last request has ended.
     """
-    waiting = unplaced(view)
-    leaving = sorted(pod.name for pod in view.snapshot.pods if pod.draining)
+    waiting = unplaced(snapshot)
+    leaving = sorted(pod.name for pod in snapshot.pods if pod.draining)
     if not waiting or len(waiting) > len(leaving):
         return ""
     return f"pod {waiting[0].name} waits for the place of pod {leaving[0]}, which ends its requests"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
 
@@ -23,14 +23,48 @@ class Scaling:
 
 
 @dataclass(frozen=True)
+class Rejected:
+    """A revision of the pods that does not run although the spec asks for it; the good one does.
+
+    `tried` when its pods failed, else it was refused before a pod was touched.
+    """
+
+    revision: str
+    reason: str
+    message: str
+    time: str
+    good: str
+    tried: bool
+
+    def as_status(self) -> Object:
+        return {
+            "revision": self.revision,
+            "reason": self.reason,
+            "message": self.message,
+            "time": self.time,
+            "tried": self.tried,
+        }
+
+    @classmethod
+    def from_status(cls, told: Object | None, good: str) -> Rejected | None:
+        if not told:
+            return None
+        said = [str(told.get(name, "")) for name in ("revision", "reason", "message", "time")]
+        return cls(said[0], said[1], said[2], said[3], good, bool(told.get("tried", True)))
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What one reconcile came to, beside what it saw. `desired_replicas` is 0 while suspended."""
+    """What one reconcile came to, beside what it saw. `desired_replicas` is 0 while suspended; `template_hash` is that
+    of the pods that should run, `rollout` what the status says of revisions."""
 
     desired_replicas: int
     template_hash: str
     policy_generation: int
     scaling: Scaling
     error: UserError | None = None
+    rejected: Rejected | None = None
+    rollout: Object = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,6 +85,16 @@ class View:
     @property
     def suspended(self) -> bool:
         return bool(self.snapshot.resource["spec"].get("suspend", False))
+
+    @property
+    def rollout_paused(self) -> bool:
+        return bool((self.snapshot.resource["spec"].get("rollout") or {}).get("paused", False))
+
+    @property
+    def rolled_back(self) -> Rejected | None:
+        """Set when pods of the present spec failed, and those of an earlier one run in their place."""
+        rejected = self.outcome.rejected
+        return rejected if rejected is not None and rejected.tried else None
 
     @property
     def wanted(self) -> int:

@@ -217,9 +217,9 @@ def _add_operation(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--drain-seconds",
         type=float,
-        default=30.0,
+        default=float(contract.DEFAULT_DRAIN_SECONDS),
         metavar="S",
-        help="after SIGTERM running requests have this long to end (default: 30)",
+        help=f"after SIGTERM running requests have this long to end (default: {contract.DEFAULT_DRAIN_SECONDS})",
     )
     group.add_argument(
         "--sampling-defaults",

@@ -28,7 +28,6 @@ from shiftruntime.server.usage import UsageError, parse_size
 
 MIN_KV_MEMORY_BYTES = 2**20
 MAX_TPOT_TARGET_MS = 60_000.0
-MAX_DRAIN_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class ServeOptions:
     api_key_file: Path | None = None  # of the OpenAI port
     chat_template: Path | None = None  # instead of the model's own
     tool_calls: Family | None = None  # None: as the chat template says
-    drain_seconds: float = 30.0
+    drain_seconds: float = contract.DEFAULT_DRAIN_SECONDS
     model_cache: str | None = None  # for models that are fetched; None: in the user's cache
     reflection: bool = True
     limits: ServerLimits = DEFAULT_LIMITS
@@ -80,8 +79,8 @@ def parse(arguments: Sequence[str], variables: Mapping[str, str] | None = None) 
     environment = Environment.of(os.environ if variables is None else variables)
     values = build_parser(_Parser).parse_args(arguments)
     engine = _engine(values)
-    if not 0 <= values.drain_seconds <= MAX_DRAIN_SECONDS:  # NaN compares false
-        raise UsageError(f"--drain-seconds {values.drain_seconds:g} is outside 0..{MAX_DRAIN_SECONDS:g}")
+    if not 0 <= values.drain_seconds <= contract.MAX_DRAIN_SECONDS:  # NaN compares false
+        raise UsageError(f"--drain-seconds {values.drain_seconds:g} is outside 0..{contract.MAX_DRAIN_SECONDS}")
     ports = {"--port": values.port, "--control-port": values.control_port, "--ops-port": values.ops_port}
     _check_ports(ports | {"--openai-port": values.openai_port or 0})
     return ServeOptions(

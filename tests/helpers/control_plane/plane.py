@@ -96,6 +96,12 @@ class ControlPlane:
         path = f"/api/v1/namespaces/{name}/serviceaccounts/default"
         self.wait_until(f"the service account of {name}", lambda: self.admin.problem(path) is None, 15.0)
 
+    def create_claim(self, namespace: str, name: str = "gemma-270m") -> None:
+        """Of the example's model; nothing binds it."""
+        room = {"accessModes": ["ReadOnlyMany"], "resources": {"requests": {"storage": "1Gi"}}}
+        body = {"metadata": {"name": name}, "spec": room}
+        self.admin.call("POST", f"/api/v1/namespaces/{namespace}/persistentvolumeclaims", body)
+
     def delete_namespace(self, name: str) -> None:
         """Begun, not waited for."""
         self.admin.call("DELETE", f"/api/v1/namespaces/{name}")

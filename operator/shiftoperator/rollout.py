@@ -1,0 +1,305 @@
+"""Which revision of the pods should run: that of the spec, or the last good one when that of the spec is bad.
+
+A revision is a rendered pod template, named by its hash and stored in a ControllerRevision. What was decided stands in
+`status.rollout`, written before the Deployment follows, so that any operator comes to the same answer at any point.
+The user's spec is never edited; a revision that was rejected counts until the spec asks for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from shiftprotos import contract
+
+from shiftoperator import manifests
+from shiftoperator.errors import UserError
+from shiftoperator.snapshot import MESSAGE_LIMIT, Object, Pod, Snapshot
+from shiftoperator.spec import Spec, Strategy
+from shiftoperator.status import Rejected, reasons
+from shiftoperator.status.trouble import waiting_for_drain
+
+# In `status.rollout.rejected`, beside the reasons of pods that fail or are held up.
+PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+
+# For so long the extra pod of a surge may look for a node.
+SURGE_SECONDS = 30.0
+# What keeps a container from starting may pass by itself: a Secret that comes a moment later.
+HELD_SECONDS = 30.0
+# While nobody serves, a revision without a node gets the time of a start, and at least this.
+NO_PLACE_SECONDS = 60.0
+# Of a failure that may pass by itself, while others serve.
+FAILURES = 2
+
+# A second start of the same pod ends in the same way.
+_FINAL = {
+    contract.REASON_INVALID_LAYOUT,
+    contract.REASON_MODEL_NOT_FOUND,
+    contract.REASON_MODEL_DAMAGED,
+    contract.REASON_MODEL_UNSUPPORTED,
+    contract.REASON_OUT_OF_MEMORY,
+    contract.REASON_INVALID_ARGUMENT,
+    contract.REASON_SELF_CHECK_FAILED,
+}
+_NO_NODE = {reasons.UNSCHEDULABLE, reasons.SCHEDULING_GATED}
+
+
+@dataclass(frozen=True)
+class Revisions:
+    """Hashes; empty where there is none. `good` is the last of which all pods served, `no_surge` one whose extra pod
+    found no node."""
+
+    target: str
+    good: str = ""
+    rejected: Rejected | None = None
+    no_surge: str = ""
+
+    @property
+    def running(self) -> str:
+        """Of the template that the Deployment should have."""
+        return self.target if self.rejected is None else self.good
+
+    def as_status(self) -> Object:
+        told: Object = {"goodRevision": self.good, "noSurgeRevision": self.no_surge}
+        if self.rejected is not None:
+            told["rejected"] = self.rejected.as_status()
+        return {name: value for name, value in told.items() if value}
+
+
+# --- what is known ---
+
+
+def revisions(snapshot: Snapshot) -> Revisions:
+    """As the status has them, for the spec as it is now."""
+    target = manifests.template_hash(snapshot.resource["spec"])
+    told: Object = snapshot.status.get("rollout") or {}
+    good = told.get("goodRevision", "")
+    rejected = Rejected.from_status(told.get("rejected"), good)
+    if rejected is not None and not _counts(snapshot, rejected, target, good):
+        rejected = None
+    no_surge = told.get("noSurgeRevision", "")
+    found = Revisions(target, good, rejected)
+    return replace(found, no_surge=no_surge if no_surge == found.running else "")
+
+
+def _counts(snapshot: Snapshot, rejected: Rejected, target: str, good: str) -> bool:
+    """A rejection is over when the spec asks for something else, or there is nothing to go back to."""
+    wanted = not rejected.tried or bool((snapshot.resource["spec"].get("rollout") or {}).get("autoRollback", True))
+    return rejected.revision == target != good and wanted and stored(snapshot, good) is not None
+
+
+def stored(snapshot: Snapshot, hash_: str) -> Object | None:
+    """The ControllerRevision with this template."""
+    return next((found for found in snapshot.revisions() if _annotated(found) == hash_), None) if hash_ else None
+
+
+def deployed(snapshot: Snapshot) -> str:
+    """The hash of the template that the Deployment has; empty without a Deployment."""
+    deployment = snapshot.children.get(("Deployment", snapshot.key.name), {})
+    return _annotated(deployment.get("spec", {}).get("template", {}))
+
+
+def _annotated(obj: Object) -> str:
+    return str((obj.get("metadata", {}).get("annotations") or {}).get(contract.ANNOTATION_TEMPLATE_HASH, ""))
+
+
+def rolling(snapshot: Snapshot) -> bool:
+    """Whether pods of another template than the one that should run are still to be replaced."""
+    running = revisions(snapshot).running
+    return any(pod.template_hash != running for pod in snapshot.live_pods)
+
+
+def begins(snapshot: Snapshot, decided: Revisions) -> bool:
+    """Whether pods would be replaced, or were held back before that: the template has to be checked."""
+    if decided.rejected is not None:
+        return not decided.rejected.tried
+    return deployed(snapshot) != decided.target
+
+
+def refusal(known: Revisions) -> UserError | None:
+    """Of a revision that was refused before a pod was touched."""
+    if known.rejected is None or known.rejected.tried:
+        return None
+    return UserError(known.rejected.reason, known.rejected.message)
+
+
+def can_go_back(snapshot: Snapshot, known: Revisions) -> bool:
+    return known.good != known.target and stored(snapshot, known.good) is not None
+
+
+# --- decisions ---
+
+
+def judge(snapshot: Snapshot, spec: Spec, now: float, now_text: str) -> Revisions:
+    """What should run from now on. `now`: seconds since 1970, `now_text` the same as the status has it."""
+    known = revisions(snapshot)
+    case = _Case(snapshot, spec, known, now)
+    if _serves(case):
+        known = replace(known, good=known.running)
+    elif _may_be_rejected(case):
+        verdict = next((found for rule in _RULES if (found := rule(case)) is not None), None)
+        if verdict is not None:
+            reason, message = verdict
+            rejected = Rejected(known.target, reason, message[:MESSAGE_LIMIT], now_text, known.good, tried=True)
+            return replace(known, rejected=rejected, no_surge="")
+    return replace(known, no_surge=known.running) if _finds_no_room(case) else known
+
+
+def surge(spec: Spec, decided: Revisions) -> int:
+    """Pods that a rollout may have beside those asked for."""
+    limits = spec.autoscaling.limits
+    paid = limits.max_gpus is None or (spec.pods + 1) * spec.gpus <= limits.max_gpus
+    wanted = spec.rollout.strategy is Strategy.SURGE and decided.no_surge != decided.running
+    return 1 if wanted and paid else 0
+
+
+@dataclass(frozen=True)
+class _Case:
+    snapshot: Snapshot
+    spec: Spec
+    known: Revisions
+    now: float
+
+    @property
+    def pods(self) -> tuple[Pod, ...]:
+        """Of the revision that should run, by name."""
+        found = [pod for pod in self.snapshot.live_pods if pod.template_hash == self.known.running]
+        return tuple(sorted(found, key=lambda pod: pod.name))
+
+    @property
+    def unready(self) -> tuple[Pod, ...]:
+        """Of these. One that is emptied at a scale-in is not ready either, and starts no more."""
+        return tuple(pod for pod in self.pods if not pod.ready and not pod.retiring)
+
+    @property
+    def works(self) -> bool:
+        """Whether a pod of it is ready: then others without a node lack room and nothing else."""
+        return any(pod.ready for pod in self.pods)
+
+    @property
+    def leaving_seconds(self) -> int:
+        return self.spec.rollout.drain_seconds + manifests.DRAIN_MARGIN_SECONDS
+
+    def seconds_unready(self, pod: Pod) -> float:
+        """A pod without a node may have waited for one that ended its requests."""
+        if pod.changed_at is None:
+            return 0.0
+        waited = self.now - pod.changed_at
+        return waited if pod.scheduled else waited - self.leaving_seconds
+
+
+def _serves(case: _Case) -> bool:
+    """Whether all pods are of this revision and have been ready for a while."""
+    live = case.snapshot.live_pods
+    settled = [
+        pod
+        for pod in case.pods
+        if pod.ready and (pod.changed_at is None or case.now - pod.changed_at >= manifests.SETTLE_SECONDS)
+    ]
+    return 0 < case.spec.pods <= len(settled) == len(live) and _disagrees(case) is None
+
+
+def _may_be_rejected(case: _Case) -> bool:
+    rollout, known = case.spec.rollout, case.known
+    willing = rollout.auto_rollback and not rollout.paused and case.spec.pods > 0
+    return willing and known.rejected is None and can_go_back(case.snapshot, known)
+
+
+# --- what makes a revision a bad one: the first rule that has something to say ---
+
+_Verdict = tuple[str, str]
+
+
+def _fails(case: _Case) -> _Verdict | None:
+    alone = not case.snapshot.ready_pods
+    for pod in case.unready:
+        if pod.failure is None:
+            continue
+        reason, message = reasons.of_failure(pod.failure.reason, pod.failure.message)
+        if alone or reason in _FINAL or pod.num_failures >= FAILURES:
+            return reason, f"pod {pod.name}: {message}"
+    return None
+
+
+def _disagrees(case: _Case) -> _Verdict | None:
+    for pod in case.pods:
+        state = case.snapshot.states.get(pod.uid)
+        if state is not None and state.self_check is not None and not state.self_check.passed:
+            return contract.REASON_SELF_CHECK_FAILED, f"pod {pod.name}: {state.self_check.message}"
+    return None
+
+
+def _is_held(case: _Case) -> _Verdict | None:
+    for pod in case.unready:
+        if pod.obstacle is None or pod.obstacle.reason in _NO_NODE or case.seconds_unready(pod) < HELD_SECONDS:
+            continue
+        reason, message = reasons.of_obstacle(pod.obstacle.reason, pod.obstacle.message)
+        if reason != reasons.CONTAINER_WAITING:
+            return reason, f"pod {pod.name}: {message}"
+    return None
+
+
+def _has_no_place(case: _Case) -> _Verdict | None:
+    """While somebody serves, the whole deadline is there to find a node."""
+    if case.snapshot.ready_pods:
+        return None
+    start = float((case.snapshot.status.get("slowestStart") or {}).get("seconds", 0))
+    patience = min(max(start, NO_PLACE_SECONDS), case.spec.rollout.progress_deadline_seconds)
+    for pod in case.unready:
+        unplaced = pod.obstacle is not None and pod.obstacle.reason == reasons.UNSCHEDULABLE
+        if pod.obstacle is not None and unplaced and case.seconds_unready(pod) >= patience:
+            return reasons.UNSCHEDULABLE, f"pod {pod.name}: {pod.obstacle.message}"
+    return None
+
+
+def _is_late(case: _Case) -> _Verdict | None:
+    deadline = case.spec.rollout.progress_deadline_seconds
+    for pod in case.unready:
+        gated = pod.obstacle is not None and pod.obstacle.reason == reasons.SCHEDULING_GATED
+        lacks_room = case.works and not pod.scheduled
+        if not gated and not lacks_room and case.seconds_unready(pod) >= deadline:
+            return PROGRESS_DEADLINE_EXCEEDED, f"pod {pod.name} is not ready after {deadline} s"
+    return None
+
+
+def _is_not_made(case: _Case) -> _Verdict | None:
+    """No pod to look at: a quota or an admission rule."""
+    deployment = case.snapshot.children.get(("Deployment", case.snapshot.key.name), {})
+    status, metadata = deployment.get("status", {}), deployment.get("metadata", {})
+    seen = status.get("observedGeneration") == metadata.get("generation")
+    if case.pods or not seen or deployed(case.snapshot) != case.known.target:
+        return None
+    said = {c["type"]: c for c in status.get("conditions", ())}
+    if said.get("Progressing", {}).get("reason") != PROGRESS_DEADLINE_EXCEEDED:
+        return None
+    why = said.get("ReplicaFailure", {}).get("message") or "no pod of it was made in time"
+    return PROGRESS_DEADLINE_EXCEEDED, why
+
+
+_RULES: tuple[Callable[[_Case], _Verdict | None], ...] = (
+    _fails,
+    _disagrees,
+    _is_held,
+    _has_no_place,
+    _is_late,
+    _is_not_made,
+)
+
+
+# --- surge ---
+
+
+def _finds_no_room(case: _Case) -> bool:
+    """Whether the extra pod of a surge waits in vain: for a node, or to be made at all."""
+    if not surge(case.spec, case.known) or not rolling(case.snapshot):
+        return False
+    waiting = [
+        pod
+        for pod in case.unready
+        if not pod.scheduled and pod.changed_at is not None and case.now - pod.changed_at >= SURGE_SECONDS
+    ]
+    if waiting:
+        return not waiting_for_drain(case.snapshot)
+    deployment = case.snapshot.children.get(("Deployment", case.snapshot.key.name), {})
+    said = {c["type"]: c["status"] for c in deployment.get("status", {}).get("conditions", ())}
+    return said.get("ReplicaFailure") == "True" and deployed(case.snapshot) == case.known.running

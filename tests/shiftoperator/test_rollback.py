@@ -1,0 +1,232 @@
+"""Whole passes through a rollout that fails, is refused, or is held."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from shiftoperator.errors import UserError
+
+from .conftest import Make
+from .test_reconcile import World
+
+Object = dict[str, Any]
+STRICT = (
+    "PATCH /apis/apps/v1/namespaces/team/deployments/gemma: failed to create typed patch object (team/gemma; apps/v1, "
+    'Kind=Deployment): .spec.template.spec.containers[name="runtime"].livenes: field not declared in schema'
+)
+
+
+def running(world: World) -> str:
+    deployment = world.cluster.objects["Deployment", "gemma"]
+    return str(deployment["spec"]["template"]["metadata"]["annotations"]["shiftparallel.dev/template-hash"])
+
+
+def change(world: World, **spec: Any) -> None:
+    world.cluster.resource["spec"].update(spec)
+    world.cluster.resource["metadata"]["generation"] += 1
+
+
+def replace_pods(world: World, ended: Object | None = None) -> None:
+    """All of them by one of the Deployment's template, which ended like this or is ready."""
+    for kind, name in list(world.cluster.objects):
+        if kind == "Pod":
+            del world.cluster.objects[kind, name]
+    name = f"q{len(world.cluster.writes)}"
+    world.cluster.add_pod(name, running(world))
+    if ended is not None:
+        world.cluster.objects["Pod", name]["status"] |= {
+            "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False"}],
+            "containerStatuses": [{"name": "runtime", "state": {"terminated": ended}}],
+        }
+
+
+CRASH: Object = {"exitCode": 1, "message": '{"reason": "ModelNotFound", "message": "nothing lies there"}'}
+
+
+async def test_a_bad_revision_is_rolled_back_and_the_spec_stays(make: Make) -> None:
+    world = await World(make).healthy()
+    good = running(world)
+    change(world, engine={"maxNumSeqs": 99})
+    await world.full()
+    bad = running(world)
+    assert bad != good
+    replace_pods(world, CRASH)
+    world.cluster.writes.clear()
+    await world.full()
+    assert world.cluster.writes[:2] == ["status", "apply Deployment/gemma"], "stored before it is done"
+    assert world.cluster.statuses[-2]["rollout"]["rejected"]["revision"] == bad
+    assert running(world) == good == world.cluster.resource["status"]["templateHash"]
+    assert world.cluster.resource["spec"]["engine"] == {"maxNumSeqs": 99}
+    assert world.condition("Ready") == ("False", "RolledBack")
+    assert world.condition("Progressing") == ("True", "RolledBack")
+    [ready, *_] = world.cluster.resource["status"]["conditions"]
+    assert f"revision {bad} failed" in ready["message"]
+    assert f"run revision {good}" in ready["message"]
+    assert "ModelNotFound: pod " in ready["message"]
+    assert "RolledBack" in world.cluster.events
+    replace_pods(world)
+    await world.full()
+    assert world.condition("Available") == ("True", "PodsServe")
+    assert world.condition("Ready") == ("False", "RolledBack")
+    assert world.condition("Degraded") == ("True", "RolledBack")
+    assert world.condition("Progressing") == ("False", "RolledBack")
+
+
+async def rolled_back(make: Make) -> World:
+    world = await World(make).healthy()
+    change(world, engine={"maxNumSeqs": 99})
+    await world.full()
+    replace_pods(world, CRASH)
+    await world.full()
+    replace_pods(world)
+    await world.full()
+    await world.full()
+    world.cluster.writes.clear()
+    world.cluster.events.clear()
+    return world
+
+
+async def test_a_rollback_survives_a_restart_of_the_operator_and_costs_nothing_at_rest(make: Make) -> None:
+    world = await rolled_back(make)
+    before, checks = running(world), list(world.cluster.checks)
+    for restart in (False, True, True):
+        if restart:
+            world.restart_operator()
+        await world.full()
+        await world.poll()
+    assert running(world) == before
+    assert (world.cluster.writes, world.cluster.events, world.cluster.checks) == ([], [], checks)
+    assert world.condition("Ready") == ("False", "RolledBack")
+
+
+async def test_a_new_spec_ends_the_rollback(make: Make) -> None:
+    world = await rolled_back(make)
+    change(world, engine={"maxNumSeqs": 32})
+    await world.full()
+    replace_pods(world)
+    await world.full()
+    assert world.condition("Ready") == ("True", "AllPodsReady")
+    told = world.cluster.resource["status"]["rollout"]
+    assert told == {"goodRevision": running(world)}
+
+
+async def test_going_back_to_the_good_spec_heals_without_a_restart(make: Make) -> None:
+    world = await rolled_back(make)
+    change(world, engine={"maxNumSeqs": 16, "maxBatchedTokens": 512})
+    await world.full()
+    assert world.condition("Ready") == ("True", "AllPodsReady")
+    assert not [write for write in world.cluster.writes if write.startswith("apply")]
+
+
+async def test_the_size_of_a_service_that_was_rolled_back_can_change(make: Make) -> None:
+    world = await rolled_back(make)
+    before = running(world)
+    change(world, replicas=3, autoscaling={"mode": "Disabled"})
+    await world.full()
+    assert world.cluster.objects["Deployment", "gemma"]["spec"]["replicas"] == 3
+    assert running(world) == before
+
+
+async def test_a_template_that_the_api_server_refuses_touches_no_pod(make: Make) -> None:
+    world = await World(make).healthy()
+    good = running(world)
+    world.cluster.refusals["dry run"] = UserError("RefusedByApi", STRICT)
+    change(world, podTemplate={"spec": {"containers": [{"name": "runtime", "livenes": {}}]}})
+    for _ in range(3):
+        await world.full()
+    assert running(world) == good
+    assert world.condition("Ready") == ("False", "InvalidPodTemplate")
+    assert world.condition("Degraded") == ("True", "SpecRefused")
+    [ready, *_] = world.cluster.resource["status"]["conditions"]
+    assert 'podTemplate.spec.containers[name="runtime"].livenes: field not declared' in ready["message"]
+    assert len(world.cluster.checks) == 1, "of the first start; a refused one is asked again after a while"
+    assert not any("ControllerRevision" in write for write in world.cluster.writes)
+    change(world, replicas=2, autoscaling={"mode": "Disabled"})
+    await world.full()
+    assert world.cluster.objects["Deployment", "gemma"]["spec"]["replicas"] == 2, "work goes on with what runs"
+    world.cluster.refusals.clear()
+    change(world, podTemplate={})
+    await world.full()
+    assert world.condition("Degraded") == ("False", "AsAsked")
+
+
+async def test_a_first_template_that_is_refused_makes_nothing(make: Make) -> None:
+    world = World(make)
+    world.cluster.refusals["dry run"] = UserError("RefusedByApi", STRICT)
+    await world.full()
+    assert world.condition("Ready") == ("False", "InvalidPodTemplate")
+    assert set(world.cluster.writes) == {"status"}
+
+
+async def test_a_deployment_of_somebody_else_is_a_conflict_and_no_bad_template(make: Make) -> None:
+    world = World(make)
+    world.cluster.objects["Deployment", "gemma"] = {"kind": "Deployment", "metadata": {"name": "gemma"}, "spec": {}}
+    world.cluster.refusals["dry run"] = UserError("RefusedByApi", "spec.selector: field is immutable")
+    await world.full()
+    assert world.condition("Ready") == ("False", "NameConflict")
+
+
+ENV = [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}]
+
+
+@pytest.mark.parametrize(
+    ("missing", "spec", "reason"),
+    [
+        ("hub", {"runtime": {"image": "runtime:1", "device": "cpu", "env": ENV}}, "SecretMissing"),
+        ("nowhere", {"model": {"uri": "pvc://nowhere/m.gguf"}}, "ModelNotFound"),
+    ],
+)
+async def test_what_pods_need_must_be_there_before_one_is_replaced(
+    make: Make, missing: str, spec: Object, reason: str
+) -> None:
+    world = await World(make).healthy()
+    good = running(world)
+    world.cluster.missing.add(missing)
+    change(world, **spec)
+    await world.full()
+    assert running(world) == good
+    assert world.condition("Ready") == ("False", reason)
+    assert world.condition("Available") == ("True", "PodsServe")
+    world.cluster.missing.clear()
+    await world.full()
+    assert running(world) == good, "asked again after a while only"
+    world.now += 31.0
+    await world.full()
+    assert running(world) != good
+    replace_pods(world)
+    await world.full()
+    assert world.condition("Ready") == ("True", "AllPodsReady")
+
+
+async def test_a_paused_rollout_replaces_nothing_and_says_so(make: Make) -> None:
+    world = await World(make).healthy()
+    change(world, engine={"maxNumSeqs": 99}, rollout={"paused": True})
+    await world.full()
+    assert world.cluster.objects["Deployment", "gemma"]["spec"]["paused"] is True
+    assert world.condition("Ready") == ("False", "RolloutPaused")
+    assert world.condition("Progressing") == ("False", "RolloutPaused")
+    assert world.condition("Paused") == ("True", "RolloutPaused")
+    change(world, rollout={})
+    await world.full()
+    assert world.cluster.objects["Deployment", "gemma"]["spec"]["paused"] is False
+    assert world.condition("Progressing") == ("True", "RollingOut")
+
+
+async def test_a_surge_without_room_is_given_up_once(make: Make) -> None:
+    world = await World(make, autoscaling={"mode": "Disabled"}, rollout={"strategy": "Surge"}).healthy()
+    rolling = lambda: world.cluster.objects["Deployment", "gemma"]["spec"]["strategy"]["rollingUpdate"]  # noqa: E731
+    assert rolling() == {"maxSurge": 1, "maxUnavailable": 0}
+    change(world, engine={"maxNumSeqs": 99})
+    await world.full()
+    world.cluster.add_pod("extra", running(world))
+    extra = world.cluster.objects["Pod", "extra"]
+    extra["metadata"]["creationTimestamp"] = "1970-01-01T00:01:40Z"
+    extra["status"] = {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}
+    await world.full()
+    assert rolling()["maxSurge"] == 1
+    world.now = 131.0
+    for _ in range(3):
+        await world.full()
+    assert rolling() == {"maxSurge": 0, "maxUnavailable": 1}
+    assert world.cluster.events.count("SurgeGivenUp") == 1
