@@ -25,6 +25,7 @@ check: setup ## style, types, layers, generated code
 	ruff check .
 	ruff format --check .
 	mypy
+	mypy --config-file tests/mypy.ini
 	lint-imports
 	$(PYTHON) -m pytest -q tests/contract/test_protos.py
 

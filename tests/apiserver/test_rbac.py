@@ -82,7 +82,7 @@ class Everything:
         wait_for("no pods", lambda: not self._kubelet.runtimes(self._namespace))
         for number in range(1, 7):
             self._patch({"engine": {"maxNumSeqs": number}})
-            wait_for("the template", lambda n=number: self._newest_revision() >= n + 1)
+            wait_for("the template", lambda n=number: self._newest_revision() >= n + 1)  # type: ignore[misc]
         wait_for("the end of the oldest template", lambda: len(self._revisions()) == 5)
 
     def _repair(self) -> None:

@@ -118,7 +118,7 @@ def test_policy_patch_under_load_is_applied_at_a_step_boundary(cluster: Settings
             before = state()
             started = time.monotonic()
             patch(cluster, {"shift": {"policy": policy}})
-            wait(policy, lambda b=before: state().generation_applied > b.generation_applied, 15)
+            wait(policy, lambda b=before: state().generation_applied > b.generation_applied, 15)  # type: ignore[misc]
             print(f"under load, {policy}: applied {time.monotonic() - started:.2f} s after the patch")
             applied = state()
             assert applied.generation_applied == applied.generation_accepted

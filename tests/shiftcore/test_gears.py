@@ -140,7 +140,7 @@ COSTS = st.lists(st.floats(0.001, 1), min_size=4, max_size=4)
 
 
 BOUNDS = st.tuples(st.none() | st.integers(1, 5000), st.none() | st.integers(1, 5000)).filter(
-    lambda pair: None in pair or pair[0] <= pair[1]
+    lambda pair: pair[0] is None or pair[1] is None or pair[0] <= pair[1]
 )
 
 

@@ -117,7 +117,7 @@ def test_more_demand_never_asks_for_fewer_pods(limits: Limits, seen: Observation
 
 @given(limits(), st.lists(observations(), max_size=8))
 def test_a_replay_decides_alike(limits: Limits, path: list[Observation]) -> None:
-    def run() -> list[object]:
+    def run() -> object:
         memory, said = Memory(), []
         for step, seen in enumerate(path):
             decision, memory = decide(limits, seen, NOW + 30.0 * step, memory)

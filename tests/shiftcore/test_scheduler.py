@@ -221,7 +221,12 @@ def test_refusals_have_the_numbers() -> None:
 
 @pytest.mark.parametrize("name", ["max_num_seqs", "max_batched_tokens", "max_model_len", "max_waiting_requests"])
 def test_limits_start_at_one(name: str) -> None:
-    values = {"max_num_seqs": 1, "max_batched_tokens": 1, "max_model_len": 1, "max_waiting_requests": 1} | {name: 0}
+    values: dict[str, Any] = {
+        "max_num_seqs": 1,
+        "max_batched_tokens": 1,
+        "max_model_len": 1,
+        "max_waiting_requests": 1,
+    } | {name: 0}
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         Limits(**values)
 

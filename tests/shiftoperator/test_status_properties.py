@@ -65,7 +65,7 @@ gears = st.builds(
     tokens=big,
     capacity_tokens_per_second=seconds,
 )
-times = st.dictionaries(st.sampled_from(PERCENTILES), seconds)
+quantiles = st.dictionaries(st.sampled_from(PERCENTILES), seconds)
 loads = st.builds(
     Load,
     running_requests=counts,
@@ -75,8 +75,8 @@ loads = st.builds(
     kv_blocks_total=counts,
     kv_blocks_free=counts,
     oldest_wait_seconds=seconds,
-    ttft_seconds=times,
-    tpot_seconds=times,
+    ttft_seconds=quantiles,
+    tpot_seconds=quantiles,
     prompt_tokens_per_second=seconds,
     output_tokens_per_second=seconds,
 )

@@ -11,6 +11,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -69,7 +70,7 @@ async def until_ready(stub) -> None:
                 await asyncio.sleep(0.1)
 
 
-async def collect(stub, **sampling: object) -> tuple[list[pb.GenerateResponse], dict[str, str]]:
+async def collect(stub, **sampling: Any) -> tuple[list[pb.GenerateResponse], dict[str, str]]:
     """(messages, trailing metadata) of one greedy request, unless told otherwise."""
     params = pb.SamplingParams(**({"temperature": 0.0, "ignore_eos": True} | sampling))
     call = stub.Generate(pb.GenerateRequest(tokens=pb.TokenIds(ids=PROMPT), sampling=params), timeout=SECONDS)

@@ -52,7 +52,7 @@ async def _small_pools(model: Path, count: int, rng: random.Random, shares: tupl
             total = (await client.state()).load.kv_blocks_total
             streams = [await client.submit(request) for request in requests]
             results = await asyncio.gather(*(collect(stream) for stream in streams))
-            state = await until(client, lambda s, total=total: s.load.kv_blocks_free == total)
+            state = await until(client, lambda s, total=total: s.load.kv_blocks_free == total)  # type: ignore[misc]
         if share == 1.0:
             expected = list(results)
             continue

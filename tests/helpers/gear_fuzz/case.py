@@ -196,7 +196,7 @@ class Case:
                 yield replace(self, gears=tuple(other for other in self.gears if other != gear))
         for name in ("aborts", "extra_rows", "late", "prefix_cache", "pieces", "token_by_token", "overlap"):
             if getattr(self, name):
-                yield replace(self, **{name: False})
+                yield replace(self, **dict[str, Any]({name: False}))
         for name, least in (("prompt", 1), ("output", 1)):
             value = getattr(self, name)
             for less in {max(least, value // 2), max(least, value - 1)} - {value}:

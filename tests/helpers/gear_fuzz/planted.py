@@ -82,7 +82,7 @@ def strided_groups(decoder: Decoder) -> None:
 
     def other(gear: Gear) -> Decoder:
         physical = tuple(t + s * gear.tensor for t in range(gear.tensor) for s in range(gear.sequence))
-        comm = RelabelledRanks(decoder.comm, physical)
+        comm: Any = RelabelledRanks(decoder.comm, physical)
         made = Decoder(decoder.config, decoder._weights, comm, decoder.ops, decoder.kv)
         made._logits = head  # type: ignore[method-assign]
         return made
@@ -190,6 +190,7 @@ def noise_by_place(batch: Batch, *rest: Any) -> tuple[ChunkPlan, ...]:
 
 
 def _with_position(plan: ChunkPlan, position: int) -> ChunkPlan:
+    assert plan.sample is not None, "a row that is sampled"
     return msgspec.structs.replace(plan, sample=msgspec.structs.replace(plan.sample, position=position))
 
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from unittest import mock
 
 import msgspec
@@ -25,7 +26,7 @@ from torch import Tensor
 
 _TURN_SECONDS = 60.0
 
-WrapComm = Callable[[Comm], Comm]
+WrapComm = Callable[[Comm], Any]  # a Comm, or what stands for one
 AlterDecoder = Callable[[Decoder], None]
 
 

@@ -33,7 +33,7 @@ PLAIN = [
     {"role": "assistant", "content": "Gut."},
     {"role": "user", "content": "{{ 7 * 7 }} {% raw %}"},
 ]
-CALLED = [
+CALLED: list[dict[str, Any]] = [
     {"role": "user", "content": "Weather in Köln?"},
     {
         "role": "assistant",

@@ -68,11 +68,12 @@ class Loop:
         gear = Gear(1, 1)
         options = EngineOptions("/nowhere", 1, gear)
         config = SimpleNamespace(group_windows=(None,), vocab_size=64)
-        started: Any = SimpleNamespace(
+        started = SimpleNamespace(
             table=GearTable(gear, {}), dtype="float32", max_model_len=64, num_blocks=16, config=config, self_check=None
         )
-        self.startup: Any = Startup()
-        self.engine = Engine(options, self.startup, started, self.ranks, self.sent.append)
+        self.startup = Startup()
+        parts: tuple[Any, Any, Any] = (self.startup, started, self.ranks)
+        self.engine = Engine(options, *parts, self.sent.append)
 
     def until_idle(self) -> None:
         for _ in range(100):

@@ -151,7 +151,7 @@ def test_logprobs_agree_while_shifting(name: str, references: Callable[..., Refe
         ("yarn-rope-in-full", "rope_scaling", None), ("llama3-rope", "rope_scaling", None),
     ],
 )  # fmt: skip
-def test_each_trait_is_seen(name: str, trait: str, without: object, references: Callable[..., Reference]) -> None:
+def test_each_trait_is_seen(name: str, trait: str, without: Any, references: Callable[..., Reference]) -> None:
     """The oracle would notice a trait that is left out."""
     model = references(name)
     loaded = LoadedModel.load(model.folder, 1)

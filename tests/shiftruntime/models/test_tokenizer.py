@@ -80,7 +80,7 @@ def test_stream_is_final_text(gemma: Tokenizer) -> None:
 
 
 def test_a_cut_character_appears_only_at_the_end(gemma: Tokenizer) -> None:
-    smile = [gemma.backend.token_to_id(f"<0x{byte:02X}>") for byte in "𓀀".encode()]
+    smile = [gemma.backend.token_to_id(f"<0x{byte:02X}>") or 0 for byte in "𓀀".encode()]
     stream = gemma.stream_decoder()
     assert [stream.push(token) for token in smile[:3]] == ["", "", ""]
     assert stream.flush() == "\ufffd"

@@ -6,7 +6,7 @@ import asyncio
 import codecs
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -312,7 +312,7 @@ def serve_options(tmp_path: Path) -> ServeOptions:
     )
 
 
-PodStarter = Callable[..., "asyncio.Future[RunningPod]"]
+PodStarter = Callable[..., Coroutine[Any, Any, "RunningPod"]]
 
 
 @asynccontextmanager
@@ -320,7 +320,7 @@ async def running_pod(options: ServeOptions, configure: Callable[[FakeEngine], N
     ports: asyncio.Future[Ports] = asyncio.get_running_loop().create_future()
     engines: list[FakeEngine] = []
 
-    def make_engine(engine_options: EngineOptions) -> FakeEngine:
+    def make_engine(engine_options: EngineOptions) -> Any:
         engines.append(FakeEngine(engine_options))
         configure(engines[0])
         return engines[0]
@@ -332,6 +332,7 @@ async def running_pod(options: ServeOptions, configure: Callable[[FakeEngine], N
         grpc.aio.insecure_channel(f"127.0.0.1:{bound.control}") as control_channel,
     ):
         log = options.environment.termination_log
+        assert log is not None, "every pod of a test writes one"
         yield RunningPod(engines[0], bound, task, channel, control_channel, log)
     if not task.done():
         engines[0].flow.set()
@@ -345,7 +346,7 @@ async def start_pod(serve_options: ServeOptions) -> AsyncIterator[PodStarter]:
     entered = []
 
     async def start(
-        configure: Callable[[FakeEngine], None] = lambda engine: None, ready: bool = True, **changes: object
+        configure: Callable[[FakeEngine], None] = lambda engine: None, ready: bool = True, **changes: Any
     ) -> RunningPod:
         context = running_pod(replace(serve_options, **changes), configure)
         pod = await context.__aenter__()

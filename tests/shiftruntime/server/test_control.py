@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import Any
 
 import grpc
 import pytest
@@ -86,7 +87,7 @@ async def test_state_carries_what_the_engine_knows(pod):
     assert state.version
 
 
-def policy(**fields: object) -> pb.SetPolicyRequest:
+def policy(**fields: Any) -> pb.SetPolicyRequest:
     return pb.SetPolicyRequest(policy=pb.Policy(**fields))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import Any
 
 import grpc
 import pytest
@@ -14,7 +15,7 @@ from shiftruntime.server.refusal import REASON_METADATA
 SECONDS = 10.0
 
 
-def ask(text: str = "hi", **sampling: object) -> pb.GenerateRequest:
+def ask(text: str = "hi", **sampling: Any) -> pb.GenerateRequest:
     return pb.GenerateRequest(text=text, sampling=pb.SamplingParams(**sampling))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from shiftprotos.v1 import inference_pb2 as pb
@@ -21,7 +22,7 @@ def test_an_empty_request_asks_for_nothing():
 
 
 def test_every_field_of_a_request_arrives():
-    sampling = {
+    sampling: dict[str, Any] = {
         "temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.25, "seed": 2**64 - 1, "max_tokens": 20,
         "min_tokens": 3, "stop": ["a", "b"], "stop_token_ids": [9], "ignore_eos": True, "logprobs": True,
         "top_logprobs": 4, "prompt_logprobs": True, "n": 2, "repetition_penalty": 1.5, "presence_penalty": 0.5,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -14,7 +15,7 @@ from shiftruntime.server.refusal import REASON_METADATA
 SECONDS = 10.0
 
 
-def ask(request_id: str = "", **fields: object) -> pb.GenerateRequest:
+def ask(request_id: str = "", **fields: Any) -> pb.GenerateRequest:
     return pb.GenerateRequest(request_id=request_id, **({"text": "hi"} | fields))
 
 

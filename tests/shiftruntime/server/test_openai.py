@@ -736,7 +736,7 @@ async def test_a_large_body_is_refused(start_pod, serve_options):
 
 
 async def test_large_headers_are_refused(pod):
-    status, _, _ = await raw(pod, "GET", "/health", **{"X-Large": "x" * 40_000})
+    status, _, _ = await raw(pod, "GET", "/health", **dict[str, Any]({"X-Large": "x" * 40_000}))
     assert status == 400
 
 

@@ -79,7 +79,7 @@ async def test_ids_of_another_server_are_shortened_where_the_template_needs_it(c
 
 def test_short_ids_still_belong_together() -> None:
     call = {"type": "function", "function": {"name": "now", "arguments": {}}}
-    turns = [
+    turns: list[dict[str, Any]] = [
         {"role": "assistant", "content": "", "tool_calls": [{**call, "id": "call_1"}, {**call, "id": "abcDEF123"}]},
         {"role": "tool", "tool_call_id": "call_1", "content": "noon"},
         {"role": "tool", "tool_call_id": "abcDEF123", "content": "one"},

@@ -67,7 +67,8 @@ async def test_the_control_port_speaks_tls_when_told(start_pod, tmp_path, author
 async def test_a_client_without_a_certificate_of_the_authority_is_refused(start_pod, tmp_path, authority):
     client_ca = tmp_path / "ca.crt"
     client_ca.write_bytes(authority.certificate)
-    pod = await start_pod(tls=TlsFiles(*authority.sign("server").write(tmp_path), client_ca))
+    certificate, key = authority.sign("server").write(tmp_path)
+    pod = await start_pod(tls=TlsFiles(certificate, key, client_ca))
     port = pod.ports.inference
     assert (await info(port, trusting(authority, authority.sign("client")))).served_name == "fake"
     await unavailable(port, trusting(authority))
@@ -93,7 +94,8 @@ async def test_a_rotated_certificate_serves_new_connections_and_open_streams_go_
 async def test_a_rotated_authority_of_clients_lets_its_own_in_and_the_old_ones_out(start_pod, tmp_path, authority):
     client_ca, other = tmp_path / "ca.crt", Authority("other")
     client_ca.write_bytes(authority.certificate)
-    pod = await start_pod(tls=TlsFiles(*authority.sign("server").write(tmp_path), client_ca))
+    certificate, key = authority.sign("server").write(tmp_path)
+    pod = await start_pod(tls=TlsFiles(certificate, key, client_ca))
     port = pod.ports.inference
     before, after = trusting(authority, authority.sign("client")), trusting(authority, other.sign("client"))
     assert (await info(port, before)).served_name == "fake"
