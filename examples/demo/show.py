@@ -52,7 +52,8 @@ def crossover(state: control_pb2.GetStateResponse) -> str:
     found = state.crossover
     measured = f"crossover at {found.tokens} tokens" if found.tokens else f"no crossover ({found.reason})"
     source = control_pb2.ThresholdSource.Name(state.threshold_source).removeprefix("THRESHOLD_SOURCE_").lower()
-    in_use = f"threshold in use: {state.threshold_tokens} (source: {source})" if state.threshold_tokens else "pinned"
+    pinned = state.threshold_source == control_pb2.THRESHOLD_SOURCE_PINNED  # a threshold may be 0
+    in_use = "pinned" if pinned else f"threshold in use: {state.threshold_tokens} (source: {source})"
     return f"{measured}: {found.message}; {in_use}"
 
 

@@ -10,17 +10,18 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from shiftruntime.__main__ import main
 from shiftruntime.engine.client import EngineFailed
-from shiftruntime.engine.messages import PhaseUpdate
+from shiftruntime.engine.messages import PhaseUpdate, Ready
 from shiftruntime.server.chat.template import ChatTemplates, TemplateSources
 from shiftruntime.server.options import parse_terminal
 from shiftruntime.server.terminal.keyboard import Keyboard
 from shiftruntime.server.terminal.run import _run
-from shiftruntime.server.terminal.screen import Screen, safe
+from shiftruntime.server.terminal.screen import Screen, ready_line, safe
 from shiftruntime.server.usage import UsageError
 
 WAIT_SECONDS = 10.0
@@ -294,3 +295,12 @@ async def test_both_verbs_print_through_it(desk: Desk) -> None:
     assert await ended(desk.start("chat", "m.gguf")) == 0
     assert "\x1b" not in desk.out.getvalue()
     assert desk.out.getvalue().count("a[2Jb\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("threshold", "words"),
+    [(0, "threshold 0 tokens"), (64, "threshold 64 tokens"), (None, "gear pinned by the policy")],
+)
+def test_a_threshold_of_0_is_not_called_pinned(threshold: int | None, words: str) -> None:
+    state: Any = SimpleNamespace(threshold_tokens=threshold)
+    assert ready_line(Ready("llama", "float32", 64, 131, 63, ("tp2", "sp2")), state).endswith(f"; {words}")

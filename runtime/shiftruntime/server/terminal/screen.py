@@ -86,7 +86,8 @@ class Timing:
 
 
 def ready_line(ready: Ready, state: EngineState) -> str:
-    threshold = f"threshold {state.threshold_tokens} tokens" if state.threshold_tokens else "gear pinned by the policy"
+    pinned = state.threshold_tokens is None  # 0 is a threshold: no step is worth the tp gear
+    threshold = "gear pinned by the policy" if pinned else f"threshold {state.threshold_tokens} tokens"
     gears = ", ".join(ready.gears)
     return f"{ready.architecture}, {ready.dtype}, {ready.max_model_len} tokens; gears {gears}; {threshold}"
 
