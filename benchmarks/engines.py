@@ -1,9 +1,11 @@
-"""What the benchmarks share: the model, an engine as the server starts it, and greedy requests for it."""
+"""What the benchmarks share: arguments, the model, an engine as the server starts it, and greedy requests for it."""
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,19 @@ from shiftruntime.engine.messages import Sampling, Submit
 from shiftruntime.engine.options import EngineOptions
 
 _STOP_SECONDS = 10.0
+
+
+def arguments(description: str | None, ranks: int) -> argparse.ArgumentParser:
+    """The parser of a benchmark, with what all of them take: the model and the count of ranks."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?", help="default: Gemma 3 270M from its package")
+    parser.add_argument("--ranks", type=int, default=ranks)
+    return parser
+
+
+def run(measure: Callable[[argparse.Namespace], Coroutine[None, None, None]], args: argparse.Namespace) -> None:
+    with model_or_gemma(args.model) as args.model:
+        asyncio.run(measure(args))
 
 
 @contextmanager

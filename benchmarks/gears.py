@@ -9,12 +9,10 @@ every gear. Their ratio is what the gears in between buy, and counts only where 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import statistics
 from collections import defaultdict
-from pathlib import Path
 
-from engines import model_or_gemma, options, running
+from engines import arguments, options, run, running
 
 
 async def measure(args: argparse.Namespace) -> None:
@@ -40,10 +38,8 @@ async def measure(args: argparse.Namespace) -> None:
         print(f"{tokens:>7} {cells} {gain:>8.3f} {spread:>6.0%}")
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, nargs="?", help="default: Gemma 3 270M from its package")
-    parser.add_argument("--ranks", type=int, default=4)
+def main() -> None:
+    parser = arguments(__doc__, ranks=4)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument(
         "--largest",
@@ -51,13 +47,7 @@ def _parse() -> argparse.Namespace:
         default=512,
         help="tokens of the largest step; a larger one leaves time for fewer sizes",
     )
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = _parse()
-    with model_or_gemma(args.model) as args.model:
-        asyncio.run(measure(args))
+    run(measure, parser.parse_args())
 
 
 if __name__ == "__main__":

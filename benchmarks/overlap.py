@@ -9,9 +9,8 @@ import argparse
 import asyncio
 import statistics
 import time
-from pathlib import Path
 
-from engines import generate, model_or_gemma, options, running
+from engines import arguments, generate, options, run, running
 
 _PROMPT = tuple(range(5, 21))
 
@@ -36,20 +35,12 @@ async def _rate(args: argparse.Namespace, overlap: bool) -> float:
         return sum(made) / (time.monotonic() - started)
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, nargs="?", help="default: Gemma 3 270M from its package")
-    parser.add_argument("--ranks", type=int, default=2)
+def main() -> None:
+    parser = arguments(__doc__, ranks=2)
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--pairs", type=int, default=5)
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = _parse()
-    with model_or_gemma(args.model) as args.model:
-        asyncio.run(measure(args))
+    run(measure, parser.parse_args())
 
 
 if __name__ == "__main__":
