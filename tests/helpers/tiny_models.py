@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from helpers.local_comm import LocalComm, run_ranks
 from helpers.tiny_families import save_gemma3 as save_gemma3
 from helpers.tiny_families import save_llama as save_llama
 from helpers.tiny_families import save_tokenizer as save_tokenizer
@@ -18,7 +19,6 @@ from shiftruntime.models.decoder import Chunk, Decoder, StepBatch
 from shiftruntime.models.kv_cache import KvCache, allocate_kv
 from shiftruntime.models.source import ModelSource, open_model
 from shiftruntime.models.weights import fill, plan_arena, view
-from shiftruntime.parallel.local import LocalComm, run_ranks
 from torch import Tensor
 
 BLOCK_SIZE = 4

@@ -11,6 +11,7 @@ import torch
 from helpers.gear_fuzz.case import RequestSpec
 from helpers.gear_fuzz.ranks import CachedHeads, LogicalRanks, layer_windows
 from helpers.gear_fuzz.tiny import LoadedWeights
+from helpers.local_comm import Board, LocalComm
 from shiftcore.block_tables import SequenceBlocks
 from shiftcore.layout import Gear
 from shiftcore.prefix_cache import PrefixChain
@@ -20,7 +21,6 @@ from shiftruntime.engine.plans import plan_chunk
 from shiftruntime.engine.samples import step_results
 from shiftruntime.kernels.exact import ExactOps
 from shiftruntime.models.sampling import token_logprobs
-from shiftruntime.parallel.local import Board, LocalComm
 from shiftruntime.worker.messages import ChunkPlan
 from torch import Tensor
 

@@ -13,12 +13,12 @@ from unittest import mock
 import msgspec
 import torch
 from helpers.gear_fuzz.tiny import LoadedWeights
+from helpers.local_comm import Board, LocalComm
 from shiftcore.layout import Gear
 from shiftruntime.config import ModelConfig
 from shiftruntime.models.decoder import Decoder, StepBatch
 from shiftruntime.models.kv_cache import KvCache
 from shiftruntime.parallel.comm import Comm
-from shiftruntime.parallel.local import Board, LocalComm
 from shiftruntime.worker import rank as worker_rank
 from shiftruntime.worker.messages import Allocated, AllocateKv, Attach, Attached, ChunkPlan, Done, StepPlan
 from shiftruntime.worker.rank import Rank

@@ -6,12 +6,12 @@ import random
 
 import pytest
 import torch
+from helpers.local_comm import LocalComm, run_ranks
 from shiftruntime.config import Activation, ModelConfig
 from shiftruntime.errors import StartupError
 from shiftruntime.kernels.exact import ExactOps
 from shiftruntime.kernels.ops import Chunk
 from shiftruntime.kernels.plain import PlainOps
-from shiftruntime.parallel.local import LocalComm, run_ranks
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float64)

@@ -9,6 +9,7 @@ import gguf
 import pytest
 import torch
 import transformers
+from helpers.local_comm import LocalComm, run_ranks
 from shiftcore.layout import Gear
 from shiftruntime.kernels.exact import ExactOps
 from shiftruntime.kernels.plain import PlainOps
@@ -19,7 +20,6 @@ from shiftruntime.models.sampling import sample
 from shiftruntime.models.source import ModelSource, open_model
 from shiftruntime.models.tokenizer import load_tokenizer
 from shiftruntime.models.weights import fill, plan_arena, view
-from shiftruntime.parallel.local import LocalComm, run_ranks
 from torch import Tensor
 from transformers import initialization
 

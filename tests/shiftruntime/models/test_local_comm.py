@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.local_comm import LocalComm, run_ranks
 from shiftruntime.kernels.probe import choose_dtype
-from shiftruntime.parallel.local import LocalComm, run_ranks
 from torch import Tensor
 
 

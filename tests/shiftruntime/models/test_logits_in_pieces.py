@@ -7,11 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from helpers.local_comm import Board, LocalComm, run_ranks
 from helpers.tiny_models import BLOCK_SIZE, LoadedModel, save_llama
 from shiftcore.layout import Gear
 from shiftruntime.kernels.exact import ExactOps
 from shiftruntime.models.sampling import sample
-from shiftruntime.parallel.local import Board, LocalComm, run_ranks
 from shiftruntime.worker import rank as rank_module
 from shiftruntime.worker.messages import ChunkPlan, Done, Sample, StepPlan
 from shiftruntime.worker.rank import Rank

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from helpers.local_comm import LocalComm, run_ranks
 from helpers.tiny_models import LoadedModel, Run, one_step_each, random_sequences, random_steps, run_steps
 from helpers.tiny_moe import save_mixtral, save_qwen3_moe
 from safetensors.torch import load_file, save_file
@@ -24,7 +25,6 @@ from shiftruntime.kernels.routing import assigned, largest
 from shiftruntime.layers.moe import ExpertPlan, MoeWeights, sparse_feed_forward
 from shiftruntime.models.source import open_model
 from shiftruntime.models.weights import fill, plan_arena
-from shiftruntime.parallel.local import LocalComm, run_ranks
 from torch import Tensor
 
 LENGTHS = (29, 5, 34)

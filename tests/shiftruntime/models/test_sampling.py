@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from helpers.local_comm import LocalComm, run_ranks
 from shiftruntime.kernels.exact import ExactOps
 from shiftruntime.kernels.plain import PlainOps
 from shiftruntime.models.sample import Sample
 from shiftruntime.models.sampling import sample, token_logprobs
-from shiftruntime.parallel.local import LocalComm, run_ranks
 from torch import Tensor
 
 RANKS = (1, 2, 3, 4, 8)

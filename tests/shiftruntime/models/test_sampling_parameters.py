@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from helpers.local_comm import Board, LocalComm, run_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shiftruntime.errors import RankError
@@ -20,7 +21,6 @@ from shiftruntime.models.sample import Penalties, Sample
 from shiftruntime.models.sampling import Sampled, sample, token_logprobs
 from shiftruntime.models.shards import FLOAT_DIGITS, ordered, select, unordered
 from shiftruntime.models.truncation import MAX_CANDIDATES, floors
-from shiftruntime.parallel.local import Board, LocalComm, run_ranks
 from torch import Tensor
 from transformers.generation import logits_process as hf
 

@@ -16,7 +16,7 @@ from helpers.comm_ranks import (
     run_ragged,
     told_to_stop,
 )
-from shiftruntime.parallel.local import run_ranks
+from helpers.local_comm import run_ranks
 
 pytestmark = pytest.mark.ranks
 
