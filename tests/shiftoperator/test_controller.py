@@ -143,6 +143,18 @@ async def test_errors_are_tried_again(controller: Controller, recorder: Recorder
     assert [full for _, _, full in recorder.calls][:2] == [True, True]
 
 
+async def test_events_in_an_outage_do_not_lengthen_the_pause_after_it(
+    controller: Controller, recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    await controller.start()
+    recorder.answers = [TransientError("no API", 1.0) for _ in range(8)]
+    for _ in range(8):
+        controller.wake(KEY)
+        await settle()
+    assert len(recorder.calls) == 8
+    assert [record.args[1] for record in caplog.records if record.args] == [1.0] * 8  # type: ignore[index]
+
+
 async def test_losing_the_lease_stops_work_in_flight(controller: Controller, recorder: Recorder) -> None:
     await controller.start()
     recorder.gate.clear()

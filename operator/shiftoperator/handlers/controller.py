@@ -94,7 +94,8 @@ class Controller:
             try:
                 exists = await self._reconcile_once(worker.key, hint, full)
             except TransientError as error:
-                failures += 1
+                # An event is worth a try at once, and no reason to wait longer after it: in an outage many come.
+                failures = max(1, failures) if woken else failures + 1
                 pause = self._backoff(worker.key, error, failures)
                 continue
             if not exists and worker.woken:
