@@ -115,7 +115,7 @@ def wrong_kv_head(decoder: Decoder) -> None:
 
 def cache_per_gear(decoder: Decoder) -> None:
     """The tp gear was built with a cache of its own."""
-    caches = (decoder.kv, KvCache(torch.zeros_like(decoder.kv.k), torch.zeros_like(decoder.kv.v)))
+    caches = (decoder.kv, KvCache(torch.zeros_like(decoder.kv.k), torch.zeros_like(decoder.kv.v), decoder.kv.groups))
     forward = decoder.forward
 
     def bound(batch: StepBatch) -> Tensor:
