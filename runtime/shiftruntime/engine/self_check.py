@@ -13,10 +13,11 @@ from shiftcore.layout import Gear
 from shiftruntime.engine.messages import SelfCheckState
 from shiftruntime.worker.messages import ChunkPlan
 
-# Differences of a log probability (nats) between gears that rounding explains, largest and mean of the worst gear: sums
-# are split differently. The prompt is no text, its tokens are unlikely and their logits large, so that bfloat16 with its
-# 8 bits is coarse. Its two stand between what was measured on Gemma 3 270M (docs/LOG.md): right gears differ by at most
-# 2.0 and 0.28; of the bugs that the prompt can show, a gear with a cache of its own differs least, by 5.3 and 1.1.
+# Differences of a log probability (nats) between gears that rounding explains, largest and mean of the worst gear:
+# sums are split differently. The prompt is no text, its tokens are unlikely and their logits large, so that bfloat16
+# with its 8 bits is coarse. Its two stand between what was measured on Gemma 3 270M (docs/LOG.md): right gears differ
+# by at most 2.0 and 0.28; of the bugs that the prompt can show, a gear with a cache of its own differs least, by 5.3
+# and 1.1.
 TOLERANCES = {"float64": (1e-8, 1e-9), "float32": (2e-3, 2e-4), "bfloat16": (4.0, 0.6)}
 SELF_CHECK_TOKENS = 40  # in one step
 
