@@ -68,10 +68,9 @@ async def _serve(settings: Settings) -> None:
     log.info("starting namespaces=%s identity=%s ops_port=%d", watched, settings.identity, ops.port)
     cluster = await Cluster.connect()
     runtimes = RuntimeClient()
-    controller = handlers.Controller(
-        Reconciler(cluster, runtimes, settings, metrics), metrics, settings.resync_seconds, settings.poll_seconds
-    )
     election = Election(cluster, settings.namespace, settings.lease_name, settings.identity, settings.lease_seconds)
+    reconciler = Reconciler(cluster.fenced(election.holds), runtimes, settings, metrics)
+    controller = handlers.Controller(reconciler, metrics, settings.resync_seconds, settings.poll_seconds)
     beat = asyncio.create_task(_beat(health, election, settings), name="heartbeat")
     leader: asyncio.Task[None] | None = None
     sweep: asyncio.Task[None] | None = None

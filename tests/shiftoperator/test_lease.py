@@ -4,7 +4,8 @@ import asyncio
 import copy
 from typing import Any
 
-from shiftoperator.cluster import Election
+import pytest
+from shiftoperator.cluster import Cluster, Election
 from shiftoperator.errors import ConflictError, TransientError
 
 Object = dict[str, Any]
@@ -134,3 +135,32 @@ async def test_the_end_releases_the_lease() -> None:
     assert calls == ["gained", "lost"]
     assert leases.holder == ""
     assert await attempt(election(leases, "b", Clock()))
+
+
+async def test_a_leader_that_was_stopped_for_too_long_may_not_write() -> None:
+    """Woken up, it wrote what it had been about to write before it looked at the Lease again."""
+    leases, clock = Leases(), Clock()
+    a = election(leases, "a", clock)
+    assert not a.holds(), "nobody leads yet"
+    await attempt(a)
+    clock.now = SECONDS * 2 / 3 - 0.1
+    assert a.holds()
+    clock.now = SECONDS * 2 / 3
+    assert a.leading, "it has not looked yet"
+    assert not a.holds()
+    await attempt(a)
+    assert a.holds(), "nobody took the Lease"
+    fenced = Cluster(None, lambda: False)  # type: ignore[arg-type]
+    body = {"kind": "Secret", "metadata": {"name": "n", "namespace": "ns", "uid": "u", "resourceVersion": "1"}}
+    writes = (
+        fenced.apply(body),
+        fenced.create(body),
+        fenced.replace(body),
+        fenced.patch_status(body, {}),
+        fenced.patch_scale(body, 1),
+        fenced.annotate(body, {}),
+        fenced.delete(body),
+    )
+    for write in writes:
+        with pytest.raises(TransientError, match="does not lead"):
+            await write

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
@@ -28,8 +29,8 @@ _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 class Cluster:
     """One connection pool to the API server."""
 
-    def __init__(self, api: client.ApiClient) -> None:
-        self._api = api
+    def __init__(self, api: client.ApiClient, may_write: Callable[[], bool] = lambda: True) -> None:
+        self._api, self._may_write = api, may_write
 
     @classmethod
     async def connect(cls) -> Cluster:
@@ -40,6 +41,10 @@ class Cluster:
         else:
             await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         return cls(client.ApiClient(configuration))
+
+    def fenced(self, may_write: Callable[[], bool]) -> Cluster:
+        """The same connections; raises TransientError instead of a write that `may_write` forbids at that moment."""
+        return Cluster(self._api, may_write)
 
     async def close(self) -> None:
         await self._api.close()  # type: ignore[no-untyped-call]
@@ -128,6 +133,8 @@ class Cluster:
         missing_ok: bool = False,
         accept: str = _JSON,
     ) -> Object | None:
+        if method != "GET" and not self._may_write():
+            raise TransientError(f"{method} {where}: not sent, this process does not lead any more")
         headers = {"Accept": accept, "Content-Type": content_type}
         url = self._api.configuration.host + where + (f"?{urlencode(query)}" if query else "")
         try:

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 Object = dict[str, Any]
 
 _SHORTEST_WAIT = 0.1
+# For this part of the Lease's duration after a renewal we act; after all of it others may.
+_ACTING_SHARE = 2 / 3
 
 
 class Election:
@@ -82,11 +84,16 @@ class Election:
             self._renewed = started
         return holds
 
+    def holds(self) -> bool:
+        """Whether we may act at this moment. A process that was stopped for a while must ask before each write: what it
+        was about to do comes before its own next look at the Lease."""
+        return self.leading and self._clock() < self._renewed + self._seconds * _ACTING_SHARE
+
     def _left(self) -> float:
         """Seconds until we must stop acting; a leader cut off stops at two thirds of the Lease's duration."""
         if not self.leading:
             return self._seconds
-        return max(_SHORTEST_WAIT, self._renewed + self._seconds * 2 / 3 - self._clock())
+        return max(_SHORTEST_WAIT, self._renewed + self._seconds * _ACTING_SHARE - self._clock())
 
     async def _renew_or_take(self) -> bool:
         lease = await self._cluster.get("Lease", self._namespace, self._name)
