@@ -18,6 +18,8 @@ async def snapshot(cluster: Cluster, key: names.Key) -> Snapshot | None:
     resource = await cluster.get(contract.KIND, key.namespace, key.name)
     if resource is None or "deletionTimestamp" in resource["metadata"]:
         return None
+    if not isinstance(resource.get("spec"), dict):
+        resource = {**resource, "spec": {}}  # past another CRD; what is missing is said in Ready
     wanted = manifests.singletons(key.name)
     selector = names.selector_text(key.name)
     found, revisions, pods, scaler = await asyncio.gather(

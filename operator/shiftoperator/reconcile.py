@@ -142,7 +142,7 @@ class Reconciler:
         if not same or hint["metadata"]["generation"] <= snapshot.generation:
             return
         try:
-            wanted = specs.parse(hint["spec"]).policy
+            wanted = specs.parse(hint.get("spec", {})).policy
         except UserError:
             return  # the full pass that follows says why
         decided = plan.policy(snapshot.status, wanted)

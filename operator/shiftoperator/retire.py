@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from shiftprotos import contract
 
 from shiftoperator.snapshot import Object, Pod, Snapshot
-from shiftoperator.spec import pods_asked
+from shiftoperator.spec import pods_asked, replicas_asked
 from shiftoperator.status import reasons
 
 # Below any cost that a user would give.
@@ -110,7 +110,7 @@ def _not_lowered(snapshot: Snapshot) -> tuple[Pod, ...]:
 
 
 def replicas_of(snapshot: Snapshot) -> int:
-    return int(snapshot.resource["spec"].get("replicas", 1))
+    return replicas_asked(snapshot.resource["spec"])
 
 
 def _drains(snapshot: Snapshot, pod: Pod) -> bool:

@@ -122,6 +122,16 @@ class Spec:
 
 def parse(spec: dict[str, Any]) -> Spec:
     """Raises InvalidSpecError with the offending value and the fix."""
+    try:
+        return _parse(spec)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # Only past another CRD: ours has the type of every field.
+        raise InvalidSpecError(
+            f"a field has not the type that the CRD gives it: {error}; apply the CRD anew"
+        ) from error
+
+
+def _parse(spec: dict[str, Any]) -> Spec:
     shift, engine, runtime = spec.get("shift", {}), spec.get("engine", {}), spec.get("runtime", {})
     return Spec(
         model=_model(spec.get("model", {})),
@@ -135,7 +145,7 @@ def parse(spec: dict[str, Any]) -> Spec:
             tuple(runtime.get("env", ())),
         ),
         pod_template=spec.get("podTemplate", {}),
-        replicas=spec.get("replicas", 1),
+        replicas=_replicas(spec),
         autoscaling=_autoscaling(spec),
         rollout=_rollout(spec.get("rollout", {})),
         max_unavailable=spec.get("disruption", {}).get("maxUnavailable", 1),
@@ -146,12 +156,25 @@ def parse(spec: dict[str, Any]) -> Spec:
 
 def pods_asked(spec: dict[str, Any]) -> int:
     """Of a spec that need not be valid otherwise."""
-    return 0 if spec.get("suspend") else int(spec.get("replicas", 1))
+    return 0 if spec.get("suspend") else replicas_asked(spec)
+
+
+def replicas_asked(spec: dict[str, Any]) -> int:
+    """Of a spec that need not be valid otherwise."""
+    replicas = spec.get("replicas", 1)
+    return max(0, replicas) if isinstance(replicas, int) else 0
 
 
 def percentile_asked(spec: dict[str, Any]) -> int:
     """At which the targets are to hold; of a spec that need not be valid otherwise."""
-    return int((spec.get("slo") or {}).get("percentile", 95))
+    percentile = slo.get("percentile", 95) if isinstance(slo := spec.get("slo"), dict) else 95
+    return percentile if isinstance(percentile, int) else 95
+
+
+def _replicas(spec: dict[str, Any]) -> int:
+    if spec.get("replicas", 1) != replicas_asked(spec):
+        raise InvalidSpecError(f"replicas {spec['replicas']!r} is no number of pods; write a whole number from 0")
+    return replicas_asked(spec)
 
 
 def _model(model: dict[str, Any]) -> Model:

@@ -6,7 +6,7 @@ import pytest
 from shiftcore.layout import Gear
 from shiftcore.scaling import Limits, MetricsLoss, Mode
 from shiftoperator.errors import InvalidSpecError
-from shiftoperator.spec import Policy, parse
+from shiftoperator.spec import Policy, parse, pods_asked
 
 MINIMAL: dict[str, Any] = {"model": {"uri": "file:///m.gguf"}, "parallelism": {"gpus": 4}}
 
@@ -119,3 +119,25 @@ def test_an_object_stored_before_these_fields_gets_the_defaults_of_the_core() ->
 def test_a_pinned_policy_leaves_nothing_to_shift() -> None:
     assert parse(MINIMAL).autoscaling.limits.may_shift
     assert not parse({**MINIMAL, "shift": {"policy": "Latency"}}).autoscaling.limits.may_shift
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"model": ["pvc://a/b"]},
+        {"parallelism": None},
+        {"parallelism": {"gpus": "two"}},
+        {"replicas": "many"},
+        {"replicas": -3},
+        {"shift": [1]},
+        {"autoscaling": "on"},
+        {"autoscaling": {"mode": "Sometimes"}},
+        {"slo": {"ttftMs": "soon"}},
+    ],
+)
+def test_a_field_of_another_type_is_refused_and_no_fault_of_the_operator(changed: dict[str, Any]) -> None:
+    """Past a CRD that lets it in; it was a trace in the log and no word in Ready."""
+    spec = {**MINIMAL, **changed}
+    with pytest.raises(InvalidSpecError):
+        parse(spec)
+    assert pods_asked(spec) >= 0
