@@ -27,6 +27,10 @@ class Memory:
 
     refused: str = ""
     refused_at: float = 0.0
+    # The template last tried on the API server, when, and what that said against it.
+    tried: str = ""
+    tried_at: float = 0.0
+    verdict: UserError | None = None
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,10 @@ class Reviser:
         fallback = rollout.can_go_back(snapshot, decided)
         try:
             revision = plan.revision(snapshot, spec, self._settings.runtime_image)
-            await self._dry_run(snapshot, spec, revision["data"]["template"])
+            await self._try(memory, decided.target, manifests.deployment(snapshot.resource, spec, _template(revision)))
             if fallback:
                 # Without anything to go back to pods may as well wait for it themselves: the kubelet says the same.
-                await observe.needs(self._cluster, snapshot.key, spec, revision["data"]["template"])
+                await observe.needs(self._cluster, snapshot.key, spec, _template(revision))
         except UserError as refused:
             if not fallback:
                 raise
@@ -84,9 +88,24 @@ class Reviser:
             return replace(decided, rejected=self._refusal(decided, refused), no_surge="")
         return replace(decided, rejected=None)
 
-    async def _dry_run(self, snapshot: Snapshot, spec: Spec, template: Object) -> None:
+    async def _try(self, memory: Memory, target: str, deployment: Object) -> None:
+        """Once: what holds the Deployment up afterwards, a name that is taken say, is no reason to try again."""
+        known = memory.tried == target
+        if known and memory.verdict is None:
+            return
+        if known and memory.verdict is not None and self._clock() - memory.tried_at < RECHECK_SECONDS:
+            raise memory.verdict
+        memory.tried, memory.tried_at, memory.verdict = "", self._clock(), None
         try:
-            await apply.dry_run(self._cluster, manifests.deployment(snapshot.resource, spec, template))
+            await self._dry_run(deployment)
+        except UserError as refused:
+            memory.tried, memory.verdict = target, refused
+            raise
+        memory.tried = target
+
+    async def _dry_run(self, deployment: Object) -> None:
+        try:
+            await apply.dry_run(self._cluster, deployment)
         except UserError as refused:
             if refused.reason != REFUSED_BY_API:
                 raise
@@ -116,3 +135,8 @@ class Reviser:
         await apply.event(
             self._cluster, snapshot.resource, "SurgeGivenUp", note, self._settings.identity, "Rollout", warning=True
         )
+
+
+def _template(revision: Object) -> Object:
+    found: Object = revision["data"]["template"]
+    return found

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def pair(plane: ControlPlane, kubelet: Kubelet, namespace: str, tmp_path: Path) 
             kubeconfig, log = plane.kubeconfig(user, "system:masters"), tmp_path / f"{name}.log"
             started = operator_process(kubeconfig, user, namespace, log, SHIFT_METRICS_NAMESPACES=name)
             operators.append(stack.enter_context(started))
-            wait_for(f"the {name} to look at the Lease", lambda u=user: asked_for_the_lease(plane, u))
+            wait_for(f"the {name} to look at the Lease", partial(asked_for_the_lease, plane, user))
             wait_for("a leader", lambda: holder(plane, namespace))
         plane.admin.call("POST", collection(namespace), example("led", replicas=1))
         wait_for("Ready", lambda: condition(plane, namespace, "led")[0] == "True")

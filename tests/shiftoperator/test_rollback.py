@@ -167,6 +167,19 @@ async def test_a_deployment_of_somebody_else_is_a_conflict_and_no_bad_template(m
     assert world.condition("Ready") == ("False", "NameConflict")
 
 
+async def test_a_template_that_was_tried_is_not_tried_again_while_something_else_is_in_the_way(make: Make) -> None:
+    """A Service of somebody else: the Deployment was never made, and its template tried at every pass, for ever."""
+    world = World(make)
+    world.cluster.objects["Service", "gemma"] = {"kind": "Service", "metadata": {"name": "gemma"}, "spec": {}}
+    for _ in range(5):
+        await world.full()
+    assert world.condition("Ready") == ("False", "NameConflict")
+    assert len(world.cluster.checks) == 1
+    change(world, engine={"maxNumSeqs": 7})
+    await world.full()
+    assert len(world.cluster.checks) == 2, "another template is"
+
+
 ENV = [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}]
 
 

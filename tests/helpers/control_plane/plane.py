@@ -84,6 +84,14 @@ class ControlPlane:
     def stop_api_server(self) -> None:
         self._stop("kube-apiserver", signal.SIGKILL)
 
+    def pause_api_server(self) -> None:
+        """Connections stay open and nobody answers on them."""
+        self._processes["kube-apiserver"].send_signal(signal.SIGSTOP)
+
+    def resume_api_server(self) -> None:
+        self._processes["kube-apiserver"].send_signal(signal.SIGCONT)
+        self.wait_until("/readyz of kube-apiserver", lambda: self.admin.problem("/readyz") is None)
+
     def apply_crd(self, manifest: Object | None = None) -> None:
         crd = manifest or yaml.safe_load(components.CRD.read_text())
         path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}"
