@@ -1,4 +1,4 @@
-"""Asks each runtime pod for its state: a port-forward to the control port, with the token from the Secret."""
+"""Asks each runtime pod for its state: a port-forward to the control port, with the operator's token and certificate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import selectors
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from localcluster.settings import Settings
 from localcluster.tools import kubectl, kubectl_path
 
 _FORWARD_SECONDS = 15.0
-_CALL_SECONDS = 15.0
+_CALL_SECONDS = 30.0
 _PORT = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+)")
 
 
@@ -49,26 +49,34 @@ def _pods(settings: Settings) -> list[dict[str, Any]]:
     return items
 
 
-def control_token(settings: Settings) -> str:
-    """The bearer token that the control port of this deployment's pods expects."""
-    encoded = kubectl(
-        "get", "secret", f"{NAME}-control", "-n", NAMESPACE, "-o", f"jsonpath={{.data.{contract.CONTROL_TOKEN_KEY}}}",
-        settings=settings,
-    )  # fmt: skip
-    return base64.b64decode(encoded).decode()
-
-
 def state(pod: str, settings: Settings) -> control_pb2.GetStateResponse:
     """Gears, costs, crossover and load of one pod."""
-    token = control_token(settings)
-    with forwarded(pod, contract.CONTROL_PORT, settings) as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    with control(pod, settings) as ask:
+        return ask()
+
+
+@contextmanager
+def control(pod: str, settings: Settings) -> Iterator[Callable[[], control_pb2.GetStateResponse]]:
+    """Asks a pod for its state, over one connection."""
+    # What the operator shows the pods; only who may read its Secrets can do this.
+    authority, mounted = (_secret(f"{NAME}-{part}", settings) for part in ("control-ca", "control"))
+    token = mounted[contract.CONTROL_TOKEN_KEY].decode()
+    credentials = grpc.ssl_channel_credentials(
+        authority[contract.CONTROL_TLS_AUTHORITIES], authority["client.key"], authority["client.crt"]
+    )
+    options = (("grpc.ssl_target_name_override", contract.CONTROL_TLS_NAME),)
+    with (
+        forwarded(pod, contract.CONTROL_PORT, settings) as port,
+        grpc.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel,
+    ):
         stub = control_pb2_grpc.ControlStub(channel)  # type: ignore[no-untyped-call]
-        response: control_pb2.GetStateResponse = stub.GetState(
-            control_pb2.GetStateRequest(),
-            timeout=_CALL_SECONDS,
-            metadata=((contract.AUTHORIZATION_METADATA, f"Bearer {token}"),),
-        )
-        return response
+        metadata = ((contract.AUTHORIZATION_METADATA, f"Bearer {token}"),)
+        yield lambda: stub.GetState(control_pb2.GetStateRequest(), timeout=_CALL_SECONDS, metadata=metadata)
+
+
+def _secret(name: str, settings: Settings) -> dict[str, bytes]:
+    found = json.loads(kubectl("get", "secret", name, "-n", NAMESPACE, "-o", "json", settings=settings))
+    return {key: base64.b64decode(value) for key, value in found["data"].items()}
 
 
 @contextmanager

@@ -161,10 +161,10 @@ class Autoscaler:
         return decision.message if decision.action is scaling.Action.OUT else None
 
     async def _drain(self, snapshot: Snapshot, pods: tuple[Pod, ...]) -> None:
-        token = plan.control_token(snapshot)
-        if token is None or not pods:
+        access = plan.access(snapshot)
+        if access is None or not pods:
             return
-        answers = await self._runtimes.drain(endpoints(pods), token)
+        answers = await self._runtimes.drain(endpoints(pods), access)
         for uid, error in answers.items():
             if isinstance(error, RuntimeCallError):
                 log.info("not drained, asked again key=%s pod=%s: %s", snapshot.key, uid, error)

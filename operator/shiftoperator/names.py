@@ -9,7 +9,7 @@ from shiftprotos import contract
 RUNTIME_CONTAINER = "runtime"
 TEMPLATE_HASH_LENGTH = 10
 MODELS_MOUNT = "/models"
-TOKEN_MOUNT = "/run/shift/control"  # noqa: S105 - a folder, not a secret
+CONTROL_MOUNT = "/run/shift/control"
 
 
 class Key(NamedTuple):
@@ -28,6 +28,11 @@ def headless_service(name: str) -> str:
 
 def control_secret(name: str) -> str:
     return f"{name}-control"
+
+
+def authority_secret(name: str) -> str:
+    """What signs the control channel's certificates, and the operator's own; no pod mounts it."""
+    return f"{name}-control-ca"
 
 
 def controller_revision(name: str, template_hash: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from shiftoperator import apply, autoscale, manifests, observe, plan, retire, revise, rollout, status
+from shiftoperator import apply, autoscale, certificates, manifests, observe, plan, retire, revise, rollout, status
 from shiftoperator import spec as specs
 from shiftoperator.cluster import Cluster
 from shiftoperator.errors import RuntimeCallError, UserError
@@ -126,10 +126,14 @@ class Reconciler:
     async def _apply_children(self, memory: Memory, spec: Spec) -> None:
         decided = await self._reviser.run(memory.revising, memory.known, spec)
         memory.snapshot = snapshot = decided.snapshot
-        token = plan.control_token(snapshot) or secrets.token_urlsafe(32)
+        now = datetime.now(UTC)
+        control = manifests.Control(
+            plan.control_token(snapshot) or secrets.token_urlsafe(32),
+            certificates.renewed(plan.stored_certificates(snapshot, now), str(snapshot.key), now),
+        )
         settings, surge = self._settings, rollout.surge(spec, decided.decided)
         desired = manifests.children(
-            snapshot.resource, spec, decided.revision, token, settings.namespace, settings.metrics_namespaces, surge
+            snapshot.resource, spec, decided.revision, control, settings.namespace, settings.metrics_namespaces, surge
         )
         await apply.children(self._cluster, plan.changes(snapshot, desired))
 
@@ -181,10 +185,10 @@ class Reconciler:
 
     async def _push(self, memory: Memory, decided: plan.PolicyPlan, pods: Iterable[Pod]) -> int:
         """Returns how many pods accepted."""
-        snapshot, token = memory.known, plan.control_token(memory.known)
-        if token is None:
+        snapshot, access = memory.known, plan.access(memory.known)
+        if access is None:
             return 0
-        answers = await self._runtimes.push(endpoints(pods), token, decided.policy, decided.generation)
+        answers = await self._runtimes.push(endpoints(pods), access, decided.policy, decided.generation)
         states = dict(snapshot.states)
         accepted = 0
         for uid, answer in answers.items():
@@ -204,10 +208,10 @@ class Reconciler:
         return accepted
 
     async def _read_states(self, memory: Memory) -> None:
-        snapshot, token = memory.known, plan.control_token(memory.known)
-        if token is None:
+        snapshot, access = memory.known, plan.access(memory.known)
+        if access is None:
             return
-        answers = await self._runtimes.states(endpoints(snapshot.live_pods), token)
+        answers = await self._runtimes.states(endpoints(snapshot.live_pods), access)
         live = {pod.uid for pod in snapshot.live_pods}
         oldest = self._clock() - KEEP_STATE_SECONDS
         states = {u: s for u, s in snapshot.states.items() if u in live and s.read_at > oldest}

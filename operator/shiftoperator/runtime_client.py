@@ -13,7 +13,7 @@ from shiftprotos import contract
 from shiftprotos.v1 import control_pb2, control_pb2_grpc
 
 from shiftoperator.errors import RuntimeCallError
-from shiftoperator.snapshot import GearState, Load, Phase, Pod, RuntimeState, SelfCheck
+from shiftoperator.snapshot import Access, ClientTls, GearState, Load, Phase, Pod, RuntimeState, SelfCheck
 from shiftoperator.spec import PERCENTILES, Policy
 
 PUSH_SECONDS = 0.5
@@ -55,6 +55,7 @@ class Endpoint:
     uid: str
     name: str
     address: str
+    tls: bool = False
 
 
 def endpoints(pods: Iterable[Pod]) -> list[Endpoint]:
@@ -64,7 +65,7 @@ def endpoints(pods: Iterable[Pod]) -> list[Endpoint]:
 
 def _endpoint(pod: Pod) -> Endpoint:
     host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
-    return Endpoint(pod.uid, pod.name, f"{host}:{contract.CONTROL_PORT}")
+    return Endpoint(pod.uid, pod.name, f"{host}:{contract.CONTROL_PORT}", pod.control_tls)
 
 
 @dataclass(frozen=True)
@@ -78,26 +79,27 @@ class RuntimeClient:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._channels: dict[Endpoint, grpc.aio.Channel] = {}
+        self._channels: dict[Endpoint, _Opened] = {}
+        self._outdated: list[tuple[float, grpc.aio.Channel]] = []  # with the time to close them
         self._questions: dict[Endpoint, asyncio.Task[RuntimeState | RuntimeCallError]] = {}
 
-    async def get_state(self, endpoint: Endpoint, token: str) -> RuntimeState:
+    async def get_state(self, endpoint: Endpoint, access: Access) -> RuntimeState:
         """Raises RuntimeCallError."""
         request = control_pb2.GetStateRequest()
-        call = self._stub(endpoint).GetState(request, timeout=STATE_SECONDS, metadata=_bearer(token))
+        call = self._stub(endpoint, access).GetState(request, timeout=STATE_SECONDS, metadata=_bearer(access.token))
         return state_from_wire(await _answer(call), self._clock())
 
-    async def set_policy(self, endpoint: Endpoint, token: str, policy: Policy, generation: int) -> Accepted:
+    async def set_policy(self, endpoint: Endpoint, access: Access, policy: Policy, generation: int) -> Accepted:
         """Raises RuntimeCallError; FAILED_PRECONDITION when the pod accepted a higher generation."""
         request = control_pb2.SetPolicyRequest(policy=policy_to_wire(policy, generation))
-        call = self._stub(endpoint).SetPolicy(request, timeout=PUSH_SECONDS, metadata=_bearer(token))
+        call = self._stub(endpoint, access).SetPolicy(request, timeout=PUSH_SECONDS, metadata=_bearer(access.token))
         response = await _answer(call)
         return Accepted(response.generation_accepted, response.generation_applied)
 
-    async def states(self, endpoints: Iterable[Endpoint], token: str) -> dict[str, RuntimeState | RuntimeCallError]:
+    async def states(self, endpoints: Iterable[Endpoint], access: Access) -> dict[str, RuntimeState | RuntimeCallError]:
         """By pod uid: what was answered by now. A question still open is answered in a later call, so that a pod busy
         with a long step holds nobody up."""
-        asked = {endpoint: self._ask(endpoint, token) for endpoint in endpoints}
+        asked = {endpoint: self._ask(endpoint, access) for endpoint in endpoints}
         if not asked:
             return {}
         done, _ = await asyncio.wait(asked.values(), timeout=WAIT_SECONDS)
@@ -108,56 +110,88 @@ class RuntimeClient:
                 answers[endpoint.uid] = task.result()
         return answers
 
-    def _ask(self, endpoint: Endpoint, token: str) -> asyncio.Task[RuntimeState | RuntimeCallError]:
+    def _ask(self, endpoint: Endpoint, access: Access) -> asyncio.Task[RuntimeState | RuntimeCallError]:
         question = self._questions.get(endpoint)
         if question is None:
-            question = asyncio.create_task(_or_error(self.get_state(endpoint, token)), name=f"state {endpoint.name}")
+            question = asyncio.create_task(_or_error(self.get_state(endpoint, access)), name=f"state {endpoint.name}")
             self._questions[endpoint] = question
         return question
 
     async def push(
-        self, endpoints: Iterable[Endpoint], token: str, policy: Policy, generation: int
+        self, endpoints: Iterable[Endpoint], access: Access, policy: Policy, generation: int
     ) -> dict[str, Accepted | RuntimeCallError]:
         """By pod uid, sent in parallel."""
         asked = list(endpoints)
         # An answer given before this push would look like a pod that has lost it.
         self._drop_questions(set(asked))
-        calls = (_or_error(self.set_policy(e, token, policy, generation)) for e in asked)
+        calls = (_or_error(self.set_policy(e, access, policy, generation)) for e in asked)
         return dict(zip((e.uid for e in asked), await asyncio.gather(*calls), strict=True))
 
-    async def drain(self, endpoints: Iterable[Endpoint], token: str) -> dict[str, RuntimeCallError | None]:
+    async def drain(self, endpoints: Iterable[Endpoint], access: Access) -> dict[str, RuntimeCallError | None]:
         """Lets pods take no more requests, in parallel; by pod uid what went wrong. A pod cannot be told to go back."""
         asked = list(endpoints)
         # An answer given before would look like a pod that does not drain.
         self._drop_questions(set(asked))
-        answers = await asyncio.gather(*(_or_error(self._drain(endpoint, token)) for endpoint in asked))
+        answers = await asyncio.gather(*(_or_error(self._drain(endpoint, access)) for endpoint in asked))
         return dict(zip((e.uid for e in asked), answers, strict=True))
 
-    async def _drain(self, endpoint: Endpoint, token: str) -> None:
+    async def _drain(self, endpoint: Endpoint, access: Access) -> None:
         request = control_pb2.DrainRequest()
-        await _answer(self._stub(endpoint).Drain(request, timeout=DRAIN_SECONDS, metadata=_bearer(token)))
+        await _answer(
+            self._stub(endpoint, access).Drain(request, timeout=DRAIN_SECONDS, metadata=_bearer(access.token))
+        )
 
     async def forget(self, uids: set[str]) -> None:
-        """Closes the channels of pods that are gone."""
+        """Closes the channels of pods that are gone, and those that others have replaced."""
         self._drop_questions({e for e in self._questions if e.uid in uids})
         for endpoint in [e for e in self._channels if e.uid in uids]:
-            await self._channels.pop(endpoint).close()
+            await self._channels.pop(endpoint).channel.close()
+        now = self._clock()
+        for channel in [channel for at, channel in self._outdated if at <= now]:
+            await channel.close()
+        self._outdated = [(at, channel) for at, channel in self._outdated if at > now]
 
     async def close(self) -> None:
         """Closes every channel; a later call opens a new one."""
         await self.forget({endpoint.uid for endpoint in self._channels})
+        for _, channel in self._outdated:
+            await channel.close()
+        self._outdated.clear()
 
     def _drop_questions(self, endpoints: set[Endpoint]) -> None:
         for endpoint in endpoints & self._questions.keys():
             self._questions.pop(endpoint).cancel()
 
-    def _stub(self, endpoint: Endpoint) -> Any:
-        channel = self._channels.get(endpoint)
-        if channel is None:
-            # Plaintext inside the cluster; the NetworkPolicy and the token guard the port.
-            channel = grpc.aio.insecure_channel(endpoint.address, options=_CHANNEL_OPTIONS)
-            self._channels[endpoint] = channel
-        return control_pb2_grpc.ControlStub(channel)  # type: ignore[no-untyped-call]
+    def _stub(self, endpoint: Endpoint, access: Access) -> Any:
+        tls = access.tls if endpoint.tls else None
+        opened = self._channels.get(endpoint)
+        if opened is None or opened.tls != tls:
+            if opened is not None:
+                # Calls on it go on until their deadlines.
+                self._outdated.append((self._clock() + STATE_SECONDS, opened.channel))
+            opened = _Opened(_open(endpoint, tls), tls)
+            self._channels[endpoint] = opened
+        return control_pb2_grpc.ControlStub(opened.channel)  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A channel, and the certificates that it was opened with; None for plaintext."""
+
+    channel: grpc.aio.Channel
+    tls: ClientTls | None
+
+
+def _open(endpoint: Endpoint, tls: ClientTls | None) -> grpc.aio.Channel:
+    """Plaintext to pods of an older template; there the NetworkPolicy and the token guard the port."""
+    if not endpoint.tls:
+        return grpc.aio.insecure_channel(endpoint.address, options=_CHANNEL_OPTIONS)
+    if tls is None:
+        raise RuntimeCallError("UNAUTHENTICATED", "the certificates of the control channel are not stored yet")
+    credentials = grpc.ssl_channel_credentials(tls.authorities, tls.key, tls.certificate)
+    # Every pod has the same name in its certificate, whatever its address.
+    options = (*_CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", contract.CONTROL_TLS_NAME))
+    return grpc.aio.secure_channel(endpoint.address, credentials, options=options)
 
 
 async def _answer(call: Any) -> Any:

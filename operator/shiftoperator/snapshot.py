@@ -61,6 +61,8 @@ class Pod:
     changed_at: float | None = None
     # The mark of a scale-in as it stands on the pod; empty without one.
     retiring: str = ""
+    # Its control port asks for a certificate; pods of an older template have none.
+    control_tls: bool = False
 
     @property
     def failure(self) -> Failure | None:
@@ -112,6 +114,23 @@ class Load:
 def _at(seconds: Mapping[int, float], percentile: int) -> float:
     """A runtime of the version before reports the 95th percentile only."""
     return seconds.get(percentile) or seconds.get(95, 0.0)
+
+
+@dataclass(frozen=True)
+class ClientTls:
+    """What shows a pod that we are the operator, and us that it is the pod; all PEM."""
+
+    authorities: bytes
+    certificate: bytes
+    key: bytes
+
+
+@dataclass(frozen=True)
+class Access:
+    """What opens the control ports of one ShiftDeployment's pods."""
+
+    token: str
+    tls: ClientTls | None = None
 
 
 @dataclass(frozen=True)
@@ -211,7 +230,13 @@ def pod_from(obj: Object) -> Pod:
         started_at=container.get("state", {}).get("running", {}).get("startedAt") or "",
         changed_at=_changed_at(obj),
         retiring=metadata.get("annotations", {}).get(contract.ANNOTATION_RETIRING, ""),
+        control_tls=_has_control_tls(obj),
     )
+
+
+def _has_control_tls(obj: Object) -> bool:
+    runtime = (c for c in obj.get("spec", {}).get("containers", ()) if c["name"] == names.RUNTIME_CONTAINER)
+    return any(e["name"] == contract.ENV_CONTROL_TLS_FOLDER for container in runtime for e in container.get("env", ()))
 
 
 def _changed_at(obj: Object) -> float | None:

@@ -18,10 +18,16 @@ OPS_PORT = 8080  # plaintext HTTP: /livez /readyz /metrics
 
 # Environment of a runtime container; the command line covers everything else.
 ENV_CONTROL_TOKEN_FILE = "SHIFT_CONTROL_TOKEN_FILE"  # path of the bearer token that Control expects
+ENV_CONTROL_TLS_FOLDER = "SHIFT_CONTROL_TLS_FOLDER"  # folder with the three files below; Control then asks for mTLS
 ENV_TERMINATION_LOG = "SHIFT_TERMINATION_LOG"  # where a failed start-up leaves {"reason", "message"}
 ENV_POD_NAME = "SHIFT_POD_NAME"
 
-CONTROL_TOKEN_KEY = "token"  # key inside the control Secret
+# Keys inside the control Secret.
+CONTROL_TOKEN_KEY = "token"
+CONTROL_TLS_CERTIFICATE = "tls.crt"
+CONTROL_TLS_KEY = "tls.key"
+CONTROL_TLS_AUTHORITIES = "ca.crt"  # PEM bundle; both ends trust these
+CONTROL_TLS_NAME = "control.shiftparallel.internal"  # in the certificate of every pod, whatever its address
 AUTHORIZATION_METADATA = "authorization"  # gRPC metadata: "Bearer <token>"
 TERMINATION_LOG_PATH = "/dev/termination-log"
 

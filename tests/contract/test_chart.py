@@ -13,6 +13,7 @@ from shiftcore.scaling import MetricsLoss
 from shiftoperator import names
 from shiftoperator import settings as operator_settings
 from shiftoperator import spec as specs
+from shiftoperator.manifests.overrides import RESERVED_ENVIRONMENT
 from shiftprotos import contract
 
 EXAMPLE = ROOT / "examples" / "gemma-270m.yaml"
@@ -115,7 +116,7 @@ def test_defaults_of_the_autoscaler_are_those_of_the_core(schema: Object) -> Non
 def test_names_that_the_operator_sets_are_reserved(schema: Object) -> None:
     name = schema["spec"]["properties"]["runtime"]["properties"]["env"]["items"]["properties"]["name"]
     rule = name["x-kubernetes-validations"][0]["rule"]
-    for variable in (contract.ENV_CONTROL_TOKEN_FILE, contract.ENV_POD_NAME, contract.ENV_TERMINATION_LOG):
+    for variable in RESERVED_ENVIRONMENT:
         assert f"'{variable}'" in rule
 
 

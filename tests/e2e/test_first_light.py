@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import yaml
 
@@ -21,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))
 
 from shiftprotos import contract  # noqa: E402
-from shiftprotos.v1 import control_pb2, control_pb2_grpc  # noqa: E402
+from shiftprotos.v1 import control_pb2  # noqa: E402
 
 from examples.demo import pods, traffic  # noqa: E402
 from examples.demo.settings import MANIFEST, NAME, NAMESPACE  # noqa: E402
@@ -76,14 +75,8 @@ def ready_condition(cluster: Settings, name: str) -> dict[str, str]:
 def control(cluster: Settings) -> Iterator[Callable[[], control_pb2.GetStateResponse]]:
     """Asks the only pod for its state, over one connection."""
     (pod,) = pods.pod_names(cluster)
-    token = pods.control_token(cluster)
-    with (
-        pods.forwarded(pod, contract.CONTROL_PORT, cluster) as port,
-        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
-    ):
-        stub = control_pb2_grpc.ControlStub(channel)
-        metadata = ((contract.AUTHORIZATION_METADATA, f"Bearer {token}"),)
-        yield lambda: stub.GetState(control_pb2.GetStateRequest(), timeout=30, metadata=metadata)
+    with pods.control(pod, cluster) as ask:
+        yield ask
 
 
 def test_demo_ends_with_exit_code_0(demo: subprocess.CompletedProcess[bytes]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from shiftoperator import certificates, manifests
 from shiftoperator.snapshot import GearState, Load, Pod, RuntimeState, SelfCheck, Snapshot
 from shiftoperator.spec import Policy
 
@@ -26,6 +28,8 @@ RESOURCE: Object = {
         "slo": {"ttftMs": 2000, "tpotMs": 400},
     },
 }
+
+CONTROL = manifests.Control("t" * 40, certificates.renewed(None, "team/gemma", datetime(2026, 1, 1, tzinfo=UTC)))
 
 
 class Make:

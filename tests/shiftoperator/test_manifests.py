@@ -10,7 +10,7 @@ from shiftoperator.manifests.overlay import overlay
 from shiftoperator.manifests.overrides import RESERVED_ENVIRONMENT
 from shiftprotos import contract
 
-from .conftest import Make
+from .conftest import CONTROL, Make
 
 Object = dict[str, Any]
 REVISION: Object = {"data": {"template": {}}}
@@ -216,7 +216,7 @@ def test_what_replaces_pods(make: Make, changed: Object, same: bool) -> None:
 def test_children(make: Make) -> None:
     resource = make.resource()
     revision = manifests.controller_revision(resource, "h", template(resource), 1)
-    made = manifests.children(resource, specs.parse(resource["spec"]), revision, "t" * 40, "shift-system")
+    made = manifests.children(resource, specs.parse(resource["spec"]), revision, CONTROL, "shift-system")
     by_kind = {(child["kind"], child["metadata"]["name"]): child for child in made}
     assert set(manifests.singletons("gemma")) | {("ControllerRevision", "gemma-h")} == set(by_kind)
     assert all(child["metadata"]["ownerReferences"][0]["uid"] == "u1" for child in made)
@@ -231,7 +231,7 @@ def test_children(make: Make) -> None:
 
 def test_control_port_is_for_the_operator_only(make: Make) -> None:
     resource = make.resource()
-    made = manifests.children(resource, specs.parse(resource["spec"]), REVISION, "t" * 40, "shift-system")
+    made = manifests.children(resource, specs.parse(resource["spec"]), REVISION, CONTROL, "shift-system")
     policy = next(child for child in made if child.get("kind") == "NetworkPolicy")["spec"]
     rules = [rule for rule in policy["ingress"] if any(p["port"] == contract.CONTROL_PORT for p in rule["ports"])]
     [rule] = rules
@@ -243,7 +243,7 @@ def test_ops_port_is_for_monitoring_only(make: Make) -> None:
     """It was open to everybody, beside the ports of clients."""
     resource = make.resource()
     made = manifests.children(
-        resource, specs.parse(resource["spec"]), REVISION, "t" * 40, "shift-system", ("prometheus", "monitoring")
+        resource, specs.parse(resource["spec"]), REVISION, CONTROL, "shift-system", ("prometheus", "monitoring")
     )
     policy = next(child for child in made if child.get("kind") == "NetworkPolicy")["spec"]
     [rule] = [rule for rule in policy["ingress"] if any(p["port"] == contract.OPS_PORT for p in rule["ports"])]
@@ -256,7 +256,7 @@ def test_ops_port_is_for_monitoring_only(make: Make) -> None:
 
 def test_only_ports_that_something_listens_on_are_open(make: Make) -> None:
     resource = make.resource()
-    made = manifests.children(resource, specs.parse(resource["spec"]), REVISION, "t" * 40, "shift-system")
+    made = manifests.children(resource, specs.parse(resource["spec"]), REVISION, CONTROL, "shift-system")
     listening = {port["name"]: port["containerPort"] for port in container(resource)["ports"]}
     policy = next(child for child in made if child.get("kind") == "NetworkPolicy")["spec"]
     opened = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}

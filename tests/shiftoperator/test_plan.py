@@ -12,7 +12,7 @@ from shiftoperator.snapshot import GearState, Load
 from shiftoperator.spec import Policy
 from shiftprotos import contract
 
-from .conftest import Make
+from .conftest import CONTROL, Make
 
 Object = dict[str, Any]
 AUTO = Policy("Auto", 64)
@@ -85,7 +85,7 @@ def desired_children(make: Make) -> tuple[Object, ...]:
     resource = make.resource()
     spec = specs.parse(resource["spec"])
     revision = plan.revision(make.snapshot(resource), spec, "d")
-    return manifests.children(resource, spec, revision, "t" * 40, "ns")
+    return manifests.children(resource, spec, revision, CONTROL, "ns")
 
 
 def test_unchanged_children_cost_no_call(make: Make) -> None:

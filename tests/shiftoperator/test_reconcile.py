@@ -13,7 +13,7 @@ from shiftoperator.names import Key
 from shiftoperator.reconcile import Reconciler
 from shiftoperator.runtime_client import Accepted, Endpoint
 from shiftoperator.settings import Settings
-from shiftoperator.snapshot import Load, RuntimeState
+from shiftoperator.snapshot import Access, Load, RuntimeState
 from shiftoperator.spec import Policy
 
 from .conftest import Make
@@ -135,11 +135,11 @@ class FakeRuntimes:
     def _state(self, uid: str) -> RuntimeState:
         return self.pods.setdefault(uid, self.template)
 
-    async def states(self, endpoints: list[Endpoint], token: str) -> dict[str, RuntimeState | RuntimeCallError]:
+    async def states(self, endpoints: list[Endpoint], access: Access) -> dict[str, RuntimeState | RuntimeCallError]:
         return {e.uid: self._state(e.uid) for e in endpoints}
 
     async def push(
-        self, endpoints: list[Endpoint], token: str, policy: Policy, generation: int
+        self, endpoints: list[Endpoint], access: Access, policy: Policy, generation: int
     ) -> dict[str, Accepted | RuntimeCallError]:
         answers: dict[str, Accepted | RuntimeCallError] = {}
         for endpoint in endpoints:
@@ -156,7 +156,7 @@ class FakeRuntimes:
             answers[endpoint.uid] = Accepted(generation, generation)
         return answers
 
-    async def drain(self, endpoints: list[Endpoint], token: str) -> dict[str, RuntimeCallError | None]:
+    async def drain(self, endpoints: list[Endpoint], access: Access) -> dict[str, RuntimeCallError | None]:
         for endpoint in endpoints:
             self.drained.append(endpoint.name)
             if not self.deaf:

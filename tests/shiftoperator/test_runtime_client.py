@@ -10,11 +10,12 @@ import grpc
 import pytest
 from shiftoperator.errors import RuntimeCallError
 from shiftoperator.runtime_client import Accepted, Endpoint, RuntimeClient
-from shiftoperator.snapshot import Phase, RuntimeState
+from shiftoperator.snapshot import Access, Phase, RuntimeState
 from shiftoperator.spec import Policy
 from shiftprotos.v1 import control_pb2, control_pb2_grpc, inference_pb2
 
 TOKEN = "t" * 40
+ACCESS = Access(TOKEN)
 
 
 class FakeControl(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
@@ -96,7 +97,7 @@ async def client() -> AsyncIterator[RuntimeClient]:
 
 
 async def test_state(pod: Pod, client: RuntimeClient) -> None:
-    state = await client.get_state(pod.endpoint, TOKEN)
+    state = await client.get_state(pod.endpoint, ACCESS)
     assert (state.read_at, state.base_gear, state.threshold_source) == (7.0, "sp2", "Default")
     assert (state.crossover_reason, state.policy) == ("NoCrossover", Policy("Auto", None))
     assert (state.gears[0].capacity_tokens_per_second, state.gears[0].step_seconds) == (99.0, 0.05)
@@ -109,29 +110,29 @@ async def test_state(pod: Pod, client: RuntimeClient) -> None:
 
 
 async def test_push(pod: Pod, client: RuntimeClient) -> None:
-    answers = await client.push([pod.endpoint], TOKEN, Policy("Throughput", 64), 3)
+    answers = await client.push([pod.endpoint], ACCESS, Policy("Throughput", 64), 3)
     assert answers == {"u1": Accepted(3, 3)}
     assert pod.control.policy.mode == control_pb2.POLICY_MODE_THROUGHPUT
     assert pod.control.policy.threshold_tokens == 64
 
 
 async def test_an_older_generation_is_refused(pod: Pod, client: RuntimeClient) -> None:
-    await client.push([pod.endpoint], TOKEN, Policy(), 9)
-    refusal = (await client.push([pod.endpoint], TOKEN, Policy(), 3))["u1"]
+    await client.push([pod.endpoint], ACCESS, Policy(), 9)
+    refusal = (await client.push([pod.endpoint], ACCESS, Policy(), 3))["u1"]
     assert isinstance(refusal, RuntimeCallError)
     assert refusal.code == "FAILED_PRECONDITION"
 
 
 async def test_a_wrong_token_is_told_and_kept_secret(pod: Pod, client: RuntimeClient) -> None:
     with pytest.raises(RuntimeCallError) as caught:
-        await client.get_state(pod.endpoint, "secret-token")
+        await client.get_state(pod.endpoint, Access("secret-token"))
     assert caught.value.code == "UNAUTHENTICATED"
     assert "secret-token" not in str(caught.value)
 
 
 async def test_a_dead_pod_does_not_hide_its_neighbour(pod: Pod, client: RuntimeClient) -> None:
     dead = Endpoint("u2", "p2", "127.0.0.1:1")
-    answers = await client.push([dead, pod.endpoint], TOKEN, Policy(), 2)
+    answers = await client.push([dead, pod.endpoint], ACCESS, Policy(), 2)
     assert isinstance(answers["u2"], RuntimeCallError)
     assert answers["u1"] == Accepted(2, 2)
 
@@ -139,7 +140,7 @@ async def test_a_dead_pod_does_not_hide_its_neighbour(pod: Pod, client: RuntimeC
 async def test_a_silent_pod_costs_half_a_second(pod: Pod, client: RuntimeClient) -> None:
     pod.control.delay_seconds = 30.0
     started = asyncio.get_running_loop().time()
-    answer = (await client.push([pod.endpoint], TOKEN, Policy(), 2))["u1"]
+    answer = (await client.push([pod.endpoint], ACCESS, Policy(), 2))["u1"]
     assert isinstance(answer, RuntimeCallError)
     assert answer.code == "DEADLINE_EXCEEDED"
     assert asyncio.get_running_loop().time() - started < 2.0
@@ -147,36 +148,36 @@ async def test_a_silent_pod_costs_half_a_second(pod: Pod, client: RuntimeClient)
 
 async def test_a_slow_answer_is_collected_later(pod: Pod, client: RuntimeClient) -> None:
     pod.control.delay_seconds = 0.8
-    assert await client.states([pod.endpoint], TOKEN) == {}
-    answer = (await client.states([pod.endpoint], TOKEN))["u1"]
+    assert await client.states([pod.endpoint], ACCESS) == {}
+    answer = (await client.states([pod.endpoint], ACCESS))["u1"]
     assert isinstance(answer, RuntimeState)
     assert pod.control.calls == 1, "the open question was not asked again"
 
 
 async def test_a_push_drops_questions_from_before(pod: Pod, client: RuntimeClient) -> None:
     pod.control.delay_seconds = 0.7
-    assert await client.states([pod.endpoint], TOKEN) == {}
+    assert await client.states([pod.endpoint], ACCESS) == {}
     pod.control.delay_seconds = 0.0
-    await client.push([pod.endpoint], TOKEN, Policy(), 5)
-    answer = (await client.states([pod.endpoint], TOKEN))["u1"]
+    await client.push([pod.endpoint], ACCESS, Policy(), 5)
+    answer = (await client.states([pod.endpoint], ACCESS))["u1"]
     assert isinstance(answer, RuntimeState)
     assert answer.generation_accepted == 5
 
 
 async def test_drain_is_seen_in_the_next_answer(pod: Pod, client: RuntimeClient) -> None:
     pod.control.delay_seconds = 0.7
-    assert await client.states([pod.endpoint], TOKEN) == {}
+    assert await client.states([pod.endpoint], ACCESS) == {}
     pod.control.delay_seconds = 0.0
     dead = Endpoint("u2", "p2", "127.0.0.1:1")
-    answers = await client.drain([dead, pod.endpoint], TOKEN)
+    answers = await client.drain([dead, pod.endpoint], ACCESS)
     assert isinstance(answers["u2"], RuntimeCallError)
     assert answers["u1"] is None
-    answer = (await client.states([pod.endpoint], TOKEN))["u1"]
+    answer = (await client.states([pod.endpoint], ACCESS))["u1"]
     assert isinstance(answer, RuntimeState)
     assert answer.draining
 
 
 async def test_forgotten_pods_leave_no_channel(pod: Pod, client: RuntimeClient) -> None:
-    await client.get_state(pod.endpoint, TOKEN)
+    await client.get_state(pod.endpoint, ACCESS)
     await client.forget({"u1"})
     assert not client._channels

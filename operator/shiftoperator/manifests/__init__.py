@@ -2,6 +2,7 @@
 
 from shiftoperator.manifests.children import (
     SETTLE_SECONDS,
+    Control,
     children,
     controller_revision,
     deployment,
@@ -13,6 +14,7 @@ from shiftoperator.manifests.template import DRAIN_MARGIN_SECONDS, arguments, po
 __all__ = [
     "DRAIN_MARGIN_SECONDS",
     "SETTLE_SECONDS",
+    "Control",
     "arguments",
     "children",
     "controller_revision",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
 from typing import Any
 
 from shiftprotos import contract
 
 from shiftoperator import names
+from shiftoperator.certificates import Certificates
 from shiftoperator.manifests.template import DRAIN_MARGIN_SECONDS
 from shiftoperator.spec import Spec
 
@@ -29,10 +31,22 @@ _VERSIONS = {
 }
 
 
+@dataclass(frozen=True)
+class Control:
+    """What guards the control port of the pods."""
+
+    token: str
+    certificates: Certificates
+
+    def for_pods(self) -> dict[str, bytes]:
+        return {contract.CONTROL_TOKEN_KEY: self.token.encode(), **self.certificates.for_pods()}
+
+
 def singletons(name: str) -> tuple[tuple[str, str], ...]:
     """(kind, name) of every child with a fixed name, in the order in which they are applied."""
     return (
         ("ServiceAccount", name),
+        ("Secret", names.authority_secret(name)),
         ("Secret", names.control_secret(name)),
         ("NetworkPolicy", name),
         ("Service", name),
@@ -46,7 +60,7 @@ def children(
     resource: Object,
     spec: Spec,
     revision: Object,
-    token: str,
+    control: Control,
     operator_namespace: str,
     metrics_namespaces: tuple[str, ...] = (),
     surge: int = 0,
@@ -59,7 +73,9 @@ def children(
     name = resource["metadata"]["name"]
     return (
         make.object("ServiceAccount", name, {"automountServiceAccountToken": False}),
-        make.object("Secret", names.control_secret(name), _secret(token)),
+        # Before what is made of it: a certificate must never be in use that could not be made again.
+        make.object("Secret", names.authority_secret(name), _secret(control.certificates.as_data())),
+        make.object("Secret", names.control_secret(name), _secret(control.for_pods())),
         make.object("NetworkPolicy", name, {"spec": _network_policy(name, operator_namespace, metrics_namespaces)}),
         make.object("Service", name, {"spec": _service(name, headless=False)}),
         make.object("Service", names.headless_service(name), {"spec": _service(name, headless=True)}),
@@ -96,9 +112,8 @@ class _Maker:
         return {"apiVersion": _VERSIONS[kind], "kind": kind, "metadata": metadata, **body}
 
 
-def _secret(token: str) -> Object:
-    data = {contract.CONTROL_TOKEN_KEY: base64.b64encode(token.encode()).decode()}
-    return {"type": "Opaque", "data": data}
+def _secret(data: dict[str, bytes]) -> Object:
+    return {"type": "Opaque", "data": {key: base64.b64encode(value).decode() for key, value in data.items()}}
 
 
 def _service(name: str, headless: bool) -> Object:

@@ -18,7 +18,10 @@ from shiftoperator.manifests.overlay import LIST_KEYS
 
 Object = dict[str, Any]
 
-RESERVED_ENVIRONMENT = (contract.ENV_CONTROL_TOKEN_FILE, contract.ENV_POD_NAME, contract.ENV_TERMINATION_LOG)
+RESERVED_ENVIRONMENT = (
+    contract.ENV_CONTROL_TOKEN_FILE, contract.ENV_CONTROL_TLS_FOLDER, contract.ENV_POD_NAME,
+    contract.ENV_TERMINATION_LOG,
+)  # fmt: skip
 _ROOT = "podTemplate"
 _POD_LISTS = (
     "containers", "initContainers", "volumes", "imagePullSecrets", "hostAliases", "topologySpreadConstraints",
@@ -128,8 +131,8 @@ def _check_runtime(container: Object, where: str, claim: bool) -> None:
             raise _refused(f"{where}.ports[{index}]", "its name or number is one of the runtime's own ports")
     for index, mount in enumerate(container.get("volumeMounts", ())):
         path = posixpath.normpath(str(mount["mountPath"]))
-        taken = path in (names.TOKEN_MOUNT, contract.TERMINATION_LOG_PATH) or (claim and path == names.MODELS_MOUNT)
-        if taken or path.startswith(f"{names.TOKEN_MOUNT}/"):
+        taken = path in (names.CONTROL_MOUNT, contract.TERMINATION_LOG_PATH) or (claim and path == names.MODELS_MOUNT)
+        if taken or path.startswith(f"{names.CONTROL_MOUNT}/"):
             raise _refused(f"{where}.volumeMounts[{index}]", f"the operator mounts {mount['mountPath']}")
     for probe in _PROBES:
         handler = next((h for h in _HANDLERS if h in _object(container, probe, where)), None)

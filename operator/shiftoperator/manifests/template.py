@@ -83,7 +83,7 @@ def _keep_identity(merged: dict[str, Any], ours: dict[str, Any]) -> dict[str, An
 def _container(spec: Spec, default_image: str) -> dict[str, Any]:
     mounts: list[dict[str, Any]] = [
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of its own, the root is read-only
-        {"name": "control", "mountPath": names.TOKEN_MOUNT, "readOnly": True},
+        {"name": "control", "mountPath": names.CONTROL_MOUNT, "readOnly": True},
     ]
     if spec.model.claim:
         mounts.append({"name": "models", "mountPath": names.MODELS_MOUNT, "readOnly": True})
@@ -143,7 +143,8 @@ def arguments(spec: Spec) -> tuple[str, ...]:
 
 def _environment(spec: Spec) -> list[dict[str, Any]]:
     ours: list[dict[str, Any]] = [
-        {"name": contract.ENV_CONTROL_TOKEN_FILE, "value": f"{names.TOKEN_MOUNT}/{contract.CONTROL_TOKEN_KEY}"},
+        {"name": contract.ENV_CONTROL_TOKEN_FILE, "value": f"{names.CONTROL_MOUNT}/{contract.CONTROL_TOKEN_KEY}"},
+        {"name": contract.ENV_CONTROL_TLS_FOLDER, "value": names.CONTROL_MOUNT},
         {
             "name": contract.ENV_POD_NAME,
             "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}},

@@ -38,6 +38,8 @@ environment:
   HF_TOKEN, AWS_…           credentials for hf:// and s3://, as their own tools read them
   SHIFT_CONTROL_TOKEN_FILE  file with the bearer token that the control port expects; without it that port
                             listens on loopback only
+  SHIFT_CONTROL_TLS_FOLDER  folder with tls.crt, tls.key and ca.crt; the control port then asks for a certificate
+                            that one of the authorities in ca.crt signed, and reads changed files again
   SHIFT_TERMINATION_LOG     where a failure leaves {"reason", "message"}
   SHIFT_POD_NAME            name of the pod in JSON log lines
 """

@@ -22,8 +22,9 @@ from shiftruntime.server.kserve import KServeService
 from shiftruntime.server.limits import control_channel, inference_channel
 from shiftruntime.server.openai.listener import openai_server
 from shiftruntime.server.ops import OpsServer, routes
+from shiftruntime.server.options import ServeOptions
 from shiftruntime.server.readiness import INFERENCE_SERVICE, KSERVE_SERVICE, Readiness
-from shiftruntime.server.tls import TlsCredentials
+from shiftruntime.server.tls import TlsCredentials, TlsFiles
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Listeners:
         token = None if token_file is None else TokenFile(token_file)
         self._authenticated = token is not None
         self._tls = None if self._options.tls is None else TlsCredentials(self._options.tls).grpc()
+        self._control_tls = _control_tls(self._options) or (self._tls if self._options.tls_control else None)
         self._inference = _inference_server(frontend, readiness)
         self._control = _control_server(frontend, readiness, token)
         self._going: asyncio.Task[None] | None = None
@@ -70,8 +72,7 @@ class Listeners:
             raise _cannot_listen(options.host, options.ops_port, "--ops-port", str(error)) from error
         openai = await self._start_openai()
         inference = _bind(self._inference, options.host, options.port, "--port", self._tls)
-        control_tls = self._tls if options.tls_control else None
-        control = _bind(self._control, control_host, options.control_port, "--control-port", control_tls)
+        control = _bind(self._control, control_host, options.control_port, "--control-port", self._control_tls)
         await self._inference.start()
         await self._control.start()
         return Ports(inference, control, ops, openai)
@@ -127,6 +128,19 @@ def _control_server(frontend: FrontEnd, readiness: Readiness, token: TokenFile |
     server = grpc.aio.server(interceptors=interceptors, options=control_channel(frontend.options.limits))
     control_pb2_grpc.add_ControlServicer_to_server(ControlService(frontend, readiness), server)  # type: ignore[no-untyped-call]
     return server
+
+
+def _control_tls(options: ServeOptions) -> grpc.ServerCredentials | None:
+    """Of the control port alone, as the operator mounts it; raises StartupError."""
+    folder = options.environment.control_tls_folder
+    if folder is None:
+        return None
+    files = TlsFiles(
+        folder / contract.CONTROL_TLS_CERTIFICATE,
+        folder / contract.CONTROL_TLS_KEY,
+        folder / contract.CONTROL_TLS_AUTHORITIES,
+    )
+    return TlsCredentials(files).grpc()
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int, option: str, tls: grpc.ServerCredentials | None) -> int:

@@ -35,17 +35,22 @@ class Environment:
     """Every environment variable this process reads."""
 
     control_token_file: Path | None = None
+    control_tls_folder: Path | None = None
     termination_log: Path | None = None
     pod_name: str = ""
 
     @staticmethod
     def of(variables: Mapping[str, str]) -> Environment:
         """An empty variable counts as unset."""
-        token_file = variables.get(contract.ENV_CONTROL_TOKEN_FILE)
-        termination_log = variables.get(contract.ENV_TERMINATION_LOG)
+
+        def path(name: str) -> Path | None:
+            value = variables.get(name)
+            return Path(value) if value else None
+
         return Environment(
-            control_token_file=Path(token_file) if token_file else None,
-            termination_log=Path(termination_log) if termination_log else None,
+            control_token_file=path(contract.ENV_CONTROL_TOKEN_FILE),
+            control_tls_folder=path(contract.ENV_CONTROL_TLS_FOLDER),
+            termination_log=path(contract.ENV_TERMINATION_LOG),
             pod_name=variables.get(contract.ENV_POD_NAME, ""),
         )
 
@@ -67,7 +72,7 @@ class ServeOptions:
     reflection: bool = True
     limits: ServerLimits = DEFAULT_LIMITS
     tls: TlsFiles | None = None  # of the inference port
-    tls_control: bool = False  # of the control port as well
+    tls_control: bool = False  # of the control port as well, unless the environment gives it files of its own
     model_defaults: bool = True
     log_requests: bool = False
     log_format: LogFormat = LogFormat.TEXT

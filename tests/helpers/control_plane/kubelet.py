@@ -211,8 +211,9 @@ class Kubelet:
             await self._crash(pod, behaviour)
         else:
             if pod.runtime is None:
-                pod.runtime = Runtime(await self._token(pod), ready=False)
-                pod.server = await listen(pod.runtime, pod.address)
+                mounted = await self._mounted(pod)
+                pod.runtime = Runtime(mounted.get(contract.CONTROL_TOKEN_KEY, b"").decode(), ready=False)
+                pod.server = await listen(pod.runtime, pod.address, mounted)
             if behaviour.ready and behaviour.start_seconds > 0:
                 await self._report(pod, "Running", {"running": {"startedAt": _now()}}, ready=False)
                 try:
@@ -234,14 +235,14 @@ class Kubelet:
         back_off = {"reason": "CrashLoopBackOff", "message": "back-off restarting failed container"}
         await self._report(pod, "Running", {"waiting": back_off}, ready=False, last={"terminated": ended})
 
-    async def _token(self, pod: RunningPod) -> str:
+    async def _mounted(self, pod: RunningPod) -> dict[str, bytes]:
         """What the kubelet would mount from the control Secret."""
         sources = [volume["secret"]["secretName"] for volume in pod.obj["spec"]["volumes"] if "secret" in volume]
         for name in sources:
             secret = await self._api.call("GET", f"/api/v1/namespaces/{pod.namespace}/secrets/{name}")
             if contract.CONTROL_TOKEN_KEY in secret.get("data", {}):
-                return base64.b64decode(secret["data"][contract.CONTROL_TOKEN_KEY]).decode()
-        return ""
+                return {key: base64.b64decode(value) for key, value in secret["data"].items()}
+        return {}
 
     async def _report(
         self, pod: RunningPod, phase: str, state: Object, ready: bool, last: Object | None = None

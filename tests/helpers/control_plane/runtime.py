@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,10 +87,16 @@ def _gear(name: str, sequence: int, tensor: int, tokens_per_second: float) -> co
     )  # fmt: skip
 
 
-async def listen(runtime: Runtime, address: str) -> grpc.aio.Server:
-    """Serves Control at the port that a pod has it on."""
+async def listen(runtime: Runtime, address: str, mounted: Mapping[str, bytes]) -> grpc.aio.Server:
+    """Serves Control at the port that a pod has it on; `mounted` is what is in its control Secret."""
     server = grpc.aio.server()
     control_pb2_grpc.add_ControlServicer_to_server(runtime, server)
-    server.add_insecure_port(f"{address}:{contract.CONTROL_PORT}")
+    target = f"{address}:{contract.CONTROL_PORT}"
+    if contract.CONTROL_TLS_KEY in mounted:
+        pair = (mounted[contract.CONTROL_TLS_KEY], mounted[contract.CONTROL_TLS_CERTIFICATE])
+        authorities = mounted[contract.CONTROL_TLS_AUTHORITIES]
+        server.add_secure_port(target, grpc.ssl_server_credentials([pair], authorities, require_client_auth=True))
+    else:
+        server.add_insecure_port(target)
     await server.start()
     return server

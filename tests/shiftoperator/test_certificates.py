@@ -1,0 +1,138 @@
+"""The control channel's certificates: made once, renewed in time, replaced without a moment of distrust."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from cryptography import x509
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+from shiftoperator import certificates
+from shiftoperator.certificates import (
+    AUTHORITY,
+    AUTHORITY_KEY,
+    AUTHORITY_LIFE,
+    BEFORE,
+    CLIENT,
+    CLIENT_KEY,
+    KEEP_AFTER_USE,
+    LEAF_LIFE,
+    NEXT,
+    TRUST_BEFORE_USE,
+    Certificates,
+    Pair,
+    renewed,
+)
+from shiftprotos import contract
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def first() -> Certificates:
+    return renewed(None, "team/gemma", START)
+
+
+def verified(leaf: Pair, bundle: bytes, at: datetime, *, server: bool) -> bool:
+    """By an implementation of X.509 path validation that is not ours."""
+    store = Store(x509.load_pem_x509_certificates(bundle))
+    builder = PolicyBuilder().store(store).time(at)
+    try:
+        if server:
+            builder.build_server_verifier(x509.DNSName(contract.CONTROL_TLS_NAME)).verify(leaf.parsed, [])
+        else:
+            builder.build_client_verifier().verify(leaf.parsed, [])
+    except VerificationError:
+        return False
+    return True
+
+
+def test_both_leaves_are_good_for_their_own_end_only(first: Certificates) -> None:
+    assert verified(first.server, first.trusted, START, server=True)
+    assert verified(first.client, first.trusted, START, server=False)
+    assert not verified(first.client, first.trusted, START, server=True)
+    assert not verified(first.server, first.trusted, START, server=False)
+
+
+def test_another_resources_authority_is_not_trusted(first: Certificates) -> None:
+    other = renewed(None, "team/gemma", START)
+    assert not verified(other.client, first.trusted, START, server=False)
+    assert not verified(other.server, first.trusted, START, server=True)
+
+
+def test_what_is_good_comes_back_byte_for_byte(first: Certificates) -> None:
+    stored = certificates.stored(first.as_data(), START + HOUR)
+    assert stored == first
+    assert renewed(stored, "team/gemma", START + HOUR).as_data() == first.as_data()
+
+
+@pytest.mark.parametrize("key", [AUTHORITY, AUTHORITY_KEY, CLIENT, CLIENT_KEY, "tls.crt", "tls.key"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "of another"])
+def test_a_secret_that_does_not_belong_together_is_not_used(first: Certificates, key: str, damage: str) -> None:
+    data = first.as_data()
+    other = renewed(None, "team/gemma", START).as_data()
+    data[key] = {"missing": b"", "empty": b"", "cut": data[key][:60], "of another": other[key]}[damage]
+    if damage == "missing":
+        del data[key]
+    assert certificates.stored(data, START) is None
+
+
+def test_an_expired_secret_is_not_used(first: Certificates) -> None:
+    assert certificates.stored(first.as_data(), START + LEAF_LIFE) is None
+
+
+def test_pods_never_get_the_key_that_signs(first: Certificates) -> None:
+    mounted = first.for_pods()
+    assert set(mounted) == {"tls.crt", "tls.key", "ca.crt"}
+    for secret in (first.authority.key, first.client.key):
+        assert not any(secret in value for value in mounted.values())
+
+
+def test_a_leaf_is_renewed_alone(first: Certificates) -> None:
+    later = renewed(first, "team/gemma", START + LEAF_LIFE * 0.7)
+    assert later.authority == first.authority
+    assert later.server != first.server
+    assert later.client != first.client
+    assert later.trusted == first.trusted
+
+
+def test_an_authority_is_replaced_in_steps(first: Certificates) -> None:
+    now = START + AUTHORITY_LIFE * 0.7
+    trusting = renewed(first, "team/gemma", now)
+    assert (trusting.authority, trusting.before) == (first.authority, None)
+    assert trusting.following is not None
+    assert renewed(trusting, "team/gemma", now + TRUST_BEFORE_USE - HOUR / 60) == trusting
+    using = renewed(trusting, "team/gemma", now + TRUST_BEFORE_USE)
+    assert (using.authority, using.before) == (trusting.following, first.authority.certificate)
+    now += TRUST_BEFORE_USE
+    assert renewed(using, "team/gemma", now + KEEP_AFTER_USE - HOUR / 60) == using
+    done = renewed(using, "team/gemma", now + KEEP_AFTER_USE)
+    assert (done.following, done.before, done.trusted) == (None, None, done.authority.certificate)
+
+
+def test_over_three_years_no_end_ever_shows_what_the_other_does_not_trust(first: Certificates) -> None:
+    """Pods may hold what was stored up to two passes ago, and so may we."""
+    now, held = START, [first]
+    while now < START + 3 * AUTHORITY_LIFE:
+        now += timedelta(minutes=7) if held[-1].following or held[-1].before else timedelta(days=1)
+        stored = certificates.stored(held[-1].as_data(), now)
+        assert stored is not None, "expired before it was renewed"
+        held.append(renewed(stored, "team/gemma", now))
+        for older, newer in pairwise(held[-2:]):
+            for a, b in ((older, newer), (newer, older)):
+                assert verified(a.server, b.trusted, now, server=True)
+                assert verified(a.client, b.trusted, now, server=False)
+    assert len({pair.authority.certificate for pair in held}) >= 4
+
+
+def test_keys_of_the_secret_are_always_the_same(first: Certificates) -> None:
+    """Or an applied Secret would keep what it should lose."""
+    rotating = renewed(first, "team/gemma", START + AUTHORITY_LIFE * 0.7)
+    assert set(rotating.as_data()) == set(first.as_data())
+    assert first.as_data()[NEXT] == first.as_data()[BEFORE] == b""
+
+
+def test_long_names_fit(first: Certificates) -> None:
+    renewed(None, "n" * 63 + "/" + "m" * 63, START)
