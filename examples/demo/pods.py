@@ -1,4 +1,4 @@
-"""Asks each runtime pod for its state: a port-forward to the control port, with the operator's token and certificate."""
+"""Asks runtime pods for their state: a port-forward to the control port, with what the operator shows them."""
 
 from __future__ import annotations
 

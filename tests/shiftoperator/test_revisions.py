@@ -11,7 +11,7 @@ from shiftoperator import manifests, plan, rollout
 from shiftoperator import spec as specs
 from shiftoperator.errors import InvalidSpecError
 
-from .conftest import Make
+from .conftest import CONTROL, Make
 
 Object = dict[str, Any]
 
@@ -45,7 +45,7 @@ def test_an_upgrade_keeps_the_template_of_v0(make: Make, case: Object) -> None:
     spec = specs.parse(resource["spec"])
     revision = plan.revision(make.snapshot(resource, children=children), spec, "runtime:new")
     assert revision == case["revision"]
-    wanted = manifests.children(resource, spec, revision, "t" * 40, "ns")
+    wanted = manifests.children(resource, spec, revision, CONTROL, "ns")
     [deployment] = [child for child in wanted if child["kind"] == "Deployment"]
     assert deployment["spec"]["template"] == case["revision"]["data"]["template"], "else every pod would restart"
     # Proves the test: what would be rendered today is something else.
