@@ -12,13 +12,16 @@ from datetime import datetime
 from typing import Any
 
 from shiftcore import scaling
+from shiftcore.bias import Staffing, biased_mode
 from shiftcore.layout import tp_gear
+from shiftcore.policy import Mode
 from shiftprotos import contract
 
 from shiftoperator import certificates, manifests, names, rollout
 from shiftoperator.errors import NameConflictError
 from shiftoperator.snapshot import Access, ClientTls, Object, Pod, RuntimeState, Snapshot
 from shiftoperator.spec import Policy, Spec
+from shiftoperator.status.bands import busy_share
 
 REVISIONS_KEPT = 5
 # Over how long the share of tokens per gear is taken.
@@ -186,6 +189,25 @@ def policy(status: Object, wanted: Policy, states: Iterable[RuntimeState] = ()) 
         elif state.generation_accepted == generation and state.policy != wanted:
             generation += 1
     return PolicyPlan(wanted, generation, store=generation != stored)
+
+
+def wanted_policy(snapshot: Snapshot, spec: Spec) -> Policy:
+    """The user's; of the throughput gear while pods that serve carry the load of others, which are away."""
+    asked = Mode(spec.policy.mode)
+    is_biased = (snapshot.status.get("policy") or {}).get("mode") == str(Mode.THROUGHPUT)
+    mode = biased_mode(asked, _staffing(snapshot, spec), is_biased)
+    return spec.policy if mode is asked else Policy(str(mode))
+
+
+def _staffing(snapshot: Snapshot, spec: Spec) -> Staffing:
+    serving = [pod for pod in snapshot.ready_pods if not pod.retiring]
+    states = [snapshot.states[pod.uid] for pod in serving if pod.uid in snapshot.states]
+    return Staffing(
+        asked=spec.pods,
+        serving=len(serving),
+        replacing=rollout.rolling(snapshot) and not spec.rollout.paused,
+        busy=max((1.0 if state.load.waiting_requests else busy_share(state) for state in states), default=0.0),
+    )
 
 
 def behind(snapshot: Snapshot, generation: int) -> tuple[str, ...]:

@@ -146,28 +146,31 @@ class Reconciler:
         if not same or hint["metadata"]["generation"] <= snapshot.generation:
             return
         try:
-            wanted = specs.parse(hint.get("spec", {})).policy
+            spec = specs.parse(hint.get("spec", {}))
         except UserError:
             return  # the full pass that follows says why
-        decided = plan.policy(snapshot.status, wanted)
+        decided = plan.policy(snapshot.status, plan.wanted_policy(snapshot, spec))
         if decided.store:
-            await self._set_policy(memory, decided)
+            await self._set_policy(memory, decided, spec)
 
     async def _sync_policy(self, memory: Memory, spec: Spec) -> None:
-        if plan.policy(memory.known.status, spec.policy).store:
-            await self._set_policy(memory, plan.policy(memory.known.status, spec.policy))
-        await self._read_states(memory)
-        snapshot = memory.known
-        decided = plan.policy(snapshot.status, spec.policy, snapshot.states.values())
+        # What the user changed does not wait for the pods' states.
+        decided = plan.policy(memory.known.status, plan.wanted_policy(memory.known, spec))
         if decided.store:
-            log.warning("pods know a higher policy generation, raising ours key=%s", snapshot.key)
-            await self._set_policy(memory, decided)
+            await self._set_policy(memory, decided, spec)
+        await self._read_states(memory)
+        snapshot, before = memory.known, decided
+        decided = plan.policy(snapshot.status, plan.wanted_policy(snapshot, spec), snapshot.states.values())
+        if decided.store:
+            if decided.policy == before.policy:
+                log.warning("pods know a higher policy generation, raising ours key=%s", snapshot.key)
+            await self._set_policy(memory, decided, spec)
             return
         late = set(plan.behind(snapshot, decided.generation))
         if late:
             await self._push(memory, decided, [pod for pod in snapshot.pods if pod.uid in late])
 
-    async def _set_policy(self, memory: Memory, decided: plan.PolicyPlan) -> None:
+    async def _set_policy(self, memory: Memory, decided: plan.PolicyPlan, spec: Spec) -> None:
         """Stored first: a generation that a pod has seen must never be given out again."""
         started = self._clock()
         snapshot = memory.known
@@ -179,7 +182,8 @@ class Reconciler:
         self._metrics.policy_push_seconds.observe(seconds)
         if accepted:
             by = f"accepted by {accepted} of {len(snapshot.live_pods)} pods"
-            note = f"{decided.policy.mode}, generation {decided.generation}: {by}"
+            until = "" if decided.policy == spec.policy else f", until all pods serve; then {spec.policy.mode} again"
+            note = f"{decided.policy.mode}{until}, generation {decided.generation}: {by}"
             log.info("policy accepted key=%s %s seconds=%.3f", snapshot.key, note, seconds)
             await self._event(memory, "PolicyAccepted", note, "PushPolicy")
 

@@ -22,7 +22,17 @@ def policy_in_sync(view: View) -> Verdict:
         done = len(view.ready) - len(late)
         message = f"{done} of {len(view.ready)} ready pods applied generation {generation}; not yet {late[0].name}"
         return Verdict(FALSE, reasons.APPLYING, message)
-    return Verdict(TRUE, reasons.APPLIED, f"every rank of every ready pod applied generation {generation}")
+    message = f"every rank of every ready pod applied generation {generation}{_bias(view)}"
+    return Verdict(TRUE, reasons.APPLIED, message)
+
+
+def _bias(view: View) -> str:
+    """Why the policy is not the user's."""
+    set_, asked = view.snapshot.status.get("policy") or {}, view.snapshot.resource["spec"].get("shift", {})
+    wanted = asked.get("policy", "Auto")
+    if set_.get("mode", wanted) == wanted:
+        return ""
+    return f": {set_['mode']} in place of {wanted}, while pods are away and those that serve are busy"
 
 
 def behind(view: View) -> tuple[Pod, ...]:

@@ -1,0 +1,38 @@
+"""Policy of the pods that serve while others load, are replaced or leave.
+
+They carry the load of all meanwhile. Under ``Auto`` a threshold that suits the whole service, or a small decode batch,
+keeps part of their steps in the tp gear; what they need now is room, so the throughput gear is pinned until the others
+are back. A service that is hardly used stays as it is: there the bias would cost latency and buy nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shiftcore.policy import Mode
+
+# How busy the busiest pod is when the bias begins, and below which it ends although pods are still away.
+BEGINS_AT = 0.5
+ENDS_BELOW = 0.25
+
+
+@dataclass(frozen=True)
+class Staffing:
+    """``asked`` and ``serving`` count pods; ``replacing`` while pods of an older revision are left. ``busy`` is the
+    share of the fullest resource of the busiest serving pod, 1 when requests wait."""
+
+    asked: int
+    serving: int
+    replacing: bool
+    busy: float
+
+    @property
+    def short(self) -> bool:
+        return self.serving > 0 and (self.serving < self.asked or self.replacing)
+
+
+def biased_mode(wanted: Mode, seen: Staffing, biased: bool) -> Mode:
+    """The mode to set. ``biased``: whether it is set already. A mode that pins a gear is the user's and stays."""
+    if wanted is not Mode.AUTO or not seen.short:
+        return wanted
+    return Mode.THROUGHPUT if seen.busy >= (ENDS_BELOW if biased else BEGINS_AT) else wanted

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+from shiftcore.bias import Staffing, biased_mode
+from shiftcore.policy import Mode
+
+AUTO, LATENCY, THROUGHPUT = Mode.AUTO, Mode.LATENCY, Mode.THROUGHPUT
+
+
+@pytest.mark.parametrize(
+    ("case", "wanted", "asked", "serving", "replacing", "busy", "biased", "mode"),
+    [
+        ("all serve", AUTO, 2, 2, False, 1.0, False, AUTO),
+        ("all serve again", AUTO, 2, 2, False, 1.0, True, AUTO),
+        ("one is away, and the other busy", AUTO, 2, 1, False, 0.5, False, THROUGHPUT),
+        ("one is away, and the other hardly used", AUTO, 2, 1, False, 0.49, False, AUTO),
+        ("it is still busy enough", AUTO, 2, 1, False, 0.25, True, THROUGHPUT),
+        ("it is not any more", AUTO, 2, 1, False, 0.24, True, AUTO),
+        ("between two pods of a rollout", AUTO, 2, 2, True, 0.6, True, THROUGHPUT),
+        ("a rollout of which nobody is away yet", AUTO, 2, 2, True, 0.6, False, THROUGHPUT),
+        ("nobody serves", AUTO, 2, 0, True, 0.0, False, AUTO),
+        ("nobody is asked for", AUTO, 0, 0, False, 0.0, True, AUTO),
+        ("more serve than are asked for", AUTO, 1, 2, False, 1.0, False, AUTO),
+        ("the user pins latency", LATENCY, 2, 1, True, 1.0, False, LATENCY),
+        ("the user pins throughput", THROUGHPUT, 2, 2, False, 0.0, False, THROUGHPUT),
+    ],
+)
+def test_bias(
+    case: str, wanted: Mode, asked: int, serving: int, replacing: bool, busy: float, biased: bool, mode: Mode
+) -> None:
+    assert biased_mode(wanted, Staffing(asked, serving, replacing, busy), biased) is mode, case
