@@ -15,7 +15,7 @@ from shiftprotos import contract
 from shiftoperator import manifests
 from shiftoperator.errors import UserError
 from shiftoperator.snapshot import MESSAGE_LIMIT, Object, Pod, Snapshot
-from shiftoperator.spec import Spec, Strategy
+from shiftoperator.spec import Spec, Strategy, section
 from shiftoperator.status import Rejected, reasons
 from shiftoperator.status.trouble import waiting_for_drain
 
@@ -84,7 +84,7 @@ def revisions(snapshot: Snapshot) -> Revisions:
 
 def _counts(snapshot: Snapshot, rejected: Rejected, target: str, good: str) -> bool:
     """A rejection is over when the spec asks for something else, or there is nothing to go back to."""
-    wanted = not rejected.tried or bool((snapshot.resource["spec"].get("rollout") or {}).get("autoRollback", True))
+    wanted = not rejected.tried or bool(section(snapshot.resource["spec"], "rollout").get("autoRollback", True))
     return rejected.revision == target != good and wanted and stored(snapshot, good) is not None
 
 

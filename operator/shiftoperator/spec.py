@@ -165,6 +165,12 @@ def replicas_asked(spec: dict[str, Any]) -> int:
     return max(0, replicas) if isinstance(replicas, int) else 0
 
 
+def section(spec: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of a spec that need not be valid otherwise; empty when it is no object."""
+    found = spec.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def percentile_asked(spec: dict[str, Any]) -> int:
     """At which the targets are to hold; of a spec that need not be valid otherwise."""
     percentile = slo.get("percentile", 95) if isinstance(slo := spec.get("slo"), dict) else 95

@@ -69,6 +69,12 @@ def test_what_of_rollout_replaces_pods(make: Make, changed: Object) -> None:
     assert len(hashes) == 2
 
 
+@pytest.mark.parametrize("asked", [None, 5, "x", ["restartedAt"]])
+def test_a_rollout_of_another_shape_changes_no_hash(make: Make, asked: Any) -> None:
+    plain = make.resource()["spec"]
+    assert manifests.template_hash({**plain, "rollout": asked}) == manifests.template_hash(plain)
+
+
 def test_a_deleted_revision_is_read_from_the_deployment(make: Make) -> None:
     resource, children = stored_before(make, V0[0])
     [name] = [key for key in children if key[0] == "ControllerRevision"]

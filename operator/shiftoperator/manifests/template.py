@@ -15,7 +15,7 @@ from shiftprotos import contract
 from shiftoperator import names
 from shiftoperator.manifests import overrides
 from shiftoperator.manifests.overlay import overlay
-from shiftoperator.spec import Spec
+from shiftoperator.spec import Spec, section
 
 _POD_FIELDS = ("model", "parallelism", "engine", "runtime", "podTemplate")
 # Of spec.rollout. None of them has a default in the CRD: the API server would fill it into stored objects too.
@@ -30,7 +30,8 @@ DRAIN_MARGIN_SECONDS = 30
 def template_hash(spec: dict[str, Any]) -> str:
     """Over the raw fields, so that a new default of the operator changes nothing."""
     chosen = {name: spec[name] for name in _POD_FIELDS if spec.get(name)}
-    rollout = {name: spec["rollout"][name] for name in _ROLLOUT_FIELDS if name in (spec.get("rollout") or {})}
+    asked = section(spec, "rollout")
+    rollout = {name: asked[name] for name in _ROLLOUT_FIELDS if name in asked}
     if rollout:
         chosen["rollout"] = rollout
     canonical = json.dumps(chosen, sort_keys=True, separators=(",", ":"))

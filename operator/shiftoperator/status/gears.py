@@ -5,6 +5,7 @@ from __future__ import annotations
 from shiftprotos import contract
 
 from shiftoperator.snapshot import Pod, Snapshot
+from shiftoperator.spec import section
 from shiftoperator.status import reasons
 from shiftoperator.status.view import FALSE, TRUE, UNKNOWN, Check, Verdict, View, first
 
@@ -28,7 +29,7 @@ def policy_in_sync(view: View) -> Verdict:
 
 def _bias(view: View) -> str:
     """Why the policy is not the user's."""
-    set_, asked = view.snapshot.status.get("policy") or {}, view.snapshot.resource["spec"].get("shift", {})
+    set_, asked = view.snapshot.status.get("policy") or {}, section(view.snapshot.resource["spec"], "shift")
     wanted = asked.get("policy", "Auto")
     if set_.get("mode", wanted) == wanted:
         return ""

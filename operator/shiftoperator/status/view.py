@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from shiftoperator.errors import UserError
 from shiftoperator.snapshot import Object, Pod, Snapshot
+from shiftoperator.spec import section
 
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
 
@@ -88,7 +89,7 @@ class View:
 
     @property
     def rollout_paused(self) -> bool:
-        return bool((self.snapshot.resource["spec"].get("rollout") or {}).get("paused", False))
+        return bool(section(self.snapshot.resource["spec"], "rollout").get("paused", False))
 
     @property
     def rolled_back(self) -> Rejected | None:
