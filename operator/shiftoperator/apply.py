@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 
 async def children(cluster: Cluster, changes: Changes) -> None:
+    for child in changes.create:
+        await cluster.create(child)
+        log.info("created kind=%s name=%s", child["kind"], child["metadata"]["name"])
     for child in changes.apply:
         await cluster.apply(child)
         log.info("applied kind=%s name=%s", child["kind"], child["metadata"]["name"])

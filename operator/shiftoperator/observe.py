@@ -15,11 +15,6 @@ from shiftoperator.spec import Spec
 
 async def snapshot(cluster: Cluster, key: names.Key) -> Snapshot | None:
     """None when the ShiftDeployment is gone or on its way out."""
-    resource = await cluster.get(contract.KIND, key.namespace, key.name)
-    if resource is None or "deletionTimestamp" in resource["metadata"]:
-        return None
-    if not isinstance(resource.get("spec"), dict):
-        resource = {**resource, "spec": {}}  # past another CRD; what is missing is said in Ready
     wanted = manifests.singletons(key.name)
     selector = names.selector_text(key.name)
     found, revisions, pods, scaler = await asyncio.gather(
@@ -28,6 +23,12 @@ async def snapshot(cluster: Cluster, key: names.Key) -> Snapshot | None:
         cluster.list("Pod", key.namespace, selector),
         _external_scaler(cluster, key),
     )
+    # Last: children that the garbage collector took with it must not look like children that are missing.
+    resource = await cluster.get(contract.KIND, key.namespace, key.name)
+    if resource is None or "deletionTimestamp" in resource["metadata"]:
+        return None
+    if not isinstance(resource.get("spec"), dict):
+        resource = {**resource, "spec": {}}  # past another CRD; what is missing is said in Ready
     children = {identity: child for identity, child in zip(wanted, found, strict=True) if child is not None}
     children |= {("ControllerRevision", r["metadata"]["name"]): r for r in revisions}
     return Snapshot(resource, children, tuple(pod_from(pod) for pod in pods), external_scaler=scaler)

@@ -40,10 +40,12 @@ _FACTORS = {
 
 @dataclass(frozen=True)
 class Changes:
-    """Objects to apply, in order, and to delete."""
+    """Objects to create, to apply, each in order, and to delete."""
 
     apply: tuple[Object, ...]
     delete: tuple[Object, ...]
+    # Only if there is none: its caller may give up on a write that arrives later, when pods have another key already.
+    create: tuple[Object, ...] = ()
 
 
 def revision(snapshot: Snapshot, spec: Spec, default_image: str) -> Object:
@@ -68,8 +70,9 @@ def changes(snapshot: Snapshot, desired: Iterable[Object]) -> Changes:
     for child in wanted:
         if foreign(snapshot, *_identity(child)):
             raise NameConflictError(*_identity(child))
-    to_apply = tuple(c for c in wanted if not contains(snapshot.children.get(_identity(c)), c))
-    return Changes(to_apply, _old_revisions(snapshot, wanted))
+    create = tuple(c for c in wanted if c["kind"] == "Secret" and _identity(c) not in snapshot.children)
+    to_apply = tuple(c for c in wanted if c not in create and not contains(snapshot.children.get(_identity(c)), c))
+    return Changes(to_apply, _old_revisions(snapshot, wanted), create)
 
 
 def in_words_of_the_spec(message: str) -> str:

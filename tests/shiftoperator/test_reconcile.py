@@ -73,8 +73,14 @@ class FakeCluster:
         return obj
 
     async def create(self, obj: Object) -> Object:
-        assert obj["kind"] == "Event"
-        self.events.append(obj["reason"])
+        if obj["kind"] == "Event":
+            self.events.append(obj["reason"])
+            return obj
+        identity = (obj["kind"], obj["metadata"]["name"])
+        if identity in self.objects:
+            raise ConflictError(f"{identity} already exists")
+        self.writes.append(f"create {'/'.join(identity)}")
+        self.objects[identity] = copy.deepcopy(obj)
         return obj
 
     async def patch_status(self, obj: Object, status: Object) -> Object:
@@ -262,7 +268,7 @@ async def test_the_token_is_made_once(make: Make) -> None:
     assert world.cluster.objects["Secret", "gemma-control"]["data"]["token"] == token
     del world.cluster.objects["Secret", "gemma-control"]
     await world.full()
-    assert world.cluster.writes == ["apply Secret/gemma-control"]
+    assert world.cluster.writes == ["create Secret/gemma-control"]
 
 
 async def scale_path(world: World, load: Load, polls: int) -> list[int]:
@@ -412,6 +418,31 @@ async def test_a_bad_pod_template_is_told(make: Make) -> None:
     assert world.condition("Ready") == ("False", "InvalidSpec")
     [ready, *_] = world.cluster.resource["status"]["conditions"]
     assert ready["message"].startswith("podTemplate.spec.containers[0].env[0] must be an object")
+
+
+async def test_children_collected_during_the_look_are_not_made_again(make: Make) -> None:
+    world = await World(make).healthy()
+    get, writes = world.cluster.get, len(world.cluster.writes)
+
+    async def deleted_meanwhile(kind: str, namespace: str, name: str) -> Object | None:
+        if kind != "ShiftDeployment":
+            # The garbage collector comes after the resource is gone.
+            world.cluster.objects = {}
+        return await get(kind, namespace, name)
+
+    world.cluster.get = deleted_meanwhile  # type: ignore[method-assign]
+    assert await world.full() is False
+    assert world.cluster.writes[writes:] == []
+
+
+async def test_a_key_is_made_only_where_there_is_none(make: Make) -> None:
+    """A write that its caller gave up on may arrive late: applied, it would replace the key that pods have by then."""
+    world = World(make)
+    await world.full()
+    assert [write for write in world.cluster.writes if "Secret" in write] == [
+        "create Secret/gemma-control-ca",
+        "create Secret/gemma-control",
+    ]
 
 
 async def test_gone(make: Make) -> None:
