@@ -7,7 +7,7 @@ import binascii
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from shiftprotos import contract
 from shiftoperator import certificates, manifests, names, rollout
 from shiftoperator.errors import NameConflictError
 from shiftoperator.snapshot import Access, ClientTls, Object, Pod, RuntimeState, Snapshot
-from shiftoperator.spec import Policy, Spec
+from shiftoperator.spec import AdaptiveMode, Policy, Spec
 from shiftoperator.status.bands import busy_share
 
 REVISIONS_KEPT = 5
@@ -195,11 +195,29 @@ def policy(status: Object, wanted: Policy, states: Iterable[RuntimeState] = ()) 
 
 
 def wanted_policy(snapshot: Snapshot, spec: Spec) -> Policy:
-    """The user's; of the throughput gear while pods that serve carry the load of others, which are away."""
+    """The user's, with the threshold that targets moved; of the throughput gear while pods that serve carry the load of
+    others, which are away."""
     asked = Mode(spec.policy.mode)
     is_biased = (snapshot.status.get("policy") or {}).get("mode") == str(Mode.THROUGHPUT)
     mode = biased_mode(asked, _staffing(snapshot, spec), is_biased)
-    return spec.policy if mode is asked else Policy(str(mode))
+    if mode is not asked:
+        return Policy(str(mode))
+    moved = adaptive_tokens(snapshot, spec)
+    return spec.policy if moved is None else replace(spec.policy, threshold_tokens=moved)
+
+
+def adaptive_tokens(snapshot: Snapshot, spec: Spec) -> int | None:
+    """The threshold that was moved, as the status has it; None while it is the user's or the pods' own."""
+    if spec.adaptive.mode is not AdaptiveMode.APPLY:
+        return None
+    told: Object = snapshot.status.get("adaptive") or {}
+    tokens = told.get("thresholdTokens") if told.get("mode") == AdaptiveMode.APPLY else None
+    return None if tokens is None else min(max(int(tokens), spec.adaptive.min_tokens), spec.adaptive.max_tokens)
+
+
+def is_short(snapshot: Snapshot, spec: Spec) -> bool:
+    """Whether pods that serve carry the load of others."""
+    return _staffing(snapshot, spec).short
 
 
 def _staffing(snapshot: Snapshot, spec: Spec) -> Staffing:

@@ -13,7 +13,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from shiftoperator import apply, autoscale, certificates, manifests, observe, plan, retire, revise, rollout, status
+from shiftoperator import (
+    adapt,
+    apply,
+    autoscale,
+    certificates,
+    manifests,
+    observe,
+    plan,
+    retire,
+    revise,
+    rollout,
+    status,
+)
 from shiftoperator import spec as specs
 from shiftoperator.cluster import Cluster
 from shiftoperator.errors import RuntimeCallError, UserError
@@ -36,6 +48,7 @@ class Memory:
 
     snapshot: Snapshot | None = None
     scaling: autoscale.Memory = field(default_factory=autoscale.Memory)
+    adapting: adapt.Memory = field(default_factory=adapt.Memory)
     revising: revise.Memory = field(default_factory=revise.Memory)
     # Why the last full pass could not do what the resource asks for; a pass that is not full does not try again.
     refused: UserError | None = None
@@ -95,6 +108,7 @@ class Reconciler:
         before = memory.known.status
         decisions: list[Object] = before.get("decisions", [])
         decision = status.Scaling(False, status.reasons.NOT_DECIDED, "what the resource asks for was refused")
+        adapted: Object | None = before.get("adaptive")
         spec = await self._accept(memory, full)
         # Pods that run go on, whatever was refused: their policy and their states are looked after.
         if spec is not None:
@@ -104,9 +118,10 @@ class Reconciler:
         if spec is not None and memory.refused is None:
             result = await self._autoscaler.run(memory.scaling, memory.known, spec, decisions)
             memory.snapshot, decision, decisions = result.snapshot, result.said, result.decisions
+            adapted = await self._adapt(memory, spec)
         else:
             memory.scaling.forget_windows()
-        await self._report(memory, before, decision, decisions)
+        await self._report(memory, before, decision, decisions, adapted)
 
     async def _accept(self, memory: Memory, full: bool) -> Spec | None:
         """The spec, None when it cannot be read; a full pass applies the children too."""
@@ -211,6 +226,14 @@ class Reconciler:
         memory.snapshot = replace(snapshot, states=states)
         return accepted
 
+    async def _adapt(self, memory: Memory, spec: Spec) -> Object | None:
+        """`status.adaptive`, which the next pass pushes."""
+        result = adapt.run(memory.adapting, memory.known, spec, self._clock(), _now())
+        if result.move:
+            log.info("threshold key=%s reason=%s %s", memory.known.key, result.reason, result.move)
+            await self._event(memory, result.reason, f"{spec.adaptive.mode}: {result.move}", "AdaptThreshold")
+        return result.told
+
     async def _read_states(self, memory: Memory) -> None:
         snapshot, access = memory.known, plan.access(memory.known)
         if access is None:
@@ -237,6 +260,7 @@ class Reconciler:
         before: Object,
         decision: status.Scaling,
         decisions: list[Object],
+        adapted: Object | None,
     ) -> None:
         snapshot = memory.known
         known = rollout.revisions(snapshot)
@@ -248,6 +272,7 @@ class Reconciler:
             error=memory.refused or rollout.refusal(known),
             rejected=known.rejected,
             rollout=known.as_status(),
+            adaptive=adapted,
         )
         built = status.build(snapshot, outcome, decisions, _now())
         changed = status.patch(snapshot.status, built)

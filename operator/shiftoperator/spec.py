@@ -20,6 +20,8 @@ from shiftoperator.errors import InvalidSpecError
 _CLAIM_URI = re.compile(r"pvc://([a-z0-9](?:[-a-z0-9.]*[a-z0-9])?)/(\S*)")
 # At which the pods report their times.
 PERCENTILES = (50, 90, 95, 99)
+# Above it hardly any step is larger.
+DEFAULT_ADAPTIVE_MAX = 8192
 POLICIES = ("Auto", "Latency", "Throughput")
 
 
@@ -55,6 +57,21 @@ class Policy:
         if self.threshold_tokens is not None:
             status["thresholdTokens"] = self.threshold_tokens
         return status
+
+
+class AdaptiveMode(StrEnum):
+    OFF = "Off"
+    RECOMMEND = "Recommend"
+    APPLY = "Apply"
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Bounds between which the threshold may be moved by what was measured of the targets; tokens per step."""
+
+    mode: AdaptiveMode = AdaptiveMode.OFF
+    min_tokens: int = contract.MIN_THRESHOLD_TOKENS
+    max_tokens: int = DEFAULT_ADAPTIVE_MAX
 
 
 @dataclass(frozen=True)
@@ -103,6 +120,7 @@ class Spec:
     model: Model
     base_gear: Gear
     policy: Policy
+    adaptive: Adaptive
     engine: Engine
     runtime: Runtime
     pod_template: dict[str, Any]
@@ -137,6 +155,7 @@ def _parse(spec: dict[str, Any]) -> Spec:
         model=_model(spec.get("model", {})),
         base_gear=_base_gear(spec.get("parallelism", {})),
         policy=_policy(shift),
+        adaptive=_adaptive(spec),
         engine=Engine(engine.get("maxNumSeqs"), engine.get("maxBatchedTokens"), engine.get("maxModelLen")),
         runtime=Runtime(
             runtime.get("image"),
@@ -217,6 +236,28 @@ def _policy(shift: dict[str, Any]) -> Policy:
     if threshold is not None and not lowest <= threshold <= highest:
         raise InvalidSpecError(f"shift.thresholdTokens {threshold} must lie in {lowest}..{highest}")
     return Policy(mode, threshold)
+
+
+def _adaptive(spec: dict[str, Any]) -> Adaptive:
+    shift, slo = spec.get("shift", {}), spec.get("slo", {})
+    asked = shift.get("adaptive", {})
+    mode = AdaptiveMode(asked.get("mode", "Off"))
+    lowest, highest = (
+        asked.get("minTokens", contract.MIN_THRESHOLD_TOKENS),
+        asked.get("maxTokens", DEFAULT_ADAPTIVE_MAX),
+    )
+    if not contract.MIN_THRESHOLD_TOKENS <= lowest <= highest <= contract.MAX_THRESHOLD_TOKENS:
+        raise InvalidSpecError(
+            f"shift.adaptive.minTokens {lowest} and maxTokens {highest} must be ascending and lie in "
+            f"{contract.MIN_THRESHOLD_TOKENS}..{contract.MAX_THRESHOLD_TOKENS}"
+        )
+    if mode is AdaptiveMode.OFF:
+        return Adaptive(mode, lowest, highest)
+    if shift.get("policy", "Auto") != "Auto":
+        raise InvalidSpecError(f"shift.adaptive moves a threshold, which policy {shift['policy']} has not; use Auto")
+    if "ttftMs" not in slo or "tpotMs" not in slo:
+        raise InvalidSpecError("shift.adaptive weighs slo.ttftMs against slo.tpotMs; set both")
+    return Adaptive(mode, lowest, highest)
 
 
 def _rollout(rollout: dict[str, Any]) -> Rollout:

@@ -76,7 +76,7 @@ def test_fields(schema: Object) -> None:
     assert fields == {
         "model": {"uri", "servedName", "dtype"},
         "parallelism": {"gpus", "sequence", "tensor"},
-        "shift": {"policy", "thresholdTokens"},
+        "shift": {"policy", "thresholdTokens", "adaptive"},
         "engine": {"maxNumSeqs", "maxBatchedTokens", "maxModelLen"},
         "runtime": {"image", "device", "resources", "env"},
         "podTemplate": {"metadata", "spec"},
@@ -125,7 +125,7 @@ def test_every_status_field_of_the_operator_is_declared(schema: Object) -> None:
     written = {
         "observedGeneration", "replicas", "readyReplicas", "readyOfDesired", "selector", "templateHash", "gear",
         "policyGeneration", "policy", "conditions", "pods", "decisions", "lastFailure", "settledReplicas", "capacity",
-        "crossover", "slowestStart", "rollout",
+        "crossover", "slowestStart", "rollout", "adaptive",
     }  # fmt: skip
     assert written == declared
 

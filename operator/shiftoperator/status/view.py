@@ -57,7 +57,7 @@ class Rejected:
 @dataclass(frozen=True)
 class Outcome:
     """What one reconcile came to, beside what it saw. `desired_replicas` is 0 while suspended; `template_hash` is that
-    of the pods that should run, `rollout` what the status says of revisions."""
+    of the pods that should run, `rollout` and `adaptive` what the status says of revisions and of the threshold."""
 
     desired_replicas: int
     template_hash: str
@@ -66,6 +66,7 @@ class Outcome:
     error: UserError | None = None
     rejected: Rejected | None = None
     rollout: Object = field(default_factory=dict)
+    adaptive: Object | None = None
 
 
 @dataclass(frozen=True)

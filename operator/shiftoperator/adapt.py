@@ -1,0 +1,96 @@
+"""Runs the adaptive threshold: what pods measured goes in, `status.adaptive` comes out.
+
+A threshold stands in the status before any pod hears of it: the pass after it pushes what the status says, so that
+another operator goes on from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from statistics import median_low
+
+from shiftcore import adaptive
+from shiftcore.costs import NO_CROSSOVER
+from shiftcore.gears import DEFAULT_THRESHOLD_TOKENS
+
+from shiftoperator import plan
+from shiftoperator.snapshot import Object, RuntimeState, Snapshot
+from shiftoperator.spec import AdaptiveMode, Spec
+
+
+@dataclass
+class Memory:
+    """What is kept of one object between two passes. All of it can be lost: windows begin anew."""
+
+    loop: adaptive.Memory = field(default_factory=adaptive.Memory)
+
+
+@dataclass(frozen=True)
+class Result:
+    """`told` is `status.adaptive`, None without it; `move` what to say of a threshold that changed, else empty."""
+
+    told: Object | None
+    reason: str = ""
+    move: str = ""
+
+
+def run(memory: Memory, snapshot: Snapshot, spec: Spec, now: float, now_text: str) -> Result:
+    """`now`: seconds of a clock that never goes back; `now_text`: as the status has it."""
+    asked = spec.adaptive
+    if asked.mode is AdaptiveMode.OFF:
+        memory.loop = adaptive.Memory()
+        return Result(None)
+    before: Object = snapshot.status.get("adaptive") or {}
+    applies = asked.mode is AdaptiveMode.APPLY
+    tokens = plan.adaptive_tokens(snapshot, spec)
+    if memory.loop.tokens != tokens:
+        memory.loop = adaptive.Memory(tokens=tokens)
+    advice, after = adaptive.adapt(_settings(spec), _seen(snapshot, spec), now, memory.loop)
+    # What is not applied cannot be judged: a recommendation is made anew each time its reason has held.
+    memory.loop = after if applies else replace(after, tokens=None, probe=None)
+    recommended = advice.tokens if applies or advice.moved else _kept(before, advice)
+    told: Object = {"mode": str(asked.mode), "reason": str(advice.reason)}
+    if recommended is not None:
+        told["thresholdTokens"] = recommended
+    changed = advice.moved and recommended != before.get("thresholdTokens")
+    moved_at = now_text if changed else before.get("movedAt")
+    if moved_at:
+        told["movedAt"] = moved_at
+    return Result(told, str(advice.reason), advice.message) if changed else Result(told)
+
+
+def _kept(before: Object, advice: adaptive.Advice) -> int | None:
+    """A recommendation stands until its reason is gone."""
+    tokens = before.get("thresholdTokens")
+    return int(tokens) if tokens is not None and advice.reason not in _OVER else None
+
+
+_OVER = (adaptive.Reason.TARGETS_MET, adaptive.Reason.TARGETS_MISSING)
+
+
+def _settings(spec: Spec) -> adaptive.Settings:
+    limits, asked = spec.autoscaling.limits, spec.adaptive
+    return adaptive.Settings(limits.ttft_seconds, limits.tpot_seconds, asked.min_tokens, asked.max_tokens)
+
+
+def _seen(snapshot: Snapshot, spec: Spec) -> adaptive.Seen:
+    states = [snapshot.states[pod.uid] for pod in snapshot.ready_pods if pod.uid in snapshot.states]
+    percentile = spec.autoscaling.percentile
+    loads = [state.load for state in states]
+    start = spec.policy.threshold_tokens or median_low(
+        [_measured(s, spec) for s in states] or [spec.adaptive.min_tokens]
+    )
+    return adaptive.Seen(
+        start_tokens=min(max(start, spec.adaptive.min_tokens), spec.adaptive.max_tokens),
+        # A request that still waits for its first token has already taken this long.
+        ttft_seconds=max((max(load.ttft_at(percentile), load.oldest_wait_seconds) for load in loads), default=0.0),
+        tpot_seconds=max((load.tpot_at(percentile) for load in loads), default=0.0),
+        changing=plan.is_short(snapshot, spec) or len(states) < spec.pods,
+    )
+
+
+def _measured(state: RuntimeState, spec: Spec) -> int:
+    """The threshold of a pod left to itself."""
+    if state.crossover_reason == NO_CROSSOVER:
+        return spec.adaptive.max_tokens
+    return max(1, state.crossover_tokens - 1) if state.crossover_tokens else DEFAULT_THRESHOLD_TOKENS
