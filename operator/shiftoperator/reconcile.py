@@ -197,7 +197,8 @@ class Reconciler:
         self._metrics.policy_push_seconds.observe(seconds)
         if accepted:
             by = f"accepted by {accepted} of {len(snapshot.live_pods)} pods"
-            until = "" if decided.policy == spec.policy else f", until all pods serve; then {spec.policy.mode} again"
+            asked = spec.policy.mode
+            until = "" if decided.policy.mode == asked else f", until all pods serve; then {asked} again"
             note = f"{decided.policy.mode}{until}, generation {decided.generation}: {by}"
             log.info("policy accepted key=%s %s seconds=%.3f", snapshot.key, note, seconds)
             await self._event(memory, "PolicyAccepted", note, "PushPolicy")

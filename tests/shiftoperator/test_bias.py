@@ -87,6 +87,24 @@ async def test_a_user_who_changes_the_policy_meanwhile_is_heard(make: Make) -> N
     assert policy(world) == ("Latency", 3)
 
 
+async def test_a_threshold_that_the_operator_moved_is_not_told_as_a_bias(make: Make) -> None:
+    """Every accepted policy that was not the one of the spec was told as one that lasts until all pods serve."""
+    bounds = {"mode": "Apply", "minTokens": 8, "maxTokens": 512}
+    world = await serving(make, shift={"policy": "Auto", "adaptive": bounds})
+    notes: list[str] = []
+    create = world.cluster.create
+
+    async def noted(obj: dict[str, str]) -> object:
+        notes.append(obj["note"])
+        return await create(obj)
+
+    world.cluster.create = noted  # type: ignore[method-assign,assignment]
+    world.cluster.resource["status"]["adaptive"] = {"mode": "Apply", "thresholdTokens": 32}
+    await world.full()
+    [note] = [note for note in notes if "accepted by" in note]
+    assert note.startswith("Auto, generation 2")
+
+
 async def test_a_rollout_is_one_bias_and_not_one_for_each_pod(make: Make) -> None:
     world = await serving(make)
     load(world, BUSY)
