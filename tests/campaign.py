@@ -35,6 +35,7 @@ CAMPAIGNS = {
     "flipped-bits": "helpers.failures.campaigns:flipped_bits",
     "slow-step": "helpers.failures.campaigns:slow_step",
     "fuzzed-bytes": "helpers.failures.campaigns:fuzzed_bytes",
+    "at-rest": "helpers.at_rest_campaign:at_rest",
 }
 
 

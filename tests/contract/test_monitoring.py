@@ -11,7 +11,7 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
-from helpers.chart import CHART
+from helpers.chart import CHART, ROOT
 from helpers.exported_metrics import Series, exported
 from shiftprotos import contract
 
@@ -89,6 +89,12 @@ def test_alerts_have_names_of_their_own() -> None:
     names = [rule["alert"] for rule in RULES]
     assert len(set(names)) == len(names)
     assert all(name.startswith("Shift") for name in names)
+
+
+def test_page_has_every_alert_as_it_is() -> None:
+    page = (ROOT / "docs" / "MONITORING.md").read_text()
+    rows = re.findall(r"^\| `(Shift\w+)` \| (\w+) \| (\w+) \|", page, re.M)
+    assert rows == [(rule["alert"], rule["labels"]["severity"], rule["for"]) for rule in RULES]
 
 
 def test_dashboard_is_sound() -> None:
