@@ -125,12 +125,16 @@ class Kubelet:
         self._watch = asyncio.create_task(api.watch("/api/v1/pods", self._seen, self._listed))
 
     async def _close(self) -> None:
-        self._stopping = True
+        self._stopping, pods = True, list(self._pods.values())
         tasks = [self._watch, *self._tasks.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(_stop(pod) for pod in self._pods.values()))
+        await asyncio.gather(*(_stop(pod) for pod in pods))
+        # Servers of pods that left a moment ago are still about to end.
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        if rest:
+            await asyncio.wait(rest, timeout=5.0)
         await self._api.close()
 
     def _listed(self, pods: list[Object]) -> None:
