@@ -85,10 +85,11 @@ def remove_containers(settings: Settings, table: ProcessTable) -> None:
 
 
 def stragglers(settings: Settings) -> list[tuple[int, int, str]]:
-    """Ours by their command line: shims of our containerd, and components whose record was lost."""
+    """Ours by their command line: shims of our containerd, and components whose record was lost. Other control planes
+    run the same programs, with files elsewhere: those of tests are not ours to end."""
     shims = processes.with_argument(f"-address {settings.containerd_socket}")
     components = processes.with_argument(f"{settings.cache}/")
-    return shims + [found for found in components if "/shift-kube " in found[2]]
+    return shims + [found for found in components if "/shift-kube " in found[2] and f"{settings.state}/" in found[2]]
 
 
 def end_stragglers(settings: Settings) -> None:

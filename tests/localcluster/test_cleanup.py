@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,23 @@ def settings(tmp_path: Path) -> Settings:
 def test_down_keeps_a_state_folder_that_up_never_claimed(settings: Settings) -> None:
     cleanup.down(settings)
     assert (settings.state / "thesis.txt").read_text() == "precious"
+
+
+def test_down_ends_no_control_plane_of_somebody_else(settings: Settings, tmp_path: Path) -> None:
+    """It took the API servers of test sessions for its own, because they run the same programs."""
+    program = settings.cache / "0123" / "shift-kube"
+    program.parent.mkdir(parents=True)
+    program.symlink_to("/bin/sh")
+    ours, others = (
+        subprocess.Popen([str(program), "-c", "sleep 60 & wait", f"--data-dir={folder}/etcd"], start_new_session=True)
+        for folder in (settings.state, tmp_path / "elsewhere")
+    )
+    try:
+        assert [pid for pid, _, _ in cleanup.stragglers(settings)] == [ours.pid]
+    finally:
+        for process in (ours, others):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
 
 
 def test_up_refuses_a_state_folder_with_other_files(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
