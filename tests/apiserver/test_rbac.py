@@ -13,6 +13,7 @@ from helpers.control_plane.kubelet import Kubelet
 from helpers.control_plane.plane import ControlPlane, example
 from helpers.control_plane.release import released, released_operator
 from helpers.rbac_table import Right, rights_of, unused
+from shiftprotos import contract
 from shiftprotos.v1 import inference_pb2
 
 pytestmark = pytest.mark.timeout(180)
@@ -89,6 +90,10 @@ class Everything:
         path = f"/api/v1/namespaces/{self._namespace}/services/{NAME}-headless"
         self._plane.admin.call("DELETE", path)
         wait_for("the service", lambda: self._plane.admin.problem(path) is None)
+        # What was made once and not applied is applied when somebody changed it.
+        secret, label = f"/api/v1/namespaces/{self._namespace}/secrets/{NAME}-control", contract.LABEL_MANAGED_BY
+        self._plane.admin.call("PATCH", secret, {"metadata": {"labels": {label: None}}}, MERGE)
+        wait_for("the label", lambda: label in self._plane.admin.get(secret)["metadata"]["labels"])
 
     def delete(self) -> None:
         self._plane.admin.call("DELETE", f"{self._path}/{NAME}")
