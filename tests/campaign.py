@@ -1,9 +1,10 @@
-"""Runs the long campaigns, or one case of the gear fuzz again, and prints what was injected and what went wrong.
+"""Runs the long campaigns, or one case of a fuzz again, and prints what was injected and what went wrong.
 
     make campaign                                   all, each with its full count
     python tests/campaign.py gear-fuzz --seed 7     one, from a given seed (or SHIFT_FUZZ_SEED)
     python tests/campaign.py --scale 0.1            a tenth of each count
     python tests/campaign.py --replay 'seed=7 …'    one case of the gear fuzz, as a failure prints it
+    python tests/campaign.py --replay 'workload=…'  one plan of the API faults
 
 A campaign is a function (seed, scale) -> Outcome with a line in CAMPAIGNS.
 """
@@ -34,6 +35,8 @@ CAMPAIGNS = {
     "overloaded-pod": "helpers.failures.campaigns:overloaded_pod",
     "flipped-bits": "helpers.failures.campaigns:flipped_bits",
     "slow-step": "helpers.failures.campaigns:slow_step",
+    "api-faults": "helpers.api_faults.campaigns:api_faults",
+    "planted-operator-bugs": "helpers.api_faults.campaigns:planted_operator_bugs",
     "fuzzed-bytes": "helpers.failures.campaigns:fuzzed_bytes",
     "at-rest": "helpers.at_rest_campaign:at_rest",
 }
@@ -76,6 +79,12 @@ def _run(name: str, seed: int, scale: float) -> Row:
 
 
 def _replay(line: str) -> int:
+    if line.startswith("workload="):
+        from helpers.api_faults.campaigns import replay
+
+        result = replay(line)
+        print(f"{result.log}\n{result}")
+        return 1 if result.wrong else 0
     from helpers.gear_fuzz.case import Case
     from helpers.gear_fuzz.check import check
 

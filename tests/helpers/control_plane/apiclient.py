@@ -35,12 +35,14 @@ class ApiClient:
         self.tls.load_cert_chain(user["client-certificate"], user["client-key"])
 
     async def open(self) -> None:
+        self._connector = aiohttp.TCPConnector(ssl=self.tls, limit=100)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self.tls, limit=100),
+            connector=self._connector,
             timeout=aiohttp.ClientTimeout(total=None, connect=10.0, sock_read=60.0),
         )
 
     async def close(self) -> None:
+        await self._connector.close(abort_ssl=True)
         await self._session.close()
         # TLS connections of aiohttp end a moment after their session.
         await asyncio.sleep(0.25)

@@ -47,13 +47,17 @@ class AuditLog:
     def position(self) -> int:
         return self._path.stat().st_size if self._path.exists() else 0
 
-    def requests(self, since: int = 0, keep: Callable[[Request], bool] = lambda _: True) -> Iterator[Request]:
-        """Complete lines only: one may be in the making."""
+    def requests(
+        self, since: int = 0, keep: Callable[[Request], bool] = lambda _: True, marker: bytes = b""
+    ) -> Iterator[Request]:
+        """Complete lines only: one may be in the making. Lines without `marker` are not read, which is much faster."""
         with self._path.open("rb") as log:
             log.seek(since)
             for line in log:
                 if not line.endswith(b"\n"):
                     return
+                if marker not in line:
+                    continue
                 request = _request(json.loads(line))
                 if keep(request):
                     yield request

@@ -28,6 +28,7 @@ class Runtime(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
     policy: control_pb2.Policy = field(default_factory=lambda: control_pb2.Policy(mode=control_pb2.POLICY_MODE_AUTO))
     pushes: list[tuple[int, float]] = field(default_factory=list)
     drains: int = 0
+    conflicts: int = 0  # pushes of another policy under the generation that was accepted
 
     async def GetState(self, request: Any, context: Any) -> Any:
         await self._admit(context)
@@ -58,6 +59,7 @@ class Runtime(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
         if asked.generation < known.generation:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"generation {known.generation} was accepted")
         if asked.generation == known.generation and asked != known and known.generation > 0:
+            self.conflicts += 1
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"another policy under generation {asked.generation}")
         self.policy = asked
         self.pushes.append((asked.generation, time.monotonic()))
