@@ -1,8 +1,10 @@
 """What the largest steps need beside weights and cache: measured on the ranks, since no formula knows what torch keeps.
 
-A step's memory grows with its rows, with the context that they look back at and with the product of both. So the
-context is the longest there can be while the rows grow towards the budget, as far as the time allows; what is left then
-is taken to be in proportion. That is no less than what the step needs: nothing grows faster than with one of the two.
+A step's memory has parts, and each is measured by itself as it grows: attention of a prefill with its rows at the
+longest context, attention of all decodes with their context, logits with the rows that are scored or drawn from. What
+the time does not allow to be run is taken to be in proportion, which is no less than what the part needs. Measured
+together they would not do: logits of a large vocabulary do not grow with the context, and in proportion to it they
+would seem to need more memory than there is.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from shiftruntime.engine.calibration import RunChunks
 from shiftruntime.engine.memory import peak_bytes, reset_peak, resident_bytes
 from shiftruntime.worker.messages import ChunkPlan, Penalties, Sample
 
-_BUDGET_SECONDS = 4.0  # for the prefill and for the decodes each
+_BUDGET_SECONDS = 2.0  # for each part
 _FIRST_ROWS = 32
 _FIRST_CONTEXT = 256
+_FIRST_LOGITS = 8
 _GROWTH = 8  # from one size to the next that is run
 
 
@@ -32,6 +35,7 @@ class StepShape:
     max_model_len: int
     num_blocks: int
     block_size: int
+    logit_rows: int  # that are scored at once
     layer_groups: int = 1
 
     @property
@@ -39,24 +43,36 @@ class StepShape:
         """Of the largest prefill."""
         return min(self.max_batched_tokens, self.max_num_seqs * self.max_model_len)
 
-    def prefill(self, rows: int) -> tuple[ChunkPlan, ...]:
-        """The ends of prompts of maximal length, every log probability asked for."""
+    @property
+    def most_decodes(self) -> int:
+        return min(self.max_num_seqs, self.max_batched_tokens)
+
+    def prefill(self, rows: int, scored: bool = False) -> tuple[ChunkPlan, ...]:
+        """The ends of prompts of maximal length."""
         full, rest = divmod(rows, self.max_model_len)
         lengths = [self.max_model_len] * full + [rest] * (rest > 0)
-        return tuple(self._chunk(self.max_model_len - length, length, (1,) * length) for length in lengths)
+        return tuple(self._chunk(self.max_model_len - length, length, scored=scored) for length in lengths)
 
-    def decodes(self, context: int) -> tuple[ChunkPlan, ...]:
+    def decodes(self, context: int, drawn: bool = False) -> tuple[ChunkPlan, ...]:
         """As many as there may be."""
-        return tuple(self._chunk(context, 1) for _ in range(min(self.max_num_seqs, self.max_batched_tokens)))
+        return tuple(self._chunk(context, 1, drawn=drawn) for _ in range(self.most_decodes))
 
-    def one_token(self) -> tuple[ChunkPlan, ...]:
-        return (self._chunk(0, 1),)
+    def scores(self, rows: int) -> tuple[ChunkPlan, ...]:
+        """Prompts whose log probabilities are asked for, without context."""
+        full, rest = divmod(rows, self.max_model_len)
+        lengths = [self.max_model_len] * full + [rest] * (rest > 0)
+        return tuple(self._chunk(0, length, scored=True) for length in lengths)
 
-    def _chunk(self, start: int, length: int, targets: tuple[int, ...] = ()) -> ChunkPlan:
+    def draws(self, rows: int) -> tuple[ChunkPlan, ...]:
+        """First tokens of so many sequences."""
+        return tuple(self._chunk(0, 1, drawn=True) for _ in range(rows))
+
+    def _chunk(self, start: int, length: int, scored: bool = False, drawn: bool = False) -> ChunkPlan:
         """Its tokens lie on top of those of others: nobody reads what comes out, and the next start fits as well."""
         blocks = tuple(i % self.num_blocks for i in range(-(-(start + length) // self.block_size)))
         others = (blocks,) * (self.layer_groups - 1)
-        return ChunkPlan((1,) * length, start, blocks, _costly_sample(start + length), targets, others)
+        sample = _costly_sample(start + length) if drawn else None
+        return ChunkPlan((1,) * length, start, blocks, sample, (1,) * length if scored else (), others)
 
 
 class Activations:
@@ -71,15 +87,19 @@ class Activations:
 
     def settle(self) -> None:
         """One token, so that the weights are there; no more, since memory that torch keeps would not show as growth."""
-        self._run(self._gear, self._shape.one_token())
+        self._run(self._gear, self._shape.draws(1))
         self._settled = {pid: resident_bytes(pid) for pid in self._pids}
 
     def growth_bytes(self) -> int:
         """What all ranks together need above what ``settle`` left, for a prefill and decodes in one step."""
         shape = self._shape
-        return self._grow(shape.prefill, _FIRST_ROWS, shape.rows) + self._grow(
-            shape.decodes, _FIRST_CONTEXT, shape.max_model_len - 1
+        parts = (
+            (shape.prefill, _FIRST_ROWS, shape.rows),
+            (shape.decodes, _FIRST_CONTEXT, shape.max_model_len - 1),
+            (shape.scores, _FIRST_LOGITS, min(shape.rows, shape.logit_rows)),
+            (shape.draws, _FIRST_LOGITS, shape.most_decodes),
         )
+        return sum(self._grow(*part) for part in parts)
 
     def _grow(self, step: Callable[[int], tuple[ChunkPlan, ...]], size: int, largest: int) -> int:
         size, began = min(size, largest), time.monotonic()

@@ -25,6 +25,7 @@ from shiftruntime.engine.self_check import self_check
 from shiftruntime.engine.verification import Verification
 from shiftruntime.errors import StartupError
 from shiftruntime.worker.messages import (
+    LOGITS_AT_ONCE,
     Allocated,
     AllocateKv,
     Attach,
@@ -145,12 +146,12 @@ class Startup:
             block_bytes = max(answer.kv_block_bytes for answer in attached)
             num_blocks = kv_blocks(options, max_model_len, block_bytes, available_bytes(), self._windows)
             if options.kv_memory_bytes is None:
-                free = self._free_beside_steps(max_model_len, num_blocks)
+                free = self._free_beside_steps(opened.config, max_model_len, num_blocks)
                 num_blocks = kv_blocks(options, max_model_len, block_bytes, max(0, free), self._windows)
             ranks.ask_all(AllocateKv(num_blocks), Allocated, self._left())
         return num_blocks
 
-    def _free_beside_steps(self, max_model_len: int, num_blocks: int) -> int:
+    def _free_beside_steps(self, config: ModelConfig, max_model_len: int, num_blocks: int) -> int:
         """What the largest steps leave free, all ranks together.
 
         They run in the tp gear, where every rank holds every row, on a cache that holds one sequence at most.
@@ -159,7 +160,8 @@ class Startup:
         num_blocks = min(num_blocks, -(-max_model_len // options.block_size))
         ranks.ask_all(AllocateKv(num_blocks), Allocated, self._left())
         limits = options.max_num_seqs, options.max_batched_tokens, max_model_len
-        shape = StepShape(*limits, num_blocks, options.block_size, len(self._windows))
+        logit_rows = max(1, LOGITS_AT_ONCE * options.ranks // config.padded_vocab(options.ranks))
+        shape = StepShape(*limits, num_blocks, options.block_size, logit_rows, len(self._windows))
         activations = Activations(self.run_chunks, ranks.pids, Gear(1, options.ranks), shape)
         activations.settle()
         return available_bytes() - activations.growth_bytes()

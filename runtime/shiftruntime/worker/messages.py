@@ -9,6 +9,9 @@ from shiftruntime.models.sample import Likeliest as Likeliest
 from shiftruntime.models.sample import Penalties as Penalties
 from shiftruntime.models.sample import Sample as Sample
 
+# Per rank; more, for the log probabilities of a long prompt, are made piece by piece.
+LOGITS_AT_ONCE = 1 << 24
+
 # --- engine -> rank ------------------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from shiftruntime.models.source import ModelSource, open_model
 from shiftruntime.models.weights import fill, plan_arena, view
 from shiftruntime.parallel.comm import Comm
 from shiftruntime.worker.messages import (
+    LOGITS_AT_ONCE,
     Allocated,
     AllocateKv,
     Attach,
@@ -39,7 +40,6 @@ from shiftruntime.worker.messages import (
 )
 
 _PROGRESS_EVERY_BYTES = 64 << 20
-_LOGITS_AT_ONCE = 1 << 24  # per rank; more, for the log probabilities of a long prompt, are made piece by piece
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 Send = Callable[[msgspec.Struct], None]
@@ -135,7 +135,7 @@ class Rank:
             done = _with_tokens(done, sample(logits(sampled), samples, self._comm, decoder.ops))
         if targets:
             values: list[float] = []
-            step = max(1, _LOGITS_AT_ONCE // decoder.shard_width)
+            step = max(1, LOGITS_AT_ONCE // decoder.shard_width)
             for first in range(0, len(targets), step):
                 some = logits(scored[first : first + step]), torch.tensor(targets[first : first + step])
                 values += token_logprobs(*some, self._comm, decoder.ops).tolist()
@@ -181,7 +181,7 @@ def step_batch(plan: StepPlan) -> StepBatch:
 
 def _logits_of(decoder: Decoder, batch: StepBatch) -> Callable[[list[int]], torch.Tensor]:
     """Logits of some of the logit rows, in order, [rows, padded vocabulary / P]; if many, made when asked for."""
-    if len(batch.logit_rows) * decoder.shard_width <= _LOGITS_AT_ONCE:
+    if len(batch.logit_rows) * decoder.shard_width <= LOGITS_AT_ONCE:
         whole = decoder.forward(batch)
         return lambda rows: whole if len(rows) == len(whole) else whole[rows]  # a decode step copies nothing
     hidden = decoder.hidden(batch)

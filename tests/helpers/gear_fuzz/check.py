@@ -73,7 +73,7 @@ def check(case: Case, wiring: Wiring = PRODUCT) -> Tally | Failure:
     blocks = num_blocks(case, weights.config)
     with logical_ranks(weights, case.ranks, case.block_size, blocks, wiring.wrap_comm, wiring.alter_decoder) as ranks:
         try:
-            with logits_at_once(_PIECE if case.pieces else worker_rank._LOGITS_AT_ONCE):
+            with logits_at_once(_PIECE if case.pieces else worker_rank.LOGITS_AT_ONCE):
                 run = Driver(case, weights.config, ranks, wiring.parts).drive()
         except CaseError as error:
             return Failure(case, error.step, str(error))

@@ -256,7 +256,7 @@ def _decoder_of(rank: Rank) -> Decoder:
 @contextmanager
 def logits_at_once(elements: int) -> Iterator[None]:
     """How many logits a rank holds at once; a step with more makes them in pieces."""
-    with mock.patch.object(worker_rank, "_LOGITS_AT_ONCE", elements):
+    with mock.patch.object(worker_rank, "LOGITS_AT_ONCE", elements):
         yield
 
 

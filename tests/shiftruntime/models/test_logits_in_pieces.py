@@ -50,7 +50,7 @@ def test_pieces_score_like_the_whole(gear: Gear, tmp_path: Path, monkeypatch: py
     whole = run_ranks(gear.ranks, work)
     assert set(widths) == {len(PROMPT) + 1}
     widths.clear()
-    monkeypatch.setattr(rank_module, "_LOGITS_AT_ONCE", 4 * shard_width)
+    monkeypatch.setattr(rank_module, "LOGITS_AT_ONCE", 4 * shard_width)
     assert run_ranks(gear.ranks, work) == whole
     assert max(widths) == 4
     assert len(whole[0].target_logprobs) == len(PROMPT)
