@@ -44,7 +44,12 @@ TIERS = (
         (
             pytest(
                 *under(
-                    "server", "test_native_grpc.py", "test_openai_serve.py", "test_serve.py", "test_terminal_process.py"
+                    "server",
+                    "test_native_grpc.py",
+                    "test_openai_serve.py",
+                    "test_readme_commands.py",
+                    "test_serve.py",
+                    "test_terminal_process.py",
                 )
             ),
         ),
