@@ -38,7 +38,7 @@ def _no_precondition() -> None:
             body = {**body, "metadata": {}}
         return await call(self, method, where, body, *more, **options)
 
-    client.Cluster._call = careless  # type: ignore[method-assign]
+    client.Cluster._call = careless  # type: ignore[method-assign, assignment]
 
 
 def _random_name() -> None:
@@ -49,14 +49,14 @@ def _random_name() -> None:
 
 
 def _pushed_before_stored() -> None:
-    async def set_policy(self: Any, memory: Any, decided: Any) -> None:
+    async def set_policy(self: Any, memory: Any, decided: Any, spec: Any) -> None:
         seen = memory.known
         await self._push(memory, decided, seen.live_pods)
         changed = status.raised_generation(seen.status, decided.policy, decided.generation, reconcile._now())
         resource = await apply.status(self._cluster, seen.resource, changed)
         memory.snapshot = replace(memory.known, resource=resource)
 
-    reconcile.Reconciler._set_policy = set_policy  # type: ignore[method-assign]
+    reconcile.Reconciler._set_policy = set_policy  # type: ignore[method-assign, assignment]
 
 
 def _generation_of_this_process() -> None:
@@ -99,7 +99,7 @@ def _conflicts_ignored() -> None:
         except ConflictError:
             return {}
 
-    client.Cluster._call = deaf  # type: ignore[method-assign]
+    client.Cluster._call = deaf  # type: ignore[method-assign, assignment]
 
 
 def _no_list_after_410() -> None:
@@ -125,14 +125,14 @@ def _errors_swallowed() -> None:
         except TransientError:
             return False
 
-    controller.Controller._reconcile_once = calm  # type: ignore[method-assign]
+    controller.Controller._reconcile_once = calm  # type: ignore[method-assign, assignment]
 
 
 def _two_writers() -> None:
     async def always(self: Any) -> bool:
         return True
 
-    lease.Election._try = always  # type: ignore[method-assign]
+    lease.Election._try = always  # type: ignore[method-assign, assignment]
 
 
 def _deletes_too_much() -> None:
@@ -155,11 +155,11 @@ def _key_made_anew() -> None:
     """A process that has just started does not look for the key that there is."""
     token, seen = plan.control_token, set[str]()
 
-    def forgetful(taken: Any) -> str | None:
-        if str(taken.key) not in seen:
-            seen.add(str(taken.key))
+    def forgetful(snapshot: Any) -> str | None:
+        if str(snapshot.key) not in seen:
+            seen.add(str(snapshot.key))
             return None
-        return token(taken)
+        return token(snapshot)
 
     plan.control_token = forgetful
 
@@ -174,7 +174,7 @@ def _ready_pods_forgotten() -> None:
         except TransientError:
             return []
 
-    client.Cluster.list = hopeful  # type: ignore[method-assign]
+    client.Cluster.list = hopeful  # type: ignore[method-assign, assignment]
 
 
 BUGS = {
