@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from shiftoperator.errors import UserError
+from shiftoperator.snapshot import Phase
 
 from .conftest import Make
 from .test_reconcile import World
@@ -224,6 +226,29 @@ async def test_a_paused_rollout_replaces_nothing_and_says_so(make: Make) -> None
     await world.full()
     assert world.cluster.objects["Deployment", "gemma"]["spec"]["paused"] is False
     assert world.condition("Progressing") == ("True", "RollingOut")
+
+
+async def test_the_time_of_a_start_is_known_while_nobody_serves(make: Make) -> None:
+    """It was dropped by the first pass without a ready pod: a revision without a node never got more than a minute."""
+    world = World(make, autoscaling={"mode": "Disabled"})
+    world.runtimes.template = replace(world.runtimes.template, phases=(Phase("load", 300.0, 1, True),))
+    await world.healthy()
+    good = running(world)
+    change(world, engine={"maxNumSeqs": 99})
+    await world.full()
+    bad = running(world)
+    del world.cluster.objects["Pod", "p1"]
+    await world.full()
+    world.cluster.add_pod("q1", bad)
+    waits = world.cluster.objects["Pod", "q1"]
+    waits["metadata"]["creationTimestamp"] = "1970-01-01T00:01:40Z"
+    waits["status"] = {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}
+    for seconds, runs in ((0, bad), (130, bad), (300 + 59, bad), (300 + 60, good)):
+        world.now = 100.0 + seconds
+        await world.full()
+        assert world.cluster.resource["status"]["slowestStart"]["seconds"] == 300
+        assert running(world) == runs, seconds
+    assert world.cluster.resource["status"]["rollout"]["rejected"]["reason"] == "Unschedulable"
 
 
 async def test_a_surge_without_room_is_given_up_once(make: Make) -> None:

@@ -64,8 +64,13 @@ def _calibrated(state: RuntimeState) -> bool:
 
 
 def slowest_start(snapshot: Snapshot) -> Object | None:
-    """Phases of the ready pod that took longest to start."""
-    started = [(pod, state) for pod, state in _reporting(snapshot) if state.phases]
+    """Phases of the ready pod that took longest to start; while none is, what was known before. A revision without a
+    node is given that time, and then nobody is ready."""
+    reporting = _reporting(snapshot)
+    if not reporting:
+        known: Object | None = snapshot.status.get("slowestStart")
+        return known
+    started = [(pod, state) for pod, state in reporting if state.phases]
     if not started:
         return None
     pod, state = max(started, key=lambda pair: (start_seconds(pair[1]), pair[0].name))
