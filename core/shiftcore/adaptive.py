@@ -49,15 +49,17 @@ class Settings:
     tries: int = 3
     # The other target has room below this share of it.
     room: float = 0.7
-    # What holds for so long is no accident.
-    window_seconds: float = 30.0
+    # What holds for so long is no accident. Pods report times over a minute, so that these are of after a
+    # disturbance.
+    window_seconds: float = 60.0
     # Pods report times over the last minute: before this has passed, they also tell of the time before the move.
     settle_seconds: float = 90.0
     # A move must improve what it was made for by this share.
     gain: float = 0.02
     # A direction that did not help is not tried again for so long.
     bar_seconds: float = 1800.0
-    # With room on both sides for so long, the threshold goes a step back towards the start.
+    # With room on both sides for so long, the threshold goes a step back towards the start; longer each time that the
+    # step was wrong.
     restore_seconds: float = 900.0
 
     def __post_init__(self) -> None:
@@ -106,6 +108,8 @@ class Memory:
     probe: Probe | None = None
     wish: tuple[Reason, float] | None = None  # a reason to move, and since when it has held without a break
     barred_until: tuple[tuple[int, float], ...] = ()  # by direction
+    restored_at: float | None = None
+    patience: int = 1  # how many times as long as the first a restore waits
 
     def barred(self, direction: int, now: float) -> bool:
         return any(d == direction and now < until for d, until in self.barred_until)
@@ -128,15 +132,21 @@ def adapt(settings: Settings, seen: Seen, now: float, memory: Memory) -> tuple[A
             memory, Reason.TARGETS_MISSING, "needs both slo.ttftMs and slo.tpotMs to weigh one against the other"
         )
     if seen.changing:
-        return _hold(memory, Reason.PODS_CHANGING, "pods load, roll or leave; their times say nothing of the threshold")
+        message = "pods load, roll or leave; their times say nothing of the threshold"
+        return _hold(_unjudged(memory, now), Reason.PODS_CHANGING, message)
     if not seen.ttft_seconds or not seen.tpot_seconds:
-        return _hold(memory, Reason.NO_TRAFFIC, "no request finished in the last minute")
+        return _hold(_unjudged(memory, now), Reason.NO_TRAFFIC, "no request finished in the last minute")
     ttft, tpot = seen.ttft_seconds / settings.ttft_seconds, seen.tpot_seconds / settings.tpot_seconds
     if memory.probe is not None:
         judged = _judge(settings, seen, now, memory, memory.probe, ttft, tpot)
         if judged is not None:
             return judged
     return _weigh(settings, seen, now, replace(memory, probe=None), ttft, tpot)
+
+
+def _unjudged(memory: Memory, now: float) -> Memory:
+    """A probe begins anew: what was measured meanwhile says nothing of it."""
+    return memory if memory.probe is None else replace(memory, probe=replace(memory.probe, at=now))
 
 
 def _judge(
@@ -148,6 +158,8 @@ def _judge(
         message = f"moved to {present} tokens; judged {settings.settle_seconds:g} s after it"
         return _hold(memory, Reason.SETTLING, message)
     missed, other = (tpot, ttft) if probe.direction > 0 else (ttft, tpot)
+    if other > 1:
+        return _take_back(settings, seen, now, memory, probe, f"cost the other target ({other:.0%})")
     if missed <= 1:
         return None
     if missed < probe.missed * (1 - settings.gain):
@@ -163,7 +175,7 @@ def _judge(
         further = replace(probe, at=now, missed=missed, moves=probe.moves + 1)
         message = f"no change at {present} tokens ({missed:.0%} of target): on to {target}"
         return Advice(target, reason, message, moved=True), replace(memory, tokens=target, probe=further)
-    return _take_back(settings, seen, now, memory, probe, missed)
+    return _take_back(settings, seen, now, memory, probe, f"did not help ({missed:.0%} of target)")
 
 
 def _weigh(
@@ -189,21 +201,21 @@ def _weigh(
         message = f"{figures}; moves {_word(direction)} when this holds for {settings.window_seconds:g} s"
         return _hold(memory, reason, message, wish=(reason, since))
     probe = Probe(now, direction, present, max(ttft, tpot))
-    after = replace(memory, tokens=target, probe=probe, wish=None)
+    after = replace(memory, tokens=target, probe=probe, wish=None, restored_at=None)
+    if memory.restored_at is not None and now - memory.restored_at < settings.restore_seconds:
+        after = replace(after, patience=2 * memory.patience)
     return Advice(target, reason, f"{figures}: {present} to {target} tokens", moved=True), after
 
 
 def _take_back(
-    settings: Settings, seen: Seen, now: float, memory: Memory, probe: Probe, missed: float
+    settings: Settings, seen: Seen, now: float, memory: Memory, probe: Probe, why: str
 ) -> tuple[Advice, Memory]:
     barred = tuple((d, until) for d, until in memory.barred_until if d != probe.direction)
     barred += ((probe.direction, now + settings.bar_seconds),)
-    message = (
-        f"{memory.tokens} tokens did not help ({missed:.0%} of target): "
-        f"back to {probe.origin}, not tried again for {settings.bar_seconds:g} s"
-    )
+    message = f"{memory.tokens} tokens {why}: back to {probe.origin}, not tried again for {settings.bar_seconds:g} s"
     back = None if probe.origin == seen.start_tokens else probe.origin
-    return Advice(back, Reason.TAKEN_BACK, message, moved=True), Memory(tokens=back, barred_until=barred)
+    after = Memory(tokens=back, barred_until=barred, patience=memory.patience)
+    return Advice(back, Reason.TAKEN_BACK, message, moved=True), after
 
 
 def _rest(
@@ -213,15 +225,18 @@ def _rest(
     if memory.tokens is None or worst > settings.room:
         return _hold(memory, Reason.TARGETS_MET, figures)
     since = memory.wish[1] if memory.wish is not None and memory.wish[0] is Reason.RESTORED else now
-    if now - since < settings.restore_seconds:
-        message = f"{figures}; a step towards {seen.start_tokens} tokens when so for {settings.restore_seconds:g} s"
+    wait = settings.restore_seconds * memory.patience
+    if now - since < wait:
+        message = f"{figures}; a step towards {seen.start_tokens} tokens when so for {wait:g} s"
         return _hold(memory, Reason.TARGETS_MET, message, wish=(Reason.RESTORED, since))
     direction = 1 if seen.start_tokens > memory.tokens else -1
     stepped = _step(settings, memory.tokens, direction)
     arrived = (seen.start_tokens - stepped) * direction <= 0
     target = None if arrived else stepped
     message = f"{figures}: {memory.tokens} back to {seen.start_tokens if arrived else stepped} tokens"
-    return Advice(target, Reason.RESTORED, message, moved=True), replace(memory, tokens=target, wish=None)
+    return Advice(target, Reason.RESTORED, message, moved=True), replace(
+        memory, tokens=target, wish=None, restored_at=now
+    )
 
 
 def _step(settings: Settings, tokens: int, direction: int) -> int:

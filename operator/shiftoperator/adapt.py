@@ -17,12 +17,22 @@ from shiftoperator import plan
 from shiftoperator.snapshot import Object, RuntimeState, Snapshot
 from shiftoperator.spec import AdaptiveMode, Spec
 
+# A reason that others interrupt is written only after it has held for so long, or figures at a limit would write the
+# status at every pass.
+REASON_SECONDS = 60.0
+
 
 @dataclass
 class Memory:
-    """What is kept of one object between two passes. All of it can be lost: windows begin anew."""
+    """What is kept of one object between two passes. All of it can be lost: windows begin anew, and a move that was
+    not judged yet is judged from then on."""
 
     loop: adaptive.Memory = field(default_factory=adaptive.Memory)
+    # A reason that is not written yet, and since when it has held.
+    reason: tuple[adaptive.Reason, float] | None = None
+
+    def forget_windows(self) -> None:
+        self.loop = replace(self.loop, wish=None)
 
 
 @dataclass(frozen=True)
@@ -38,25 +48,53 @@ def run(memory: Memory, snapshot: Snapshot, spec: Spec, now: float, now_text: st
     """`now`: seconds of a clock that never goes back; `now_text`: as the status has it."""
     asked = spec.adaptive
     if asked.mode is AdaptiveMode.OFF:
-        memory.loop = adaptive.Memory()
+        memory.loop, memory.reason = adaptive.Memory(), None
         return Result(None)
     before: Object = snapshot.status.get("adaptive") or {}
     applies = asked.mode is AdaptiveMode.APPLY
     tokens = plan.adaptive_tokens(snapshot, spec)
+    settings, seen = _settings(spec), _seen(snapshot, spec)
     if memory.loop.tokens != tokens:
-        memory.loop = adaptive.Memory(tokens=tokens)
-    advice, after = adaptive.adapt(_settings(spec), _seen(snapshot, spec), now, memory.loop)
+        memory.loop = adaptive.Memory(tokens=tokens, probe=_unfinished(before, tokens, settings, seen, now))
+    advice, after = adaptive.adapt(settings, seen, now, memory.loop)
     # What is not applied cannot be judged: a recommendation is made anew each time its reason has held.
     memory.loop = after if applies else replace(after, tokens=None, probe=None)
     recommended = advice.tokens if applies or advice.moved else _kept(before, advice)
-    told: Object = {"mode": str(asked.mode), "reason": str(advice.reason)}
+    told: Object = {"mode": str(asked.mode), "reason": _reason(memory, before, advice, now)}
     if recommended is not None:
         told["thresholdTokens"] = recommended
+        if spec.policy.threshold_tokens is not None:
+            told["startTokens"] = spec.policy.threshold_tokens
+    if applies and after.probe is not None and after.probe.moves:
+        told["probedFromTokens"] = after.probe.origin
     changed = advice.moved and recommended != before.get("thresholdTokens")
     moved_at = now_text if changed else before.get("movedAt")
     if moved_at:
         told["movedAt"] = moved_at
     return Result(told, str(advice.reason), advice.message) if changed else Result(told)
+
+
+def _unfinished(
+    before: Object, tokens: int | None, settings: adaptive.Settings, seen: adaptive.Seen, now: float
+) -> adaptive.Probe | None:
+    """Of a move that another operator made and had not judged: as the last of its tries, against the times of now."""
+    origin = before.get("probedFromTokens")
+    if tokens is None or origin is None or origin == tokens:
+        return None
+    direction = 1 if tokens > origin else -1
+    seconds, target = (
+        (seen.tpot_seconds, settings.tpot_seconds) if direction > 0 else (seen.ttft_seconds, settings.ttft_seconds)
+    )
+    return adaptive.Probe(now, direction, int(origin), seconds / target if target else 0.0, adaptive.Settings.tries)
+
+
+def _reason(memory: Memory, before: Object, advice: adaptive.Advice, now: float) -> str:
+    if memory.reason is None or memory.reason[0] is not advice.reason:
+        memory.reason = (advice.reason, now)
+    written = before.get("reason")
+    if advice.moved or written is None or now - memory.reason[1] >= REASON_SECONDS:
+        return str(advice.reason)
+    return str(written)
 
 
 def _kept(before: Object, advice: adaptive.Advice) -> int | None:

@@ -8,11 +8,11 @@ enough for every mounted Secret to follow: the next one is trusted, then signs, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -40,7 +40,7 @@ class Pair:
     """A certificate and its key, both PEM."""
 
     certificate: bytes
-    key: bytes
+    key: bytes = field(repr=False)
 
     @property
     def parsed(self) -> x509.Certificate:
@@ -90,21 +90,23 @@ class Certificates:
 
 
 def stored(data: Mapping[str, bytes], now: datetime) -> Certificates | None:
-    """What a Secret holds; None when something is missing, damaged, expired or does not belong together."""
-    try:
-        authority = Pair(data[AUTHORITY], data[AUTHORITY_KEY])
-        server = Pair(data[contract.CONTROL_TLS_CERTIFICATE], data[contract.CONTROL_TLS_KEY])
-        client = Pair(data[CLIENT], data[CLIENT_KEY])
-        following = Pair(data[NEXT], data[NEXT_KEY]) if data.get(NEXT) else None
-        found = Certificates(authority, server, client, following, data.get(BEFORE) or None)
-        pairs = [pair for pair in (authority, server, client, following) if pair is not None]
-        sound = all(_matches(pair) and pair.parsed.not_valid_after_utc > now for pair in pairs)
-        if found.before is not None:
-            x509.load_pem_x509_certificate(found.before)
-        signed = all(_signed(leaf, authority) for leaf in (server, client))
-    except (KeyError, ValueError, TypeError):
+    """What a Secret holds; None without an authority that is good now.
+
+    An authority that pods trust outlives all else in the Secret: a leaf that is missing, damaged, out of its time or of
+    another authority is made anew, and what else is damaged is dropped.
+    """
+    authority = _read(data, AUTHORITY, AUTHORITY_KEY, now)
+    if authority is None:
         return None
-    return found if sound and signed else None
+    server = _read(data, contract.CONTROL_TLS_CERTIFICATE, contract.CONTROL_TLS_KEY, now, authority)
+    client = _read(data, CLIENT, CLIENT_KEY, now, authority)
+    return Certificates(
+        authority,
+        server or _leaf(_SERVER, authority, now),
+        client or _leaf(_CLIENT, authority, now),
+        _read(data, NEXT, NEXT_KEY, now),
+        _certificate(data.get(BEFORE, b"")),
+    )
 
 
 def renewed(found: Certificates | None, name: str, now: datetime) -> Certificates:
@@ -200,23 +202,39 @@ def _pem(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair
     return Pair(certificate.public_bytes(serialization.Encoding.PEM), encoded)
 
 
-# --- checking; each may raise ValueError or TypeError ---
+# --- checking ---
+
+# What damaged or foreign PEM raises.
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm)
+
+
+def _read(
+    data: Mapping[str, bytes], certificate: str, key: str, now: datetime, authority: Pair | None = None
+) -> Pair | None:
+    """None unless both belong together, are in their time and, of a leaf, were signed by this authority."""
+    pair = Pair(data.get(certificate, b""), data.get(key, b""))
+    try:
+        parsed = pair.parsed
+        in_time = parsed.not_valid_before_utc <= now < parsed.not_valid_after_utc
+        matches = _key(pair).public_key() == parsed.public_key()
+        if authority is not None:
+            parsed.verify_directly_issued_by(authority.parsed)
+    except (*_UNREADABLE, InvalidSignature):
+        return None
+    return pair if in_time and matches else None
+
+
+def _certificate(pem: bytes) -> bytes | None:
+    try:
+        x509.load_pem_x509_certificate(pem)
+    except _UNREADABLE:
+        return None
+    return pem
 
 
 def _key(pair: Pair) -> ec.EllipticCurvePrivateKey:
+    """Raises one of ``_UNREADABLE``."""
     key = serialization.load_pem_private_key(pair.key, password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise TypeError("not a key of an elliptic curve")
     return key
-
-
-def _matches(pair: Pair) -> bool:
-    return _key(pair).public_key() == pair.parsed.public_key()
-
-
-def _signed(leaf: Pair, authority: Pair) -> bool:
-    try:
-        leaf.parsed.verify_directly_issued_by(authority.parsed)
-    except InvalidSignature:
-        return False
-    return True

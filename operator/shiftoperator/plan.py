@@ -211,7 +211,9 @@ def adaptive_tokens(snapshot: Snapshot, spec: Spec) -> int | None:
     if spec.adaptive.mode is not AdaptiveMode.APPLY:
         return None
     told: Object = snapshot.status.get("adaptive") or {}
-    tokens = told.get("thresholdTokens") if told.get("mode") == AdaptiveMode.APPLY else None
+    # A threshold that the user sets anew counts at once: the loop begins from there.
+    same_start = told.get("startTokens") == spec.policy.threshold_tokens
+    tokens = told.get("thresholdTokens") if told.get("mode") == AdaptiveMode.APPLY and same_start else None
     return None if tokens is None else min(max(int(tokens), spec.adaptive.min_tokens), spec.adaptive.max_tokens)
 
 

@@ -108,7 +108,7 @@ class Reconciler:
         before = memory.known.status
         decisions: list[Object] = before.get("decisions", [])
         decision = status.Scaling(False, status.reasons.NOT_DECIDED, "what the resource asks for was refused")
-        adapted: Object | None = before.get("adaptive")
+        adapted = adapt.Result(before.get("adaptive"))
         spec = await self._accept(memory, full)
         # Pods that run go on, whatever was refused: their policy and their states are looked after.
         if spec is not None:
@@ -118,10 +118,14 @@ class Reconciler:
         if spec is not None and memory.refused is None:
             result = await self._autoscaler.run(memory.scaling, memory.known, spec, decisions)
             memory.snapshot, decision, decisions = result.snapshot, result.said, result.decisions
-            adapted = await self._adapt(memory, spec)
+            adapted = adapt.run(memory.adapting, memory.known, spec, self._clock(), _now())
         else:
             memory.scaling.forget_windows()
-        await self._report(memory, before, decision, decisions, adapted)
+            memory.adapting.forget_windows()
+        await self._report(memory, before, decision, decisions, adapted.told)
+        if adapted.move:
+            log.info("threshold key=%s reason=%s %s", memory.known.key, adapted.reason, adapted.move)
+            await self._event(memory, adapted.reason, adapted.move, "AdaptThreshold")
 
     async def _accept(self, memory: Memory, full: bool) -> Spec | None:
         """The spec, None when it cannot be read; a full pass applies the children too."""
@@ -226,14 +230,6 @@ class Reconciler:
                 )
         memory.snapshot = replace(snapshot, states=states)
         return accepted
-
-    async def _adapt(self, memory: Memory, spec: Spec) -> Object | None:
-        """`status.adaptive`, which the next pass pushes."""
-        result = adapt.run(memory.adapting, memory.known, spec, self._clock(), _now())
-        if result.move:
-            log.info("threshold key=%s reason=%s %s", memory.known.key, result.reason, result.move)
-            await self._event(memory, result.reason, f"{spec.adaptive.mode}: {result.move}", "AdaptThreshold")
-        return result.told
 
     async def _read_states(self, memory: Memory) -> None:
         snapshot, access = memory.known, plan.access(memory.known)

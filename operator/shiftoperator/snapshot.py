@@ -122,14 +122,14 @@ class ClientTls:
 
     authorities: bytes
     certificate: bytes
-    key: bytes
+    key: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Access:
     """What opens the control ports of one ShiftDeployment's pods."""
 
-    token: str
+    token: str = field(repr=False)
     tls: ClientTls | None = None
 
 

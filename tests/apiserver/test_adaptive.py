@@ -14,6 +14,8 @@ from localcluster.api import ApiError
 
 from .test_control_plane import DEPLOYMENTS, example, ready_reason, wait_for
 
+pytestmark = pytest.mark.timeout(300)
+
 Object = dict[str, Any]
 TARGETS = {"ttftMs": 2000, "tpotMs": 100}
 
@@ -46,9 +48,10 @@ def test_a_missed_target_moves_the_threshold_of_pods_that_run(
         ttft_p95_seconds=0.2, tpot_p95_seconds=0.3,
     )  # fmt: skip
     # 95 was measured; twice that is above the bound.
-    wait_for(lambda: runtime.policy.threshold_tokens == 150, 90.0)
+    wait_for(lambda: runtime.policy.threshold_tokens == 150, 150.0)
     status = plane.admin.get(path)["status"]
     assert status["adaptive"]["thresholdTokens"] == 150
     assert status["policy"] == {"mode": "Auto", "thresholdTokens": 150}
     plane.admin.call("PATCH", path, {"spec": {"shift": {"adaptive": None}}}, "application/merge-patch+json")
     wait_for(lambda: runtime.policy.threshold_tokens == 0)
+    wait_for(lambda: "adaptive" not in plane.admin.get(path)["status"])

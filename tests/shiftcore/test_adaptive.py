@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -19,6 +20,8 @@ LONG_AGO = 0.0
 R, SET, OUTPUT, PROMPTS = Reason, SETTINGS, SLOW_OUTPUT, SLOW_PROMPTS
 UP, DOWN = Reason.OUTPUT_TOO_SLOW, Reason.PROMPTS_TOO_SLOW
 OUTPUT_ONLY = replace(SLOW_OUTPUT, ttft_seconds=0.8)
+BOTH = replace(SLOW_PROMPTS, tpot_seconds=0.06)
+AWAY = replace(SLOW_OUTPUT, changing=True)
 EASY = replace(FINE, ttft_seconds=0.1, tpot_seconds=0.01)
 
 
@@ -37,7 +40,7 @@ def wish(reason: Reason, since: float = LONG_AGO, **rest: object) -> Memory:
         ("both", SET, replace(PROMPTS, tpot_seconds=0.06), Memory(), R.BOTH_MISSED, None, False),
         ("no room", SET, replace(OUTPUT, ttft_seconds=0.9), Memory(), R.NO_ROOM, None, False),
         ("window opens", SET, OUTPUT, Memory(), UP, None, False),
-        ("window runs", SET, OUTPUT, wish(UP, NOW - 29), UP, None, False),
+        ("window runs", SET, OUTPUT, wish(UP, NOW - 59), UP, None, False),
         ("up", SET, OUTPUT, wish(UP), UP, 512, True),
         ("down", SET, PROMPTS, wish(DOWN), DOWN, 128, True),
         ("up from where it is", SET, OUTPUT, wish(UP, tokens=1000), UP, 2000, True),
@@ -53,7 +56,10 @@ def wish(reason: Reason, since: float = LONG_AGO, **rest: object) -> Memory:
         ("no change at all", SET, OUTPUT, Memory(2048, Probe(NOW - 90, 1, 256, 1.6, 3)), R.TAKEN_BACK, None, True),
         ("again no change", SET, OUTPUT, Memory(2048, Probe(NOW - 90, 1, 512, 1.6, 3)), R.TAKEN_BACK, 512, True),
         ("no change at the bound", SET, OUTPUT, Memory(4096, Probe(NOW - 90, 1, 2048, 1.6)), R.TAKEN_BACK, 2048, True),
-        ("costs the other", SET, OUTPUT_ONLY, Memory(512, Probe(NOW - 90, 1, 256, 1.6)), R.TAKEN_BACK, None, True),
+        ("no room to go on", SET, OUTPUT_ONLY, Memory(512, Probe(NOW - 90, 1, 256, 1.6)), R.TAKEN_BACK, None, True),
+        ("spoils the other", SET, PROMPTS, Memory(512, Probe(NOW - 90, 1, 256, 1.6)), R.TAKEN_BACK, None, True),
+        ("spoils the other, and helps", SET, BOTH, Memory(512, Probe(NOW - 90, 1, 256, 9.0)), R.TAKEN_BACK, None, True),
+        ("pods were away", SET, AWAY, Memory(512, Probe(NOW - 900, 1, 256, 1.6)), R.PODS_CHANGING, 512, False),
         ("helps", SET, OUTPUT, Memory(512, Probe(NOW - 90, 1, 256, 2.0)), R.IMPROVING, 512, False),
         ("helped once", SET, OUTPUT, Memory(512, Probe(NOW - 90, 1, 512, 1.6, 0)), UP, 512, False),
         ("helped enough", SET, FINE, Memory(512, Probe(NOW - 90, 1, 256, 1.6)), R.TARGETS_MET, 512, False),
@@ -78,8 +84,42 @@ def test_moves_taken_back_are_not_tried_again_for_a_while() -> None:
     _, memory = adapt(SETTINGS, SLOW_OUTPUT, NOW + 1, memory)
     assert adapt(SETTINGS, SLOW_OUTPUT, NOW + 1000, memory)[0].reason is Reason.DID_NOT_HELP
     _, memory = adapt(SETTINGS, SLOW_OUTPUT, NOW + 1800, memory)
-    advice, _ = adapt(SETTINGS, SLOW_OUTPUT, NOW + 1830, memory)
+    advice, _ = adapt(SETTINGS, SLOW_OUTPUT, NOW + 1860, memory)
     assert (advice.reason, advice.tokens) == (Reason.OUTPUT_TOO_SLOW, 512)
+
+
+def follow(world: Callable[[int], tuple[float, float]], hours: float) -> list[Advice]:
+    """Moves, where the threshold alone decides the times."""
+    memory, tokens, moves = Memory(), FINE.start_tokens, []
+    for tick in range(int(hours * 1800)):
+        ttft, tpot = world(tokens)
+        advice, memory = adapt(SETTINGS, replace(FINE, ttft_seconds=ttft, tpot_seconds=tpot), NOW + 2 * tick, memory)
+        tokens = advice.tokens or FINE.start_tokens
+        if advice.moved:
+            moves.append(advice)
+    return moves
+
+
+@pytest.mark.parametrize("tpot", [0.04, 0.049, 0.08])
+def test_a_move_that_spoils_the_other_target_is_taken_back(tpot: float) -> None:
+    """Found in review: only the missed target was looked at, and the threshold went up and down for ever."""
+    moves = follow(lambda tokens: (0.65, 0.0515) if tokens == 256 else (1.5, tpot), hours=1.4)
+    assert [move.reason for move in moves[:2]] == [Reason.OUTPUT_TOO_SLOW, Reason.TAKEN_BACK]
+    assert len(moves) <= 6, "once in half an hour"
+    assert moves[-1].tokens is None
+
+
+def test_pods_that_were_away_begin_the_judgement_anew() -> None:
+    """Found in review: a move was judged by times from while pods were away."""
+    _, memory = adapt(SETTINGS, AWAY, NOW, Memory(512, Probe(NOW - 900, 1, 256, 1.6)))
+    assert adapt(SETTINGS, SLOW_OUTPUT, NOW + 2, memory)[0].reason is Reason.SETTLING
+
+
+def test_a_step_back_that_was_wrong_is_tried_less_and_less() -> None:
+    """Found in review: a wrong start was gone back to every quarter of an hour for ever."""
+    moves = follow(lambda tokens: (0.1, 0.08) if tokens <= 256 else (0.1, 0.01), hours=12)
+    restored = [move for move in moves if move.reason is Reason.RESTORED]
+    assert 3 <= len(restored) <= 6, [move.message for move in moves]
 
 
 def test_small_thresholds_move_too() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from shiftprotos import contract
@@ -35,7 +35,7 @@ _VERSIONS = {
 class Control:
     """What guards the control port of the pods."""
 
-    token: str
+    token: str = field(repr=False)
     certificates: Certificates
 
     def for_pods(self) -> dict[str, bytes]:
