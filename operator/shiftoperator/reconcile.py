@@ -150,9 +150,16 @@ class Reconciler:
             plan.control_token(snapshot) or secrets.token_urlsafe(32),
             certificates.renewed(plan.stored_certificates(snapshot, now), str(snapshot.key), now),
         )
-        settings, surge = self._settings, rollout.surge(spec, decided.decided)
+        settings = self._settings
         desired = manifests.children(
-            snapshot.resource, spec, decided.revision, control, settings.namespace, settings.metrics_namespaces, surge
+            snapshot.resource,
+            spec,
+            decided.revision,
+            control,
+            settings.namespace,
+            settings.metrics_namespaces,
+            rollout.surge(spec, decided.decided),
+            rollout.paused(snapshot, spec),
         )
         await apply.children(self._cluster, plan.changes(snapshot, desired))
 

@@ -95,8 +95,12 @@ def stored(snapshot: Snapshot, hash_: str) -> Object | None:
 
 def deployed(snapshot: Snapshot) -> str:
     """The hash of the template that the Deployment has; empty without a Deployment."""
-    deployment = snapshot.children.get(("Deployment", snapshot.key.name), {})
-    return _annotated(deployment.get("spec", {}).get("template", {}))
+    return _annotated(_deployment(snapshot).get("spec", {}).get("template", {}))
+
+
+def _deployment(snapshot: Snapshot) -> Object:
+    """Empty without one."""
+    return snapshot.children.get(("Deployment", snapshot.key.name), {})
 
 
 def _annotated(obj: Object) -> str:
@@ -151,6 +155,18 @@ def surge(spec: Spec, decided: Revisions) -> int:
     paid = limits.max_gpus is None or (spec.pods + 1) * spec.gpus <= limits.max_gpus
     wanted = spec.rollout.strategy is Strategy.SURGE and decided.no_surge != decided.running
     return 1 if wanted and paid else 0
+
+
+def paused(snapshot: Snapshot, spec: Spec) -> bool:
+    """Whether the Deployment is to be paused. Its controller makes no first pod of one that is: before there are pods,
+    or its ReplicaSet at least, there is nothing to hold where it is."""
+    if not spec.rollout.paused or snapshot.pods:
+        return spec.rollout.paused
+    deployment = _deployment(snapshot)
+    generation = deployment.get("metadata", {}).get("generation")
+    seen = generation is not None and deployment.get("status", {}).get("observedGeneration") == generation
+    is_paused = bool(deployment.get("spec", {}).get("paused", False))
+    return bool(revisions(snapshot).good) and (is_paused or seen)
 
 
 @dataclass(frozen=True)
@@ -264,7 +280,7 @@ def _is_late(case: _Case) -> _Verdict | None:
 
 def _is_not_made(case: _Case) -> _Verdict | None:
     """No pod to look at: a quota or an admission rule."""
-    deployment = case.snapshot.children.get(("Deployment", case.snapshot.key.name), {})
+    deployment = _deployment(case.snapshot)
     status, metadata = deployment.get("status", {}), deployment.get("metadata", {})
     seen = status.get("observedGeneration") == metadata.get("generation")
     if case.pods or not seen or deployed(case.snapshot) != case.known.target:
@@ -300,6 +316,6 @@ def _finds_no_room(case: _Case) -> bool:
     ]
     if waiting:
         return not waiting_for_drain(case.snapshot)
-    deployment = case.snapshot.children.get(("Deployment", case.snapshot.key.name), {})
+    deployment = _deployment(case.snapshot)
     said = {c["type"]: c["status"] for c in deployment.get("status", {}).get("conditions", ())}
     return said.get("ReplicaFailure") == "True" and deployed(case.snapshot) == case.known.running

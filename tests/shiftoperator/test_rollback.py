@@ -228,6 +228,30 @@ async def test_a_paused_rollout_replaces_nothing_and_says_so(make: Make) -> None
     assert world.condition("Progressing") == ("True", "RollingOut")
 
 
+async def test_a_new_resource_with_a_paused_rollout_gets_its_first_pods(make: Make) -> None:
+    """The Deployment was paused from the first: its controller never made a pod, and the status said they start."""
+    world = World(make, autoscaling={"mode": "Disabled"}, rollout={"paused": True})
+    deployment = lambda: world.cluster.objects["Deployment", "gemma"]  # noqa: E731
+    for _ in range(2):
+        await world.full()
+        assert deployment()["spec"]["paused"] is False, "until there is a pod"
+    world.cluster.add_pod("p1", running(world))
+    for _ in range(2):
+        await world.full()
+        assert deployment()["spec"]["paused"] is True
+    del world.cluster.objects["Deployment", "gemma"], world.cluster.objects["Pod", "p1"]
+    for _ in range(2):
+        await world.full()
+        assert deployment()["spec"]["paused"] is False, "of a Deployment that was lost the same"
+    deployment()["metadata"]["generation"] = 1
+    deployment()["status"] = {"observedGeneration": 1}
+    await world.full()
+    assert deployment()["spec"]["paused"] is True, "its controller has made the ReplicaSet"
+    change(world, replicas=2)
+    await world.full()
+    assert deployment()["spec"]["paused"] is True
+
+
 async def test_the_time_of_a_start_is_known_while_nobody_serves(make: Make) -> None:
     """It was dropped by the first pass without a ready pod: a revision without a node never got more than a minute."""
     world = World(make, autoscaling={"mode": "Disabled"})

@@ -64,10 +64,12 @@ def children(
     operator_namespace: str,
     metrics_namespaces: tuple[str, ...] = (),
     surge: int = 0,
+    paused: bool = False,
 ) -> tuple[Object, ...]:
     """Everything that should exist; the Deployment comes last, when all that its pods mount is there.
 
-    `revision` holds the pod template that is to run; a rollout may have `surge` pods more than are asked for.
+    `revision` holds the pod template that is to run; a rollout may have `surge` pods more than are asked for, and is
+    `paused` where there is one.
     """
     make = _Maker(resource)
     name = resource["metadata"]["name"]
@@ -81,13 +83,13 @@ def children(
         make.object("Service", names.headless_service(name), {"spec": _service(name, headless=True)}),
         make.object("PodDisruptionBudget", name, {"spec": _disruption_budget(name, spec)}),
         revision,
-        deployment(resource, spec, revision["data"]["template"], surge),
+        deployment(resource, spec, revision["data"]["template"], surge, paused),
     )
 
 
-def deployment(resource: Object, spec: Spec, template: Object, surge: int = 0) -> Object:
+def deployment(resource: Object, spec: Spec, template: Object, surge: int = 0, paused: bool = False) -> Object:
     name = resource["metadata"]["name"]
-    return _Maker(resource).object("Deployment", name, {"spec": _deployment(name, spec, template, surge)})
+    return _Maker(resource).object("Deployment", name, {"spec": _deployment(name, spec, template, surge, paused)})
 
 
 def controller_revision(resource: Object, template_hash: str, template: Object, revision: int) -> Object:
@@ -173,7 +175,7 @@ def _network_policy(name: str, operator_namespace: str, metrics_namespaces: tupl
     }
 
 
-def _deployment(name: str, spec: Spec, template: Object, surge: int) -> Object:
+def _deployment(name: str, spec: Spec, template: Object, surge: int, paused: bool) -> Object:
     rollout = spec.rollout
     leaving_seconds = rollout.drain_seconds + DRAIN_MARGIN_SECONDS
     return {
@@ -184,7 +186,7 @@ def _deployment(name: str, spec: Spec, template: Object, surge: int) -> Object:
             # GPUs are rarely spare: a new pod starts when an old one has given its own back, unless there is room.
             "rollingUpdate": {"maxSurge": surge, "maxUnavailable": 0 if surge else 1},
         },
-        "paused": rollout.paused,
+        "paused": paused,
         # A pod that fails right after it was ready must not cost the next one.
         "minReadySeconds": SETTLE_SECONDS,
         "revisionHistoryLimit": 2,
