@@ -55,12 +55,8 @@ def revision(snapshot: Snapshot, spec: Spec, default_image: str) -> Object:
     if stored is not None:
         template, number = stored["data"]["template"], stored["revision"]
     else:
-        number = max((r.get("revision", 0) for r in snapshot.revisions()), default=0) + 1
-        if rollout.deployed(snapshot) == template_hash:
-            # Somebody deleted it. What runs is the same, with what the API server added.
-            template = snapshot.children["Deployment", snapshot.key.name]["spec"]["template"]
-        else:
-            template = manifests.pod_template(snapshot.key.name, spec, template_hash, default_image)
+        number = rollout.next_number(snapshot)
+        template = manifests.pod_template(snapshot.key.name, spec, template_hash, default_image)
     return manifests.controller_revision(snapshot.resource, template_hash, template, number)
 
 

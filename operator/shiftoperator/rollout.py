@@ -89,8 +89,20 @@ def _counts(snapshot: Snapshot, rejected: Rejected, target: str, good: str) -> b
 
 
 def stored(snapshot: Snapshot, hash_: str) -> Object | None:
-    """The ControllerRevision with this template."""
-    return next((found for found in snapshot.revisions() if _annotated(found) == hash_), None) if hash_ else None
+    """The ControllerRevision with this template. One that somebody deleted is made anew while the Deployment has the
+    template: what runs is the same, with what the API server added."""
+    if not hash_:
+        return None
+    found = next((revision for revision in snapshot.revisions() if _annotated(revision) == hash_), None)
+    if found is None and deployed(snapshot) == hash_:
+        template = _deployment(snapshot)["spec"]["template"]
+        return manifests.controller_revision(snapshot.resource, hash_, template, next_number(snapshot))
+    return found
+
+
+def next_number(snapshot: Snapshot) -> int:
+    """Of a ControllerRevision that is made now."""
+    return max((int(revision.get("revision", 0)) for revision in snapshot.revisions()), default=0) + 1
 
 
 def deployed(snapshot: Snapshot) -> str:

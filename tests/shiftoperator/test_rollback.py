@@ -102,6 +102,19 @@ async def test_a_rollback_survives_a_restart_of_the_operator_and_costs_nothing_a
     assert world.condition("Ready") == ("False", "RolledBack")
 
 
+async def test_a_rejection_outlives_the_stored_template_of_the_good_revision(make: Make) -> None:
+    """Somebody deleted the ControllerRevision: the rejection was dropped, and the bad revision rolled out again."""
+    world = await rolled_back(make)
+    good = running(world)
+    stored = ("ControllerRevision", f"gemma-{good}")
+    before = world.cluster.objects.pop(stored)
+    await world.full()
+    assert running(world) == good
+    assert world.condition("Ready") == ("False", "RolledBack")
+    assert world.cluster.objects[stored]["data"] == before["data"]
+    assert world.cluster.writes == ["apply ControllerRevision/gemma-" + good]
+
+
 async def test_a_new_spec_ends_the_rollback(make: Make) -> None:
     world = await rolled_back(make)
     change(world, engine={"maxNumSeqs": 32})
