@@ -2,7 +2,8 @@
 
 They carry the load of all meanwhile. Under ``Auto`` a threshold that suits the whole service, or a small decode batch,
 keeps part of their steps in the tp gear; what they need now is room, so the throughput gear is pinned until the others
-are back. A service that is hardly used stays as it is: there the bias would cost latency and buy nothing.
+are back. A service that is hardly used stays as it is: there the bias would cost latency and buy nothing. Traffic
+comes in bursts, and every change of the policy is a push to all pods: only a lasting calm ends the bias.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from dataclasses import dataclass
 
 from shiftcore.policy import Mode
 
-# How busy the busiest pod is when the bias begins, and below which it ends although pods are still away.
+# How busy the busiest pod is when the bias begins, and below which it ends although pods are still away, once it was
+# so for this time without a break.
 BEGINS_AT = 0.5
 ENDS_BELOW = 0.25
+CALM_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,15 @@ class Staffing:
     def short(self) -> bool:
         return self.serving > 0 and (self.serving < self.asked or self.replacing)
 
+    @property
+    def calm(self) -> bool:
+        return self.busy < ENDS_BELOW
 
-def biased_mode(wanted: Mode, seen: Staffing, biased: bool) -> Mode:
-    """The mode to set. ``biased``: whether it is set already. A mode that pins a gear is the user's and stays."""
+
+def biased_mode(wanted: Mode, seen: Staffing, biased: bool, calm_seconds: float = 0.0) -> Mode:
+    """The mode to set. ``biased``: whether it is set already; ``calm_seconds``: for how long it has been calm. A mode
+    that pins a gear is the user's and stays."""
     if wanted is not Mode.AUTO or not seen.short:
         return wanted
-    return Mode.THROUGHPUT if seen.busy >= (ENDS_BELOW if biased else BEGINS_AT) else wanted
+    stays = biased and not (seen.calm and calm_seconds >= CALM_SECONDS)
+    return Mode.THROUGHPUT if stays or seen.busy >= BEGINS_AT else wanted

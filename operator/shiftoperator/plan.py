@@ -22,6 +22,7 @@ from shiftoperator.errors import NameConflictError
 from shiftoperator.snapshot import Access, ClientTls, Object, Pod, RuntimeState, Snapshot
 from shiftoperator.spec import AdaptiveMode, Policy, Spec
 from shiftoperator.status.bands import busy_share
+from shiftoperator.status.trouble import waiting_for_drain
 
 REVISIONS_KEPT = 5
 # Over how long the share of tokens per gear is taken.
@@ -190,12 +191,12 @@ def policy(status: Object, wanted: Policy, states: Iterable[RuntimeState] = ()) 
     return PolicyPlan(wanted, generation, store=generation != stored)
 
 
-def wanted_policy(snapshot: Snapshot, spec: Spec) -> Policy:
+def wanted_policy(snapshot: Snapshot, spec: Spec, calm_seconds: float = 0.0) -> Policy:
     """The user's, with the threshold that targets moved; of the throughput gear while pods that serve carry the load of
-    others, which are away."""
+    others, which are away, until it has been calm for some time."""
     asked = Mode(spec.policy.mode)
     is_biased = (snapshot.status.get("policy") or {}).get("mode") == str(Mode.THROUGHPUT)
-    mode = biased_mode(asked, _staffing(snapshot, spec), is_biased)
+    mode = biased_mode(asked, _staffing(snapshot, spec), is_biased, calm_seconds)
     if mode is not asked:
         return Policy(str(mode))
     moved = adaptive_tokens(snapshot, spec)
@@ -218,11 +219,18 @@ def is_short(snapshot: Snapshot, spec: Spec) -> bool:
     return _staffing(snapshot, spec).short
 
 
+def is_calm(snapshot: Snapshot, spec: Spec) -> bool:
+    """Whether pods that serve are hardly used."""
+    return _staffing(snapshot, spec).calm
+
+
 def _staffing(snapshot: Snapshot, spec: Spec) -> Staffing:
+    """A pod without a node may lack one for days, unless another makes room: what serves is all there is until then."""
     serving = [pod for pod in snapshot.ready_pods if not pod.retiring]
     states = [snapshot.states[pod.uid] for pod in serving if pod.uid in snapshot.states]
+    queued = 0 if waiting_for_drain(snapshot) else sum(pod.scheduled is False for pod in snapshot.live_pods)
     return Staffing(
-        asked=spec.pods,
+        asked=spec.pods - queued,
         serving=len(serving),
         replacing=rollout.rolling(snapshot) and not spec.rollout.paused,
         busy=max((1.0 if state.load.waiting_requests else busy_share(state) for state in states), default=0.0),

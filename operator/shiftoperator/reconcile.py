@@ -34,7 +34,7 @@ from shiftoperator.names import Key
 from shiftoperator.runtime_client import RuntimeClient, endpoints
 from shiftoperator.settings import Settings
 from shiftoperator.snapshot import Object, Pod, RuntimeState, Snapshot
-from shiftoperator.spec import Spec
+from shiftoperator.spec import Policy, Spec
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ class Memory:
     scaling: autoscale.Memory = field(default_factory=autoscale.Memory)
     adapting: adapt.Memory = field(default_factory=adapt.Memory)
     revising: revise.Memory = field(default_factory=revise.Memory)
+    # Since when pods that serve are hardly used; None while they are not.
+    calm_since: float | None = None
     # Why the last full pass could not do what the resource asks for; a pass that is not full does not try again.
     refused: UserError | None = None
 
@@ -175,18 +177,22 @@ class Reconciler:
             spec = specs.parse(hint.get("spec", {}))
         except UserError:
             return  # the full pass that follows says why
-        decided = plan.policy(snapshot.status, plan.wanted_policy(snapshot, spec))
+        decided = plan.policy(snapshot.status, self._wanted_policy(memory, spec))
         if decided.store:
             await self._set_policy(memory, decided, spec)
 
     async def _sync_policy(self, memory: Memory, spec: Spec) -> None:
         # What the user changed does not wait for the pods' states.
-        decided = plan.policy(memory.known.status, plan.wanted_policy(memory.known, spec))
+        decided = plan.policy(memory.known.status, self._wanted_policy(memory, spec))
         if decided.store:
             await self._set_policy(memory, decided, spec)
         await self._read_states(memory)
         snapshot, before = memory.known, decided
-        decided = plan.policy(snapshot.status, plan.wanted_policy(snapshot, spec), snapshot.states.values())
+        if not plan.is_calm(snapshot, spec):
+            memory.calm_since = None
+        elif memory.calm_since is None:
+            memory.calm_since = self._clock()
+        decided = plan.policy(snapshot.status, self._wanted_policy(memory, spec), snapshot.states.values())
         if decided.store:
             if decided.policy == before.policy:
                 log.warning("pods know a higher policy generation, raising ours key=%s", snapshot.key)
@@ -195,6 +201,10 @@ class Reconciler:
         late = set(plan.behind(snapshot, decided.generation))
         if late:
             await self._push(memory, decided, [pod for pod in snapshot.pods if pod.uid in late])
+
+    def _wanted_policy(self, memory: Memory, spec: Spec) -> Policy:
+        calm_seconds = 0.0 if memory.calm_since is None else self._clock() - memory.calm_since
+        return plan.wanted_policy(memory.known, spec, calm_seconds)
 
     async def _set_policy(self, memory: Memory, decided: plan.PolicyPlan, spec: Spec) -> None:
         """Stored first: a generation that a pod has seen must never be given out again."""
@@ -209,7 +219,7 @@ class Reconciler:
         if accepted:
             by = f"accepted by {accepted} of {len(snapshot.live_pods)} pods"
             asked = spec.policy.mode
-            until = "" if decided.policy.mode == asked else f", until all pods serve; then {asked} again"
+            until = "" if decided.policy.mode == asked else f", while pods are away and others busy; then {asked} again"
             note = f"{decided.policy.mode}{until}, generation {decided.generation}: {by}"
             log.info("policy accepted key=%s %s seconds=%.3f", snapshot.key, note, seconds)
             await self._event(memory, "PolicyAccepted", note, "PushPolicy")

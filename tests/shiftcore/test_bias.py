@@ -15,7 +15,7 @@ AUTO, LATENCY, THROUGHPUT = Mode.AUTO, Mode.LATENCY, Mode.THROUGHPUT
         ("one is away, and the other busy", AUTO, 2, 1, False, 0.5, False, THROUGHPUT),
         ("one is away, and the other hardly used", AUTO, 2, 1, False, 0.49, False, AUTO),
         ("it is still busy enough", AUTO, 2, 1, False, 0.25, True, THROUGHPUT),
-        ("it is not any more", AUTO, 2, 1, False, 0.24, True, AUTO),
+        ("it is not any more, since a moment", AUTO, 2, 1, False, 0.24, True, THROUGHPUT),
         ("between two pods of a rollout", AUTO, 2, 2, True, 0.6, True, THROUGHPUT),
         ("a rollout of which nobody is away yet", AUTO, 2, 2, True, 0.6, False, THROUGHPUT),
         ("nobody serves", AUTO, 2, 0, True, 0.0, False, AUTO),
@@ -29,3 +29,11 @@ def test_bias(
     case: str, wanted: Mode, asked: int, serving: int, replacing: bool, busy: float, biased: bool, mode: Mode
 ) -> None:
     assert biased_mode(wanted, Staffing(asked, serving, replacing, busy), biased) is mode, case
+
+
+@pytest.mark.parametrize(
+    ("busy", "calm_seconds", "mode"),
+    [(0.24, 59.9, THROUGHPUT), (0.24, 60.0, AUTO), (0.25, 60.0, THROUGHPUT), (0.5, 600.0, THROUGHPUT)],
+)
+def test_only_a_lasting_calm_ends_the_bias_early(busy: float, calm_seconds: float, mode: Mode) -> None:
+    assert biased_mode(AUTO, Staffing(2, 1, False, busy), True, calm_seconds) is mode

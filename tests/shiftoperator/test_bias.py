@@ -120,3 +120,66 @@ async def test_a_rollout_is_one_bias_and_not_one_for_each_pod(make: Make) -> Non
         world.runtimes.pods[f"uid-new-{old}"] = replace(world.runtimes.template, load=BUSY)
         await world.full()
     assert policy(world) == ("Auto", 3)
+
+
+async def test_bursts_of_requests_do_not_make_the_policy_flap(make: Make) -> None:
+    """One request that waited began the bias and the next poll ended it, again and again, with a push for each."""
+    world = await serving(make)
+    del world.cluster.objects["Pod", "p2"]
+    for seconds, seen in ((0, BUSY), (2, QUIET), (4, Load(waiting_requests=1)), (6, QUIET), (50, QUIET), (60, BUSY)):
+        world.now = 100.0 + seconds
+        load(world, seen)
+        await world.poll() if seconds else await world.full()
+        assert policy(world) == ("Throughput", 2), seconds
+    load(world, QUIET)
+    for seconds, expected in ((70, ("Throughput", 2)), (129, ("Throughput", 2)), (130, ("Auto", 3))):
+        world.now = 100.0 + seconds
+        await world.poll()
+        assert policy(world) == expected, seconds
+
+
+async def test_an_operator_that_takes_over_does_not_end_a_bias_before_it_asked_the_pods(make: Make) -> None:
+    """Pods that were not asked yet counted as hardly used."""
+    world = await serving(make)
+    load(world, BUSY)
+    del world.cluster.objects["Pod", "p2"]
+    await world.full()
+    world.restart_operator()
+    await world.full()
+    assert policy(world) == ("Throughput", 2)
+
+
+async def test_a_pod_that_finds_no_node_does_not_pin_the_others_for_days(make: Make) -> None:
+    world = await serving(make)
+    load(world, BUSY)
+    leaves = world.cluster.objects["Pod", "p2"]
+    leaves["metadata"]["deletionTimestamp"] = "1970-01-01T00:01:40Z"
+    world.cluster.add_pod("p3", world.cluster.resource["status"]["templateHash"])
+    queued = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    world.cluster.objects["Pod", "p3"]["status"] = {"conditions": [queued]}
+    await world.full()
+    assert policy(world) == ("Throughput", 2), "it takes the place of the one that leaves"
+    del world.cluster.objects["Pod", "p2"]
+    await world.full()
+    assert policy(world) == ("Auto", 3)
+    world.cluster.objects["Pod", "p3"]["status"] = {"conditions": [{**queued, "status": "True"}]}
+    await world.full()
+    assert policy(world) == ("Throughput", 4), "it loads, and will be back"
+
+
+async def test_the_event_of_a_bias_says_what_ends_it(make: Make) -> None:
+    """It named the pods' return alone; load that goes ends it as well."""
+    world = await serving(make)
+    load(world, BUSY)
+    notes: list[str] = []
+    create = world.cluster.create
+
+    async def noted(obj: dict[str, str]) -> object:
+        notes.append(obj["note"])
+        return await create(obj)
+
+    world.cluster.create = noted  # type: ignore[method-assign,assignment]
+    del world.cluster.objects["Pod", "p2"]
+    await world.full()
+    [note] = [note for note in notes if "accepted by" in note]
+    assert note.startswith("Throughput, while pods are away and others busy; then Auto again, generation 2")
