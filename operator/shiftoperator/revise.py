@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from shiftoperator import apply, manifests, observe, plan, rollout
 from shiftoperator.cluster import Cluster
@@ -31,6 +31,8 @@ class Memory:
     tried: str = ""
     tried_at: float = 0.0
     verdict: UserError | None = None
+    # Since when pods are held up, in seconds since 1970, by uid and reason.
+    held: dict[tuple[str, str], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ class Reviser:
 
     async def run(self, memory: Memory, snapshot: Snapshot, spec: Spec) -> Result:
         """Raises UserError when the template cannot work and no other one ever did."""
-        decided = rollout.judge(snapshot, spec, self._wall(), self._now_text())
+        now = self._wall()
+        memory.held = rollout.held(snapshot, memory.held, now)
+        decided = rollout.judge(snapshot, spec, now, self._now_text(), memory.held)
         # One of somebody else would be refused for what it is, not for our pods; the pass says whose it is.
         foreign = plan.foreign(snapshot, "Deployment", snapshot.key.name)
         if rollout.begins(snapshot, decided) and not foreign:

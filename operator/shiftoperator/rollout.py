@@ -7,8 +7,8 @@ The user's spec is never edited; a revision that was rejected counts until the s
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from shiftprotos import contract
 
@@ -146,10 +146,24 @@ def can_go_back(snapshot: Snapshot, known: Revisions) -> bool:
 # --- decisions ---
 
 
-def judge(snapshot: Snapshot, spec: Spec, now: float, now_text: str) -> Revisions:
-    """What should run from now on. `now`: seconds since 1970, `now_text` the same as the status has it."""
+Held = Mapping[tuple[str, str], float]
+
+
+def held(snapshot: Snapshot, before: Held, now: float) -> dict[tuple[str, str], float]:
+    """Since when pods are seen to be held up, by uid and reason; `before` as of the last look."""
+    seen = [
+        (pod.uid, reasons.of_obstacle(pod.obstacle.reason, pod.obstacle.message)[0])
+        for pod in snapshot.live_pods
+        if pod.obstacle is not None
+    ]
+    return {what: before.get(what, now) for what in seen}
+
+
+def judge(snapshot: Snapshot, spec: Spec, now: float, now_text: str, held_since: Held) -> Revisions:
+    """What should run from now on. `now`: seconds since 1970, `now_text` the same as the status has it; `held_since` as
+    `held` has it."""
     known = revisions(snapshot)
-    case = _Case(snapshot, spec, known, now)
+    case = _Case(snapshot, spec, known, now, held_since)
     if _serves(case):
         known = replace(known, good=known.running)
     elif _may_be_rejected(case):
@@ -187,6 +201,7 @@ class _Case:
     spec: Spec
     known: Revisions
     now: float
+    held_since: Held = field(default_factory=dict)
 
     @property
     def pods(self) -> tuple[Pod, ...]:
@@ -259,10 +274,12 @@ def _disagrees(case: _Case) -> _Verdict | None:
 
 def _is_held(case: _Case) -> _Verdict | None:
     for pod in case.unready:
-        if pod.obstacle is None or pod.obstacle.reason in _NO_NODE or case.seconds_unready(pod) < HELD_SECONDS:
+        if pod.obstacle is None or pod.obstacle.reason in _NO_NODE:
             continue
         reason, message = reasons.of_obstacle(pod.obstacle.reason, pod.obstacle.message)
-        if reason != reasons.CONTAINER_WAITING:
+        # Not from the pod's start on: an image may have been pulled for minutes before.
+        seconds = case.now - case.held_since.get((pod.uid, reason), case.now)
+        if reason != reasons.CONTAINER_WAITING and seconds >= HELD_SECONDS:
             return reason, f"pod {pod.name}: {message}"
     return None
 

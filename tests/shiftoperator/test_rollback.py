@@ -241,6 +241,32 @@ async def test_a_paused_rollout_replaces_nothing_and_says_so(make: Make) -> None
     assert world.condition("Progressing") == ("True", "RollingOut")
 
 
+async def test_a_hiccup_of_the_registry_after_a_long_pull_rejects_nothing(make: Make) -> None:
+    """The 30 s were counted from the pod's start: one refusal after five minutes of pulling rejected the revision."""
+    world = World(make, autoscaling={"mode": "Disabled"})
+    await world.healthy()
+    good = running(world)
+    change(world, engine={"maxNumSeqs": 99})
+    await world.full()
+    bad = running(world)
+    replace_pods(world)
+    [pulls] = [obj for (kind, _), obj in world.cluster.objects.items() if kind == "Pod"]
+    stamp = {"lastTransitionTime": "1970-01-01T00:01:40Z"}
+    pulls["status"]["conditions"] = [
+        {"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False", **stamp}
+    ]  # fmt: skip
+    creating = "ContainerCreating"
+    story = [
+        (0, creating, bad), (300, "ErrImagePull", bad), (329, "ImagePullBackOff", bad), (331, creating, bad),
+        (340, "ErrImagePull", bad), (369, "ImagePullBackOff", bad), (370, "ErrImagePull", good),
+    ]  # fmt: skip
+    for seconds, reason, runs in story:
+        world.now = 100.0 + seconds
+        pulls["status"]["containerStatuses"] = [{"name": "runtime", "state": {"waiting": {"reason": reason}}}]
+        await world.full()
+        assert running(world) == runs, seconds
+
+
 async def test_a_new_resource_with_a_paused_rollout_gets_its_first_pods(make: Make) -> None:
     """The Deployment was paused from the first: its controller never made a pod, and the status said they start."""
     world = World(make, autoscaling={"mode": "Disabled"}, rollout={"paused": True})

@@ -56,7 +56,10 @@ class Scene:
         return self.make.snapshot(self.resource, tuple(self.pods), self.states, children)
 
     def judged(self) -> rollout.Revisions:
-        return rollout.judge(self.snapshot, specs.parse(self.resource["spec"]), NOW, STAMP)
+        """Pods have been held up since they changed last."""
+        held = {what: at for pod in self.pods for what in rollout.held(self.make.snapshot(pods=(pod,)), {}, 0.0)
+                if (at := pod.changed_at) is not None}  # fmt: skip
+        return rollout.judge(self.snapshot, specs.parse(self.resource["spec"]), NOW, STAMP, held)
 
     @property
     def verdict(self) -> str | None:
