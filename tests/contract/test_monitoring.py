@@ -91,6 +91,14 @@ def test_alerts_have_names_of_their_own() -> None:
     assert all(name.startswith("Shift") for name in names)
 
 
+def test_a_rollout_paused_for_long_is_not_hidden_from_the_alert() -> None:
+    """Paused is True of a suspension and of a paused rollout alike: the second silenced ShiftDeploymentNotReady."""
+    groups = yaml.safe_load((CHART / "alerts.yaml").read_text())["groups"]
+    [rule] = [r for group in groups for r in group["rules"] if r["alert"] == "ShiftDeploymentNotReady"]
+    assert "Paused" not in rule["expr"]
+    assert rule["expr"].endswith('unless on (namespace, name) shift_operator_pods{state="asked"} == 0')
+
+
 def test_page_has_every_alert_as_it_is() -> None:
     page = (ROOT / "docs" / "MONITORING.md").read_text()
     rows = re.findall(r"^\| `(Shift\w+)` \| (\w+) \| (\w+) \|", page, re.M)
