@@ -37,10 +37,13 @@ class Latencies:
     ttft: list[float] = field(default_factory=list)
     tpot: list[float] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
+    # Of requests that no pod had accepted: another pod takes them.
+    refused: Counter[str] = field(default_factory=Counter)
 
     def summary(self) -> dict[str, object]:
         return {
             "outcomes": dict(self.outcomes),
+            "refused": dict(self.refused),
             "ttft_p50_ms": percentile(self.ttft, 50),
             "ttft_p95_ms": percentile(self.ttft, 95),
             "tpot_p50_ms": percentile(self.tpot, 50),
@@ -79,8 +82,12 @@ class Client:
         started = last = time.monotonic()
         first: float | None = None
         tokens = 0
+        accepted = False
         try:
-            async for part in self.stub().Generate(request, timeout=CALL_SECONDS):
+            call = self.stub().Generate(request, timeout=CALL_SECONDS)
+            await call.initial_metadata()
+            accepted = True  # what a pod has accepted it ends, one way or the other
+            async for part in call:
                 if part.token_ids:
                     last = time.monotonic()
                     first = first or last
@@ -88,7 +95,7 @@ class Client:
                 if show:
                     print(part.text, end="", flush=True)
         except grpc.aio.AioRpcError as error:
-            into.outcomes[error.code().name] += 1
+            (into.outcomes if accepted else into.refused)[error.code().name] += 1
             await asyncio.sleep(RETRY_SECONDS)
             return tokens
         into.outcomes["OK"] += 1

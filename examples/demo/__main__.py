@@ -137,8 +137,9 @@ class Demo:
             pod.get("tp2", 0) and pod.get("sp2", 0) for pod in steps
         ) and any(state.shifts for state in states.values())
         self.seen["both pods served"] = len(steps) == 2 and all(sum(pod.values()) for pod in steps)
-        outcomes = burst.figures["prompts"]["outcomes"]
-        self.seen["every prompt of the burst was answered"] = set(outcomes) <= {"OK", "RESOURCE_EXHAUSTED"}
+        outcomes, refused = burst.figures["prompts"]["outcomes"], burst.figures["prompts"]["refused"]
+        answered = set(outcomes) <= {"OK"} and set(refused) <= {"RESOURCE_EXHAUSTED"}
+        self.seen["every prompt of the burst was answered"] = answered
         return burst.figures, path, states
 
     def _states_when_all_worked(self) -> dict[str, control_pb2.GetStateResponse]:

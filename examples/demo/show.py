@@ -62,7 +62,8 @@ def latencies(rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
     for name in ("requests", "outcomes", "TTFT p50", "TTFT p95", "TPOT p50", "TPOT p95"):
         table.add_column(name, justify="left" if name in ("requests", "outcomes") else "right")
     for name, figures in rows:
-        outcomes = ", ".join(f"{count} {code}" for code, count in figures["outcomes"].items())
+        ends = [f"{count} {code}" for code, count in figures["outcomes"].items()]
+        outcomes = ", ".join([*ends, *(f"{count} refused: {code}" for code, count in figures["refused"].items())])
         keys = ("ttft_p50_ms", "ttft_p95_ms", "tpot_p50_ms", "tpot_p95_ms")
         cells = ["–" if figures[key] is None else f"{figures[key]:.0f}" for key in keys]
         table.add_row(name, outcomes, *cells)

@@ -177,6 +177,49 @@ def test_what_only_the_runtime_knows_is_said_in_ready(
         tools.kubectl("delete", "shd", name, "-n", NAMESPACE, "--wait=false", settings=cluster)
 
 
+def test_a_rolling_update_and_a_scale_in_under_load_lose_no_request(cluster: Settings, demo: object) -> None:
+    patch(cluster, {"autoscaling": {"mode": "Disabled"}, "shift": {"policy": "Auto"}, "replicas": 2})
+    wait("two pods", lambda: serving(cluster) == 2, 180)
+    old, restarts = set(pods.pod_names(cluster)), pods.restarts(cluster)
+    with traffic.burst(cluster, prompts=1, prompt_tokens=64, decodes=2) as burst:
+        started = time.monotonic()
+        patch(cluster, {"engine": {"maxNumSeqs": 15}})
+        wait("a new pod", lambda: served_since(cluster, old, ready_only=True) >= 1, 240)
+        ready = time.monotonic()
+        wait("a request on the new pod", lambda: served_since(cluster, old) >= 1, 30)
+        print(
+            f"rolling update: the open client's first request on a new pod {time.monotonic() - ready:.1f} s after Ready"
+        )
+        wait("the rollout", lambda: not old & set(pods.pod_names(cluster)) and serving(cluster) == 2, 240)
+        print(f"rolling update of two pods under load: {time.monotonic() - started:.0f} s")
+        patch(cluster, {"replicas": 1})
+        wait("the scale-in", lambda: len(pods.pod_names(cluster)) == 1, 120)
+    for kind in ("decodes", "prompts"):
+        figures = burst.figures[kind]
+        print(f"{kind}: accepted {figures['outcomes']}, refused before that {figures['refused']}")
+        assert set(figures["outcomes"]) == {"OK"}, f"an accepted request was lost: {figures['outcomes']}"
+        assert set(figures["refused"]) <= {"UNAVAILABLE"}
+    assert pods.restarts(cluster) <= restarts, "pods leave by SIGTERM and come back as others"
+    wait("the last pod", lambda: serving(cluster) == 1, 120)
+
+
+def serving(cluster: Settings) -> int:
+    text = tools.kubectl("get", "shd", NAME, "-n", NAMESPACE, "-o", "json", settings=cluster)
+    return int(json.loads(text).get("status", {}).get("readyReplicas", 0))
+
+
+def served_since(cluster: Settings, old: set[str], ready_only: bool = False) -> int:
+    """New pods that serve: that are ready, or that have run steps for requests."""
+    text = tools.kubectl("get", "shd", NAME, "-n", NAMESPACE, "-o", "json", settings=cluster)
+    new = [p for p in json.loads(text).get("status", {}).get("pods", ()) if p["name"] not in old and p["ready"]]
+    return len(new) if ready_only else sum(running(cluster, pod["name"]) for pod in new)
+
+
+def running(cluster: Settings, pod: str) -> bool:
+    load = pods.state(pod, cluster).load
+    return load.running_requests > 0 or load.output_tokens_per_second > 0
+
+
 def test_uninstall_with_a_live_object_leaves_only_what_notes_says(cluster: Settings, demo: object) -> None:
     (pod,) = pods.pod_names(cluster)
     tools.helm("uninstall", install.RELEASE, "-n", install.OPERATOR_NAMESPACE, "--wait", settings=cluster)
