@@ -27,6 +27,7 @@ DEADLINE_SECONDS = 40.0
 QUIET_SECONDS = 1.3
 _LEAD_SECONDS = 3.0
 _USER = "operator"
+_CLAIMS = ("gemma-270m", "shift-wheels")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ class Laboratory:
         if WORKLOADS[workload].exact_counts:
             wrong += differences(dict(first.counted), dict(second.counted), "counts")
         if wrong:
-            raise AssertionError(f"{workload} does not end the same way without faults: {wrong}\n{second.log}")
+            raise AssertionError(
+                f"{workload} does not end the same way without faults: {wrong}\n{first.log}\n{second.log}"
+            )
         return first
 
     async def check(self, case: Case, bug: str = "") -> Result:
@@ -86,6 +89,7 @@ class Laboratory:
     async def run(self, case: Case, good: Result | None = None, bug: str = "") -> Result:
         namespace = f"plan-{next(self._numbers)}"
         await asyncio.to_thread(self.plane.create_namespace, namespace)
+        await self._add_claims(namespace)
         folder = self.folder / namespace
         folder.mkdir(parents=True)
         operators: list[Launched] = []
@@ -109,6 +113,13 @@ class Laboratory:
             await proxy.stop()
             await spared.stop()
             await asyncio.to_thread(self.plane.delete_namespace, namespace)
+
+    async def _add_claims(self, namespace: str) -> None:
+        """Those that the example names: a spec whose model is not there is refused."""
+        claim = {"accessModes": ["ReadOnlyMany"], "resources": {"requests": {"storage": "1Gi"}}}
+        for name in _CLAIMS:
+            body = {"metadata": {"name": name}, "spec": claim}
+            await self._api.call("POST", f"/api/v1/namespaces/{namespace}/persistentvolumeclaims", body)
 
     async def _somebody_leads(self, namespace: str) -> None:
         """So that it is not chance which of two operators leads; faults may keep it from leading."""

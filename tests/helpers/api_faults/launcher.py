@@ -12,6 +12,7 @@ from pathlib import Path
 
 from helpers.control_plane.operator import CADENCE
 from kubernetes.aio.config import kube_config
+from shiftoperator import manifests
 
 _PR_SET_PDEATHSIG = 1
 STOP_SECONDS = 20.0
@@ -73,6 +74,9 @@ def _run(environment: dict[str, str], log: str, bug: str) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.argv = ["shift-operator"]
+    # Each step of a rollout waits for this long, which would be most of a plan.
+    for module in (manifests, sys.modules["shiftoperator.manifests.children"]):
+        module.SETTLE_SECONDS = 1  # type: ignore[attr-defined]
     if bug:
         from helpers.api_faults.planted import BUGS
 

@@ -73,10 +73,14 @@ def _child(kind: str, obj: Object, owners: dict[str, str]) -> Object:
     if kind == "secrets":
         kept["data"] = sorted(key for key, value in obj.get("data", {}).items() if value)
     if kind == "deployments":
-        counted = ("replicas", "updatedReplicas", "readyReplicas", "unavailableReplicas")
+        # Not how many are available: a pod counts as that only some seconds after it is ready.
+        counted = ("replicas", "updatedReplicas", "readyReplicas")
         kept["status"] = {key: obj["status"].get(key, 0) for key in counted}
     if kind == "shiftdeployments":
-        kept |= {"generation": metadata["generation"], "status": _status(obj.get("status", {}))}
+        status = _status(obj.get("status", {}))
+        if set(status.get("rollout", {})) <= {"goodRevision"}:
+            status.pop("rollout", None)  # the same: it stands there once pods were ready for some seconds
+        kept |= {"generation": metadata["generation"], "status": status}
     return kept
 
 
