@@ -47,7 +47,7 @@ def test_a_smaller_plan_has_less_of_something() -> None:
     assert "workload=create standby=1 faults=stall:write:3:7,kill-after:write:5:1" in smaller
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(900)
 async def test_faults_change_no_end(laboratory: Laboratory, capsys: pytest.CaptureFixture[str]) -> None:
     seed = chosen_seed(SEED)
     summary = await run_all(laboratory, take(seed, len(WORKLOADS)))
@@ -58,7 +58,7 @@ async def test_faults_change_no_end(laboratory: Laboratory, capsys: pytest.Captu
     assert sum(sum(result.struck.values()) for result in summary.results) >= len(WORKLOADS), "hardly a fault struck"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("bug", SOME_BUGS)
 async def test_a_planted_bug_is_caught(laboratory: Laboratory, bug: str) -> None:
     number, found = await find(laboratory, bug, SEED)

@@ -18,11 +18,12 @@ from helpers.api_faults.workloads import WORKLOADS, NotReachedError, World
 from helpers.control_plane.apiclient import ApiClient
 from helpers.control_plane.kubelet import Kubelet
 from helpers.control_plane.plane import ControlPlane
+from helpers.failures.processes import patience
 
 Object = dict[str, Any]
 
-# Against a hang; a plan takes a few seconds. `Result.seconds` says how long each took.
-DEADLINE_SECONDS = 40.0
+# Against a hang, on an idle machine; a plan takes a few seconds. `Result.seconds` says how long each took.
+DEADLINE_SECONDS = 60.0
 # What is as it should be stays so for longer than the operator's own interval of looking.
 QUIET_SECONDS = 1.3
 _LEAD_SECONDS = 3.0
@@ -133,7 +134,7 @@ class Laboratory:
     async def _observe(self, case: Case, good: Result | None, namespace: str, proxy: Proxy, folder: Path) -> Result:
         began, mark = time.monotonic(), self.plane.audit.position()
         workload = WORKLOADS[case.workload]
-        world = World(self._api, self.kubelet, namespace, began + DEADLINE_SECONDS)
+        world = World(self._api, self.kubelet, namespace, began + DEADLINE_SECONDS * patience())
         wrong: list[str] = []
         try:
             await workload.run(world)

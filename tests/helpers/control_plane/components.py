@@ -114,7 +114,8 @@ def apiserver(kube: Path, place: Place) -> list[str]:
         f"--service-account-key-file={place.pki}/service-account.key",
         f"--service-account-signing-key-file={place.pki}/service-account.key",
         f"--audit-policy-file={place.folder}/audit-policy.json", f"--audit-log-path={place.audit_log}",
-        "--audit-log-mode=blocking",
+        # Never a new file: positions in this one are kept.
+        "--audit-log-mode=blocking", "--audit-log-maxsize=100000",
     ]  # fmt: skip
 
 
