@@ -14,7 +14,7 @@ from shiftcore.costs import NO_CROSSOVER
 from shiftcore.gears import DEFAULT_THRESHOLD_TOKENS
 
 from shiftoperator import plan
-from shiftoperator.snapshot import Object, RuntimeState, Snapshot
+from shiftoperator.snapshot import Object, RuntimeState, Snapshot, slowest
 from shiftoperator.spec import AdaptiveMode, Spec
 
 # A reason that others interrupt is written only after it has held for so long, or figures at a limit would write the
@@ -113,16 +113,14 @@ def _settings(spec: Spec) -> adaptive.Settings:
 
 def _seen(snapshot: Snapshot, spec: Spec) -> adaptive.Seen:
     states = [snapshot.states[pod.uid] for pod in snapshot.ready_pods if pod.uid in snapshot.states]
-    percentile = spec.autoscaling.percentile
-    loads = [state.load for state in states]
+    ttft, tpot = slowest([state.load for state in states], spec.autoscaling.percentile)
     start = spec.policy.threshold_tokens or median_low(
         [_measured(s, spec) for s in states] or [spec.adaptive.min_tokens]
     )
     return adaptive.Seen(
         start_tokens=min(max(start, spec.adaptive.min_tokens), spec.adaptive.max_tokens),
-        # A request that still waits for its first token has already taken this long.
-        ttft_seconds=max((max(load.ttft_at(percentile), load.oldest_wait_seconds) for load in loads), default=0.0),
-        tpot_seconds=max((load.tpot_at(percentile) for load in loads), default=0.0),
+        ttft_seconds=ttft,
+        tpot_seconds=tpot,
         changing=plan.is_short(snapshot, spec) or len(states) < spec.pods,
     )
 

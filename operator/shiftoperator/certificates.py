@@ -86,7 +86,8 @@ class Certificates:
     def for_pods(self) -> dict[str, bytes]:
         """What the control Secret, which pods mount, has beside the token."""
         names = (contract.CONTROL_TLS_CERTIFICATE, contract.CONTROL_TLS_KEY, contract.CONTROL_TLS_AUTHORITIES)
-        return {name: self.as_data()[name] for name in names}
+        data = self.as_data()
+        return {name: data[name] for name in names}
 
 
 def stored(data: Mapping[str, bytes], now: datetime) -> Certificates | None:
@@ -145,8 +146,7 @@ _CLIENT = _Role(contract.MANAGED_BY, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 def _authority(name: str, now: datetime) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
-    # An organisation apart from the leaves' names, or a chain would look like one that signed itself. The time tells
-    # two authorities of one resource apart.
+    # The time tells two authorities of one resource apart.
     subject = _subject(f"shift control of {name}"[:48] + f" {now:%Y%m%d%H%M%S}")
     usage = x509.KeyUsage(
         digital_signature=False, key_cert_sign=True, crl_sign=True, content_commitment=False, key_encipherment=False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -114,6 +114,13 @@ class Load:
 def _at(seconds: Mapping[int, float], percentile: int) -> float:
     """A runtime of the version before reports the 95th percentile only."""
     return seconds.get(percentile) or seconds.get(95, 0.0)
+
+
+def slowest(loads: Collection[Load], percentile: int) -> tuple[float, float]:
+    """Seconds to the first token and per output token, of the slowest pod each; 0 when nothing was measured."""
+    # A request that still waits for its first token has already taken this long.
+    ttft = max((max(load.ttft_at(percentile), load.oldest_wait_seconds) for load in loads), default=0.0)
+    return ttft, max((load.tpot_at(percentile) for load in loads), default=0.0)
 
 
 @dataclass(frozen=True)

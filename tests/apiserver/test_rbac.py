@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from helpers.control_plane.audit import Request
 from helpers.control_plane.kubelet import Kubelet
 from helpers.control_plane.plane import ControlPlane, example
 from helpers.control_plane.release import released, released_operator
+from helpers.control_plane.waiting import MERGE, wait_for
 from helpers.rbac_table import Right, rights_of, unused
 from shiftprotos import contract
 from shiftprotos.v1 import inference_pb2
@@ -19,17 +19,8 @@ from shiftprotos.v1 import inference_pb2
 pytestmark = pytest.mark.timeout(180)
 
 Object = dict[str, Any]
-MERGE = "application/merge-patch+json"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 NAME = "all"
-
-
-def wait_for(what: str, holds: Callable[[], Any], seconds: float = 40.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := holds()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.05)
-    return value
 
 
 class Everything:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from shiftprotos import contract
 
-from shiftoperator.snapshot import Load
+from shiftoperator.snapshot import Load, slowest
 from shiftoperator.spec import percentile_asked
 from shiftoperator.status import reasons
 from shiftoperator.status.view import FALSE, TRUE, UNKNOWN, Check, Verdict, View, first
@@ -44,9 +44,7 @@ def slo_met(view: View) -> Verdict:
 def figures(view: View) -> tuple[Figure, Figure]:
     targets = view.snapshot.resource["spec"].get("slo") or {}
     loads, percentile = _loads(view), percentile_asked(view.snapshot.resource["spec"])
-    # A request that still waits for its first token has already taken this long.
-    ttft = max((max(load.ttft_at(percentile), load.oldest_wait_seconds) for load in loads), default=0.0)
-    tpot = max((load.tpot_at(percentile) for load in loads), default=0.0)
+    ttft, tpot = slowest(loads, percentile)
     return (
         Figure("time to the first token", "ttftMs", reasons.TTFT_MISSED, targets.get("ttftMs", 0) / 1000, ttft),
         Figure("time per output token", "tpotMs", reasons.TPOT_MISSED, targets.get("tpotMs", 0) / 1000, tpot),
