@@ -1,0 +1,35 @@
+"""A ShiftDeployment's spec, parsed and checked once: a module per section.
+
+The CRD refuses bad specs at `kubectl apply`. What it refuses is refused here again, because a resource may have been
+stored under an older CRD.
+"""
+
+from shiftoperator.spec.asked import percentile_asked, pods_asked, replicas_asked, section
+from shiftoperator.spec.engine import Engine
+from shiftoperator.spec.model import Model
+from shiftoperator.spec.rollout import Rollout, Strategy
+from shiftoperator.spec.runtime import Runtime
+from shiftoperator.spec.scaling import PERCENTILES, Autoscaling
+from shiftoperator.spec.shift import DEFAULT_ADAPTIVE_MAX, POLICIES, Adaptive, AdaptiveMode, Policy
+from shiftoperator.spec.whole import Spec, parse
+
+__all__ = [
+    "DEFAULT_ADAPTIVE_MAX",
+    "PERCENTILES",
+    "POLICIES",
+    "Adaptive",
+    "AdaptiveMode",
+    "Autoscaling",
+    "Engine",
+    "Model",
+    "Policy",
+    "Rollout",
+    "Runtime",
+    "Spec",
+    "Strategy",
+    "parse",
+    "percentile_asked",
+    "pods_asked",
+    "replicas_asked",
+    "section",
+]

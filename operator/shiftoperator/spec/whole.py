@@ -1,0 +1,70 @@
+"""The whole of a ShiftDeployment's spec, each section read by the module of its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from shiftcore.layout import Gear
+
+from shiftoperator.errors import InvalidSpecError
+from shiftoperator.spec.asked import pods_asked
+from shiftoperator.spec.engine import Engine, engine
+from shiftoperator.spec.model import Model, model
+from shiftoperator.spec.rollout import Rollout, rollout
+from shiftoperator.spec.runtime import Runtime, runtime
+from shiftoperator.spec.scaling import Autoscaling, autoscaling, replicas
+from shiftoperator.spec.shift import Adaptive, Policy, adaptive, base_gear, policy
+
+
+@dataclass(frozen=True)
+class Spec:
+    model: Model
+    base_gear: Gear
+    policy: Policy
+    adaptive: Adaptive
+    engine: Engine
+    runtime: Runtime
+    pod_template: dict[str, Any]
+    replicas: int
+    autoscaling: Autoscaling
+    rollout: Rollout
+    # Ready pods that an eviction may take away at once.
+    max_unavailable: int
+    suspend: bool
+    # That should run: none while suspended, whatever `replicas` says.
+    pods: int
+
+    @property
+    def gpus(self) -> int:
+        return self.base_gear.ranks
+
+
+def parse(spec: dict[str, Any]) -> Spec:
+    """Raises InvalidSpecError with the offending value and the fix."""
+    try:
+        return _parse(spec)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # Only past another CRD: ours has the type of every field.
+        raise InvalidSpecError(
+            f"a field has not the type that the CRD gives it: {error}; apply the CRD anew"
+        ) from error
+
+
+def _parse(spec: dict[str, Any]) -> Spec:
+    shift = spec.get("shift", {})
+    return Spec(
+        model=model(spec.get("model", {})),
+        base_gear=base_gear(spec.get("parallelism", {})),
+        policy=policy(shift),
+        adaptive=adaptive(spec),
+        engine=engine(spec.get("engine", {})),
+        runtime=runtime(spec.get("runtime", {})),
+        pod_template=spec.get("podTemplate", {}),
+        replicas=replicas(spec),
+        autoscaling=autoscaling(spec),
+        rollout=rollout(spec.get("rollout", {})),
+        max_unavailable=spec.get("disruption", {}).get("maxUnavailable", 1),
+        suspend=bool(spec.get("suspend", False)),
+        pods=pods_asked(spec),
+    )
