@@ -38,13 +38,13 @@ class ProjectImage:
 PROJECT_IMAGES = {
     "operator": ProjectImage(
         "operator/Dockerfile",
-        ("core", "protos", "operator", "runtime/pyproject.toml", "pyproject.toml", "uv.lock"),
+        ("core", "protos", "operator", "runtime/pyproject.toml", "sim/pyproject.toml", "pyproject.toml", "uv.lock"),
         target=None,
     ),
     # Without the third-party wheels: PyTorch alone is 5 GB, which pods read from the host (content.py).
     "runtime": ProjectImage(
         "runtime/Dockerfile",
-        ("core", "protos", "runtime", "operator/pyproject.toml", "pyproject.toml", "uv.lock"),
+        ("core", "protos", "runtime", "operator/pyproject.toml", "sim/pyproject.toml", "pyproject.toml", "uv.lock"),
         target="thin",
     ),
 }

@@ -37,7 +37,11 @@ def under(*names: str) -> tuple[str, ...]:
 
 TIERS = (
     Tier("check", (("make", "--no-print-directory", "check"),), 10),
-    Tier("pure", (pytest("tests/shiftcore", "tests/shiftoperator", "tests/contract", "tests/examples"),), 15),
+    Tier(
+        "pure",
+        (pytest("tests/shiftcore", "tests/shiftoperator", "tests/shiftsim", "tests/contract", "tests/examples"),),
+        15,
+    ),
     Tier("models", (pytest(*under("models", "chat", "parallel", "worker")),), 25),
     Tier(
         "front",

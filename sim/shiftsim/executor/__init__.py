@@ -1,0 +1,1 @@
+"""What a step takes: modelled from hardware facts, or measured by a running pod."""

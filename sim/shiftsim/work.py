@@ -1,0 +1,39 @@
+"""What a step computes, and the seam to what knows how long that takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from shiftcore.gears import GearTable
+from shiftcore.layout import Gear
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one step computes, as far as its cost depends on it."""
+
+    prefill_tokens: int  # prompt tokens: rows that are not decodes
+    prefill_pairs: int  # sum over them of the tokens that each looks back at
+    decodes: int  # rows of one token each
+    decode_context: int  # tokens that all decodes together look back at
+    sampled: int  # rows whose logits are needed
+
+    @property
+    def tokens(self) -> int:
+        return self.prefill_tokens + self.decodes
+
+
+class Executor(Protocol):
+    """One engine's hardware: its gears, what steps take in them, and room for the KV cache."""
+
+    @property
+    def table(self) -> GearTable:
+        """What ``choose`` reads, calibrated as a runtime does it at its start."""
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the KV cache holds."""
+
+    def seconds(self, gear: Gear, work: Work) -> float:
+        """Of one step, the host's part included."""
