@@ -1,0 +1,48 @@
+"""What to do about what was seen: pure functions, one per question."""
+
+from shiftoperator.plan.children import (
+    REVISIONS_KEPT,
+    Changes,
+    changes,
+    contains,
+    foreign,
+    in_words_of_the_spec,
+    revision,
+)
+from shiftoperator.plan.control import access, control_token, stored_certificates
+from shiftoperator.plan.loads import SHARE_SECONDS, TokenSample, observation, pod_load, sample, throughput_share
+from shiftoperator.plan.policies import (
+    PolicyPlan,
+    adaptive_tokens,
+    behind,
+    is_calm,
+    is_short,
+    policy,
+    wanted_policy,
+)
+
+__all__ = [
+    "REVISIONS_KEPT",
+    "SHARE_SECONDS",
+    "Changes",
+    "PolicyPlan",
+    "TokenSample",
+    "access",
+    "adaptive_tokens",
+    "behind",
+    "changes",
+    "contains",
+    "control_token",
+    "foreign",
+    "in_words_of_the_spec",
+    "is_calm",
+    "is_short",
+    "observation",
+    "pod_load",
+    "policy",
+    "revision",
+    "sample",
+    "stored_certificates",
+    "throughput_share",
+    "wanted_policy",
+]

@@ -1,0 +1,49 @@
+"""What opens the control ports of the pods, as it is stored."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from contextlib import suppress
+from datetime import datetime
+
+from shiftprotos import contract
+
+from shiftoperator import certificates, names
+from shiftoperator.snapshot import Access, ClientTls, Snapshot
+
+
+def control_token(snapshot: Snapshot) -> str | None:
+    """The token in the control Secret; None when there is none that can be used."""
+    found = _secret(snapshot, names.control_secret(snapshot.key.name)).get(contract.CONTROL_TOKEN_KEY, b"")
+    try:
+        token = found.decode("ascii")
+    except UnicodeDecodeError:
+        return None
+    return token if len(token) >= 32 and token.isprintable() else None
+
+
+def stored_certificates(snapshot: Snapshot, now: datetime) -> certificates.Certificates | None:
+    """None when there are none that can be used."""
+    return certificates.stored(_secret(snapshot, names.authority_secret(snapshot.key.name)), now)
+
+
+def access(snapshot: Snapshot) -> Access | None:
+    """To the pods' control ports; None without a token. What is wrong with a certificate, a pod says."""
+    token = control_token(snapshot)
+    if token is None:
+        return None
+    data = _secret(snapshot, names.authority_secret(snapshot.key.name))
+    parts = [
+        data.get(key, b"") for key in (contract.CONTROL_TLS_AUTHORITIES, certificates.CLIENT, certificates.CLIENT_KEY)
+    ]
+    return Access(token, ClientTls(*parts) if all(parts) else None)
+
+
+def _secret(snapshot: Snapshot, name: str) -> dict[str, bytes]:
+    """Its data; without what is damaged."""
+    data = {}
+    for key, encoded in snapshot.children.get(("Secret", name), {}).get("data", {}).items():
+        with suppress(binascii.Error, TypeError):
+            data[key] = base64.b64decode(encoded, validate=True)
+    return data
