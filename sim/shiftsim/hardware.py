@@ -1,0 +1,64 @@
+"""Hardware facts, from data/hardware.toml, each with its source there."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from shiftsim.errors import UserError
+
+_NAME = re.compile(r"([1-9]\d*)x(\w+)")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Peaks of one GPU, dense arithmetic."""
+
+    name: str
+    fp8_flops: float  # per second, as the next
+    bf16_flops: float
+    memory_bytes_per_second: float
+    memory_bytes: float  # as CUDA reports it
+    link_bytes_per_second: float  # to all others together, one way
+
+
+@dataclass(frozen=True)
+class Software:
+    """What libraries make of the peaks: shares of 1, and latencies. The same for every model and layout."""
+
+    memory_of_peak: float
+    attention_of_peak: float
+    all_reduce_seconds: float  # of a message of a few KB
+    all_to_all_of_link: float
+    tokenize_seconds_per_token: float
+    overhead_bytes: float  # per GPU
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One pod's GPUs."""
+
+    gpu: Gpu
+    num_gpus: int
+
+
+@cache
+def software() -> Software:
+    return Software(**_table()["software"])
+
+
+def parse(text: str) -> Hardware:
+    """Read ``8xH200``; raises UserError."""
+    match, gpus = _NAME.fullmatch(text), _table()["gpu"]
+    if match is None or match[2] not in gpus:
+        raise UserError(f"hardware {text!r} is unknown; write NUMBERxGPU with one of {', '.join(sorted(gpus))}")
+    return Hardware(Gpu(**gpus[match[2]]), int(match[1]))
+
+
+@cache
+def _table() -> dict[str, Any]:
+    return tomllib.loads(resources.files("shiftsim").joinpath("data/hardware.toml").read_text())

@@ -1,0 +1,135 @@
+"""The modelled executor against arithmetic by hand, and what must hold for any constants."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from shiftcore.layout import Gear, LayoutError
+from shiftsim import hardware, models
+from shiftsim.errors import UserError
+from shiftsim.executor.fitted import Fitted, Latency, fit
+from shiftsim.executor.memory import Engine, weight_bytes
+from shiftsim.executor.modelled import ModelledExecutor
+from shiftsim.work import Work
+
+TP, SP, ONE = Gear(1, 8), Gear(8, 1), Gear(1, 1)
+PLAUSIBLE = Fitted(0.5, 0.005, 0.7, 50e-6)
+PROMPT = Work(4096, 4096 * 4097 // 2, 0, 0, 1)
+
+
+def executor(
+    base: Gear = SP, model: str = "llama-3.3-70b-fp8", fitted: Fitted = PLAUSIBLE, **engine: object
+) -> ModelledExecutor:
+    found = models.load(model)
+    return ModelledExecutor(found, hardware.parse("8xH200").gpu, Engine(base, **engine), hardware.software(), fitted)  # type: ignore[arg-type]
+
+
+def test_a_decode_of_one_gpu_reads_weights_and_cache_by_hand() -> None:
+    parts = executor(ONE).parts(ONE, Work(0, 0, 1, 1000, 1))
+    bandwidth = 4.8e12 * 0.896
+    weights = 80 * (2 * 8192 * 8192 + 2 * 8192 * 1024 + 3 * 8192 * 28672)
+    assert parts["linear"] == pytest.approx(weights / bandwidth, rel=0.001)
+    assert parts["attention of decodes"] == pytest.approx(1000 * 2 * 8 * 128 * 2 * 80 / bandwidth)
+    assert parts["head"] == pytest.approx(128256 * 8192 * 2 / bandwidth)
+    assert parts["collectives"] == 0
+    assert parts["host"] == 0.005
+
+
+def test_a_prompt_of_one_gpu_is_arithmetic_by_hand() -> None:
+    parts = executor(ONE).parts(ONE, PROMPT)
+    weights = 80 * (2 * 8192 * 8192 + 2 * 8192 * 1024 + 3 * 8192 * 28672)
+    assert parts["linear"] == pytest.approx(2 * 4096 * weights / (1979e12 * 0.5))
+    assert parts["attention of prompts"] == pytest.approx(4 * 8192 * 80 * 4096 * 4097 / 2 / (989.5e12 * 0.6))
+
+
+def test_collectives_by_hand() -> None:
+    all_reduce = 10.5e-6 + 2 * 7 / 8 * 4096 * 8192 * 2 / (450e9 * 0.7)
+    assert executor(TP).parts(TP, PROMPT)["collectives"] == pytest.approx(160 * all_reduce)
+    there, back = (50e-6 + 7 / 8 * 512 * width * 2 / (450e9 * 0.82) for width in (8192 + 2048, 8192))
+    assert executor(SP).parts(SP, PROMPT)["collectives"] == pytest.approx(80 * (there + back))
+
+
+def test_gears_of_a_pod_share_the_arithmetic_of_a_prompt() -> None:
+    """A gear changes what is read and sent, not what is computed."""
+    pod = executor()
+    linear = {gear: pod.parts(gear, PROMPT)["linear"] for gear in pod.engine.gears}
+    assert len(linear) == 4
+    assert max(linear.values()) == pytest.approx(min(linear.values()))
+
+
+@given(
+    tokens=st.integers(1, 8192),
+    decodes=st.integers(0, 512),
+    context=st.integers(0, 1_000_000),
+    gear=st.sampled_from([TP, SP, Gear(4, 2), Gear(2, 4)]),
+    model=st.sampled_from(["llama-3.3-70b-fp8", "qwen3-30b-a3b-fp8"]),
+)
+def test_more_work_never_takes_less_and_the_parts_are_the_whole(
+    tokens: int, decodes: int, context: int, gear: Gear, model: str
+) -> None:
+    pod = executor(model=model, base=SP if model.startswith("llama") else Gear(1, 8))
+    gear = gear if model.startswith("llama") else TP
+    work = Work(tokens, tokens * tokens // 2, decodes, context if decodes else 0, decodes + 1)
+    seconds = pod.seconds(gear, work)
+    assert seconds == pytest.approx(sum(pod.parts(gear, work).values()))
+    for more in (
+        replace(work, prefill_tokens=tokens + 1),
+        replace(work, prefill_pairs=work.prefill_pairs + 1),
+        replace(work, decodes=decodes + 1, sampled=decodes + 2),
+        replace(work, decode_context=work.decode_context + 1),
+    ):
+        assert pod.seconds(gear, more) >= seconds
+
+
+def test_gears_cross_and_calibration_finds_it() -> None:
+    pod = executor(max_batched_tokens=8192)
+    crossover = pod.table.crossover.tokens
+    assert crossover is not None
+    small, large = Work(1, 1, 0, 0, 1), Work(8192, 8192, 0, 0, 1)
+    assert pod.seconds(TP, small) < pod.seconds(SP, small)
+    assert pod.seconds(SP, large) < pod.seconds(TP, large)
+    assert pod.table.costs[SP].seconds(crossover) < pod.table.costs[TP].seconds(crossover)
+
+
+def test_memory_decides_how_much_is_cached() -> None:
+    tp, sp = executor(TP).kv_tokens, executor(SP, pinned=SP).kv_tokens
+    assert tp > 1.9 * sp, "in the base gear of pure sequence parallelism every GPU has all weights"
+    views, copies = executor(SP).kv_tokens, executor(SP, copies=True).kv_tokens
+    model = models.load("llama-3.3-70b-fp8")
+    second = weight_bytes(model, Engine(SP, copies=True)) - weight_bytes(model, Engine(SP, SP, copies=True))
+    assert second == pytest.approx(model.parameters / 8, rel=0.05), "a second copy is one share in eight"
+    assert views > copies
+    assert executor(SP, max_batched_tokens=131072).kv_tokens < sp, "a larger step needs room for its rows"
+    assert executor(SP, model="llama-3.3-70b-fp8").kv_tokens == views
+
+
+def test_a_model_that_does_not_fit_is_refused_with_the_numbers() -> None:
+    with pytest.raises(UserError, match=r"no room for its cache: 14\d GB .* 135 GB"):
+        _ = executor(ONE, model="llama-3.3-70b-bf16").kv_tokens
+
+
+def test_a_layout_that_no_pod_could_serve_is_refused() -> None:
+    with pytest.raises(LayoutError, match="64 query heads do not divide over 7 ranks"):
+        executor(Gear(7, 1))
+
+
+@pytest.mark.parametrize("truth", [PLAUSIBLE, Fitted(0.3, 0.001, 0.9, 5e-6), Fitted(0.8, 0.02, 0.3, 300e-6)])
+def test_the_fit_finds_the_numbers_that_made_the_latencies(truth: Fitted) -> None:
+    """Also those that the paper's latencies do not have."""
+    pods = {gear: executor(gear) for gear in (TP, SP)}
+    decode = Work(0, 0, 1, 4096, 1)
+
+    def latency(gear: Gear, work: Work) -> Latency:
+        return lambda fitted: replace(pods[gear], fitted=fitted).seconds(gear, work)
+
+    latencies = {
+        "host_seconds": latency(TP, decode),
+        "all_to_all_seconds": latency(SP, decode),
+        "linear_of_peak": latency(SP, PROMPT),
+        "all_reduce_of_link": latency(TP, PROMPT),
+    }
+    found = fit({name: (of, of(truth)) for name, of in latencies.items()})
+    assert list(vars(found).values()) == pytest.approx(list(vars(truth).values()), rel=1e-3)

@@ -1,0 +1,55 @@
+"""Shapes of models and facts of hardware."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from shiftsim import hardware, models
+from shiftsim.errors import UserError
+
+# As the model cards say, in billions.
+PUBLISHED_PARAMETERS = {"llama-3.3-70b": 70.6, "llama-3.1-8b": 8.03, "qwen3-32b": 32.8, "qwen3-30b-a3b": 30.5}
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_the_shape_has_as_many_parameters_as_published(name: str) -> None:
+    assert models.load(name).parameters / 1e9 == pytest.approx(PUBLISHED_PARAMETERS[name], rel=0.005)
+
+
+def test_the_name_says_how_wide_weights_are() -> None:
+    assert models.load("qwen3-32b-fp8").weight_bytes == 1
+    assert models.load("qwen3-32b-bf16").weight_bytes == models.load("qwen3-32b").weight_bytes == 2
+    assert models.load("qwen3-32b-fp8").kv_bytes == 2
+    assert models.load("qwen3-32b-fp8", kv="fp8").kv_bytes == 1
+
+
+def test_a_config_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    shape = {
+        "num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 512, "num_hidden_layers": 4,
+        "intermediate_size": 1024, "vocab_size": 1000, "max_position_embeddings": 4096,
+        "quantization_config": {"quant_method": "fp8"},
+    }  # fmt: skip
+    path.write_text(json.dumps(shape))
+    found = models.load(str(path))
+    assert (found.head_dim, found.weight_bytes, found.experts) == (64, 1, 0)
+
+
+@pytest.mark.parametrize(("content", "why"), [("{}", "num_attention_heads"), ("[1]", "list"), ("{", "Expecting")])
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: str, why: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=why):
+        models.load(str(path))
+
+
+def test_unknown_names_are_refused_with_those_that_there_are() -> None:
+    with pytest.raises(UserError, match=r"'gpt-9'.*llama-3\.3-70b"):
+        models.load("gpt-9")
+    with pytest.raises(UserError, match="fp4"):
+        models.load("qwen3-32b", kv="fp4")
+    for bad in ("8xB9", "H200", "0xH200", "8H200"):
+        with pytest.raises(UserError, match="NUMBERxGPU with one of H100, H200"):
+            hardware.parse(bad)
