@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from shiftprotos import contract
 
 from shiftoperator.cluster import Cluster
-from shiftoperator.errors import TransientError, UserError
+from shiftoperator.errors import ConflictError, TransientError, UserError
 from shiftoperator.plan import Changes
 from shiftoperator.snapshot import MESSAGE_LIMIT, Object, Pod
 
@@ -34,10 +34,14 @@ async def dry_run(cluster: Cluster, child: Object) -> None:
 
 
 async def status(cluster: Cluster, resource: Object, changed: Object) -> Object:
-    """Writes what changed, if anything; returns the resource as it is now."""
+    """Writes what changed, if anything; returns the resource as it is now. Raises ConflictError when it is on its way
+    out."""
     if not changed:
         return resource
-    return await cluster.patch_status(resource, changed) or resource
+    answer = await cluster.patch_status(resource, changed)
+    if answer is None or "deletionTimestamp" in answer["metadata"]:
+        raise ConflictError(f"{resource['metadata']['name']} is gone or being deleted", delay_seconds=0.1)
+    return answer
 
 
 async def scale(cluster: Cluster, resource: Object, replicas: int) -> None:

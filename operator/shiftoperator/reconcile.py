@@ -83,7 +83,8 @@ class Reconciler:
         memory = self._memories.setdefault(key, Memory())
         if hint is not None and memory.snapshot is not None:
             await self._push_at_once(memory, hint)
-        if full or memory.snapshot is None:
+        full = full or memory.snapshot is None or memory.snapshot.outdated
+        if full:
             seen = await observe.snapshot(self._cluster, key)
             if seen is None:
                 await self._forget(key)
@@ -211,8 +212,7 @@ class Reconciler:
         started = self._clock()
         snapshot = memory.known
         changed = status.raised_generation(snapshot.status, decided.policy, decided.generation, _now())
-        resource = await apply.status(self._cluster, snapshot.resource, changed)
-        memory.snapshot = replace(snapshot, resource=resource)
+        memory.snapshot = snapshot.answered(await apply.status(self._cluster, snapshot.resource, changed))
         accepted = await self._push(memory, decided, snapshot.live_pods)
         seconds = self._clock() - started
         self._metrics.policy_push_seconds.observe(seconds)
@@ -290,7 +290,7 @@ class Reconciler:
         )
         built = status.build(snapshot, outcome, decisions, _now())
         changed = status.patch(snapshot.status, built)
-        memory.snapshot = replace(snapshot, resource=await apply.status(self._cluster, snapshot.resource, changed))
+        memory.snapshot = snapshot.answered(await apply.status(self._cluster, snapshot.resource, changed))
         self._metrics.deployments.show(snapshot.key, status.figures(snapshot, built))
         for transition in status.transitions(before, built):
             note = f"{transition.type}={transition.status}: {transition.message}"

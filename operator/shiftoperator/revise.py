@@ -128,7 +128,7 @@ class Reviser:
             return snapshot
         # A merge patch keeps what it does not name.
         changed = {**after, **{name: None for name in before if name not in after}}
-        return replace(snapshot, resource=await apply.status(self._cluster, snapshot.resource, {"rollout": changed}))
+        return snapshot.answered(await apply.status(self._cluster, snapshot.resource, {"rollout": changed}))
 
     async def _tell(self, snapshot: Snapshot, decided: Revisions) -> None:
         """A rollback is told by the conditions."""

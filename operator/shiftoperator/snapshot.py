@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -188,6 +188,8 @@ class Snapshot:
     pods: tuple[Pod, ...]
     states: Mapping[str, RuntimeState] = field(default_factory=dict)
     external_scaler: str | None = None
+    # The spec has changed since.
+    outdated: bool = False
 
     @property
     def key(self) -> names.Key:
@@ -210,6 +212,13 @@ class Snapshot:
     @property
     def ready_pods(self) -> tuple[Pod, ...]:
         return tuple(pod for pod in self.live_pods if pod.ready)
+
+    def answered(self, resource: Object) -> Snapshot:
+        """With the status as a write of it left it. A spec that changed meanwhile is for the next pass: this one would
+        name what it makes after the new one and fill it from the old one. The old version refuses to be scaled."""
+        if resource["metadata"]["generation"] == self.generation:
+            return replace(self, resource=resource)
+        return replace(self, resource={**self.resource, "status": resource.get("status", {})}, outdated=True)
 
     def revisions(self) -> tuple[Object, ...]:
         return tuple(child for (kind, _), child in self.children.items() if kind == "ControllerRevision")

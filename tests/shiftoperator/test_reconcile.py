@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from shiftoperator import manifests
 from shiftoperator.errors import ConflictError, RuntimeCallError, UserError
 from shiftoperator.metrics import Metrics
 from shiftoperator.names import Key
@@ -49,6 +51,8 @@ class FakeCluster:
         self.statuses: list[Object] = []
         # What the API server says to a write, by the kind applied, "dry run" or "scale".
         self.refusals: dict[str, Exception] = {}
+        # What somebody else does just before the next write of the status, once.
+        self.meanwhile: Callable[[Object], None] | None = None
 
     @property
     def resource(self) -> Object:
@@ -84,6 +88,9 @@ class FakeCluster:
         return obj
 
     async def patch_status(self, obj: Object, status: Object) -> Object:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile(self.resource)
         self.writes.append("status")
         self.statuses.append(copy.deepcopy(status))
         self.resource["status"] = merged(self.resource.get("status", {}), copy.deepcopy(status))
@@ -443,6 +450,46 @@ async def test_a_key_is_made_only_where_there_is_none(make: Make) -> None:
         "create Secret/gemma-control-ca",
         "create Secret/gemma-control",
     ]
+
+
+def limit_requests(resource: Object) -> None:
+    resource["spec"]["engine"] = {"maxNumSeqs": 8}
+    resource["metadata"]["generation"] += 1
+
+
+async def test_a_spec_changed_during_a_pass_is_not_mixed_with_the_one_before(make: Make) -> None:
+    """The revision that was named after the new spec and filled from the old one stayed: the change never came."""
+    world = World(make)
+    await world.full()
+    world.cluster.add_pod("p1", world.cluster.resource["status"]["templateHash"])
+    world.cluster.meanwhile = limit_requests
+    await world.full()
+    resource = world.cluster.resource
+    assert resource["status"]["observedGeneration"] == resource["metadata"]["generation"] - 1
+    await world.poll()
+    assert resource["status"]["observedGeneration"] == resource["metadata"]["generation"]
+    wanted = manifests.template_hash(world.cluster.resource["spec"])
+    revisions = {
+        revision["metadata"]["annotations"]["shiftparallel.dev/template-hash"]: revision["data"]["template"]
+        for (kind, _), revision in world.cluster.objects.items()
+        if kind == "ControllerRevision"
+    }
+    arguments = revisions[wanted]["spec"]["containers"][0]["args"]
+    assert arguments[arguments.index("--max-num-seqs") + 1] == "8"
+    assert world.cluster.objects["Deployment", "gemma"]["spec"]["template"] == revisions[wanted]
+
+
+async def test_a_pass_ends_when_a_write_shows_that_deletion_began(make: Make) -> None:
+    world = World(make)
+    await world.full()
+    world.cluster.add_pod("p1", world.cluster.resource["status"]["templateHash"])
+    del world.cluster.objects["Service", "gemma"]
+    world.cluster.writes.clear()
+    world.cluster.meanwhile = lambda resource: resource["metadata"].update(deletionTimestamp="2026-11-21T20:00:00Z")
+    with pytest.raises(ConflictError):
+        await world.full()
+    assert world.cluster.writes == ["status"], "nothing is made for what is on its way out"
+    assert not await world.full()
 
 
 async def test_gone(make: Make) -> None:

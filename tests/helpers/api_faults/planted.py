@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from shiftoperator import apply, names, observe, plan, reconcile, status
@@ -53,8 +53,7 @@ def _pushed_before_stored() -> None:
         seen = memory.known
         await self._push(memory, decided, seen.live_pods)
         changed = status.raised_generation(seen.status, decided.policy, decided.generation, reconcile._now())
-        resource = await apply.status(self._cluster, seen.resource, changed)
-        memory.snapshot = replace(memory.known, resource=resource)
+        memory.snapshot = memory.known.answered(await apply.status(self._cluster, seen.resource, changed))
 
     reconcile.Reconciler._set_policy = set_policy  # type: ignore[method-assign, assignment]
 
