@@ -24,6 +24,7 @@ class Gpu:
     memory_bytes_per_second: float
     memory_bytes: float  # as CUDA reports it
     link_bytes_per_second: float  # to all others together, one way
+    multiprocessors: int
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Software:
     """What libraries make of the peaks: shares of 1, and latencies. The same for every model and layout."""
 
     memory_of_peak: float
+    tile: int  # rows and columns of a matrix product that one multiprocessor computes at once
     attention_of_peak: float
     all_reduce_seconds: float  # of a message of a few KB
     all_to_all_of_link: float

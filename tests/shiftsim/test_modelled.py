@@ -40,8 +40,10 @@ def test_a_decode_of_one_gpu_reads_weights_and_cache_by_hand() -> None:
 
 def test_a_prompt_of_one_gpu_is_arithmetic_by_hand() -> None:
     parts = executor(ONE).parts(ONE, PROMPT)
-    weights = 80 * (2 * 8192 * 8192 + 2 * 8192 * 1024 + 3 * 8192 * 28672)
-    assert parts["linear"] == pytest.approx(2 * 4096 * weights / (1979e12 * 0.5))
+    # 32 tiles of rows times 80 of queries, keys and values are 2,560, in 20 waves of 132; so the others.
+    waves_of_depth = ((20, 8192), (16, 8192), (109, 8192), (16, 28672))
+    wave_flops = sum(2 * 132 * 128 * 128 * waves * depth for waves, depth in waves_of_depth)
+    assert parts["linear"] == pytest.approx(80 * wave_flops / (1979e12 * 0.5))
     assert parts["attention of prompts"] == pytest.approx(4 * 8192 * 80 * 4096 * 4097 / 2 / (989.5e12 * 0.6))
 
 
@@ -53,11 +55,11 @@ def test_collectives_by_hand() -> None:
 
 
 def test_gears_of_a_pod_share_the_arithmetic_of_a_prompt() -> None:
-    """A gear changes what is read and sent, not what is computed."""
+    """A gear changes what is read and sent, not what is computed, but for tiles that are not full."""
     pod = executor()
     linear = {gear: pod.parts(gear, PROMPT)["linear"] for gear in pod.engine.gears}
     assert len(linear) == 4
-    assert max(linear.values()) == pytest.approx(min(linear.values()))
+    assert max(linear.values()) == pytest.approx(min(linear.values()), rel=0.03)
 
 
 @given(

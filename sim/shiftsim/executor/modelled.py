@@ -2,7 +2,8 @@
 
 Per layer and rank, for a gear (S, T) of P = S*T ranks and a step of n tokens, a rank has ceil(n / S) rows:
 
-- each linear layer takes the longer of its arithmetic and of reading its share of the weights (1/T of them);
+- each linear layer takes the longer of its arithmetic, in whole waves of tiles, and of reading its share of the weights
+  (1/T of them);
 - norms, activations and rotations read and write rows; attention of prompts is arithmetic over pairs of tokens, that
   of decodes is reading the cache; both have 1/P of the heads in every gear;
 - T > 1: two all-reduces of rows x hidden; S > 1: two all-to-alls, of queries, keys and values and of the output.
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import ceil
 
 from shiftcore.costs import CostCurve, CostPoint
 from shiftcore.gears import GearTable
@@ -115,10 +117,21 @@ class ModelledExecutor:
 
     def _matmul(self, rows: float, k: float, n: float, weight_bytes: float) -> float:
         peak = self.gpu.fp8_flops if self.model.weight_bytes == 1 else self.gpu.bf16_flops
-        arithmetic = 2 * rows * k * n / (peak * self.fitted.linear_of_peak)
+        arithmetic = 2 * self._tiled(rows, n) * k / (peak * self.fitted.linear_of_peak)
         # Read in the weights' width, written in that of the activations.
         moved = weight_bytes + rows * (k * self.model.weight_bytes + n * ACTIVATION_BYTES)
         return max(arithmetic, self._moving(moved))
+
+    def _tiled(self, rows: float, n: float) -> float:
+        """Results that are computed to have rows x n of them: waves of tiles, one tile per multiprocessor.
+
+        Of one row of tiles there are kernels with smaller ones, and reading the weights takes longer anyway.
+        """
+        tile, together = self.software.tile, self.gpu.multiprocessors
+        if rows <= tile:
+            return rows * n
+        waves = ceil(ceil(rows / tile) * ceil(n / tile) / together)
+        return waves * together * tile * tile
 
     def _elementwise(self, gear: Gear, rows: int, tokens: int) -> float:
         """Bytes that kernels between the linear layers read and write, per layer.

@@ -1,0 +1,148 @@
+"""What the published evaluation measured, and what this simulator says of the same runs (arXiv 2509.16495, section 4).
+
+Four latencies fit the four numbers of executor/fitted.py; everything else is predicted with them. Where the paper is
+silent on how a run was set up, it is taken to be as its implementation does by default (vLLM 0.10.1): 0.90 of the
+memory, 8,192 tokens per step, 1,024 sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+
+from shiftcore.gears import choose
+from shiftcore.layout import Gear
+from shiftcore.policy import Policy
+
+from shiftsim import hardware, models
+from shiftsim.executor.fitted import Fitted, fit
+from shiftsim.executor.memory import Engine
+from shiftsim.executor.modelled import ModelledExecutor
+from shiftsim.hardware import Software
+from shiftsim.work import Work
+
+MODEL = "llama-3.3-70b-fp8"
+HARDWARE = "8xH200"
+PROMPT_TOKENS, OUTPUT_TOKENS = 4096, 250
+THRESHOLD_TOKENS = 512
+ONE, TP, SP = Gear(1, 1), Gear(1, 8), Gear(8, 1)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the eight GPUs are used: engines side by side, each with its gears."""
+
+    engine: Engine
+    policy: Policy
+    engines: int = 1
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    "dp": Layout(Engine(ONE, ONE, copies=True), Policy(gear=ONE.name), engines=8),
+    "tp": Layout(Engine(TP, TP, copies=True), Policy(gear=TP.name)),
+    "sp": Layout(Engine(SP, SP, copies=True), Policy(gear=SP.name)),
+    "shift": Layout(Engine(SP, copies=True), Policy(threshold_tokens=THRESHOLD_TOKENS)),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One published figure: seconds for latencies, tokens (in and out) per second for throughput."""
+
+    layout: str
+    metric: str
+    published: float
+    goal: float = 0.10  # largest relative error that we are content with
+    fits: str = ""  # the number that it was used for
+
+    @property
+    def name(self) -> str:
+        return f"{self.layout} {self.metric}"
+
+
+CELLS = (
+    Cell("tp", "TTFT", 0.159, fits="all_reduce_of_link"),
+    Cell("tp", "TPOT", 0.00934, fits="host_seconds"),
+    Cell("sp", "TTFT", 0.103, fits="linear_of_peak"),
+    Cell("sp", "TPOT", 0.0325, fits="all_to_all_seconds"),
+    Cell("dp", "TTFT", 0.614, goal=0.15),
+    Cell("dp", "TPOT", 0.0225, goal=0.15),
+    Cell("shift", "TTFT", 0.102),
+    Cell("shift", "TPOT", 0.0101),
+    Cell("dp", "throughput", 45_900, goal=0.15),
+    Cell("tp", "throughput", 24_700),
+    Cell("sp", "throughput", 37_200),
+    Cell("shift", "throughput", 37_400),
+)
+
+Assumptions = tuple[Software, Fitted]
+Throughput = Callable[[Layout, ModelledExecutor], float]
+
+
+def executor(layout: Layout, assumptions: Assumptions) -> ModelledExecutor:
+    """For one engine of a layout."""
+    return ModelledExecutor(models.load(MODEL), hardware.parse(HARDWARE).gpu, layout.engine, *assumptions)
+
+
+def ttft(layout: Layout, pod: ModelledExecutor) -> float:
+    """Seconds to the first token of a prompt that comes alone: tokenize, then one step."""
+    pairs = PROMPT_TOKENS * (PROMPT_TOKENS + 1) // 2
+    gear = choose(PROMPT_TOKENS, pod.table, layout.policy)
+    return pod.tokenize_seconds(PROMPT_TOKENS) + pod.seconds(gear, Work(PROMPT_TOKENS, pairs, 0, 0, 1))
+
+
+def tpot(layout: Layout, pod: ModelledExecutor) -> float:
+    """Mean seconds of the steps that make all tokens but the first, of one request alone.
+
+    The cost of a step is linear in its context, so that the mean is that of the mean context.
+    """
+    gear = choose(1, pod.table, layout.policy)
+    return pod.seconds(gear, Work(0, 0, 1, PROMPT_TOKENS + OUTPUT_TOKENS // 2, 1))
+
+
+LATENCIES: Mapping[str, Callable[[Layout, ModelledExecutor], float]] = {"TTFT": ttft, "TPOT": tpot}
+
+
+def refit(software: Software) -> Fitted:
+    """The four numbers from their four cells."""
+
+    def of(cell: Cell) -> Callable[[Fitted], float]:
+        layout, latency = LAYOUTS[cell.layout], LATENCIES[cell.metric]
+        pod = executor(layout, (software, Fitted(0.5, 0.005, 0.5, 1e-5)))
+        return lambda fitted: latency(layout, replace(pod, fitted=fitted))
+
+    return fit({cell.fits: (of(cell), cell.published) for cell in CELLS if cell.fits})
+
+
+def predict(assumptions: Assumptions, throughput: Throughput) -> dict[str, float]:
+    """Every cell, by name, under some assumptions."""
+    found = {}
+    for cell in CELLS:
+        layout = LAYOUTS[cell.layout]
+        measure = LATENCIES.get(cell.metric, throughput)
+        found[cell.name] = measure(layout, executor(layout, assumptions))
+    return found
+
+
+def variations(software: Software, percent: int = 20) -> dict[str, Assumptions]:
+    """Every assumption that much lower and higher, and the four numbers fitted anew each time.
+
+    A share of a peak is at most 1, and a tile is half or twice as large. The fitted numbers move too, without a fit.
+    """
+    found: dict[str, Assumptions] = {}
+    fitted = refit(software)
+    for factor, sign in ((1 - percent / 100, "-"), (1 + percent / 100, "+")):
+        for name in (field.name for field in fields(Software) if field.type == "float"):
+            moved = replace(software, **{name: _moved(software, name, factor)})  # type: ignore[arg-type]
+            found[f"{name} {sign}{percent} %"] = (moved, refit(moved))
+        for name in (field.name for field in fields(Fitted)):
+            found[f"{name} {sign}{percent} %"] = (software, replace(fitted, **{name: _moved(fitted, name, factor)}))
+    for tile in (software.tile // 2, software.tile * 2):
+        moved = replace(software, tile=tile)
+        found[f"tile {tile}"] = (moved, refit(moved))
+    return found
+
+
+def _moved(numbers: Software | Fitted, name: str, factor: float) -> float:
+    value: float = getattr(numbers, name) * factor
+    return min(1.0, value) if "_of_" in name else value
