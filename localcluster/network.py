@@ -139,10 +139,19 @@ def foreign_chains() -> list[str]:
 def teardown() -> None:
     if Path(f"/sys/class/net/{BRIDGE}").exists():
         for link in json.loads(run("ip", "-json", "link", "show", "master", BRIDGE)):
-            run("ip", "link", "delete", link["ifname"])
-        run("ip", "link", "delete", BRIDGE)
+            _delete_link(link["ifname"])
+        _delete_link(BRIDGE)
     for family in ("iptables", "ip6tables"):
         _remove_chains(family)
+
+
+def _delete_link(name: str) -> None:
+    """The kernel removes a pod's link by itself once the last process of its network namespace has ended."""
+    try:
+        run("ip", "link", "delete", name)
+    except ClusterError:
+        if Path(f"/sys/class/net/{name}").exists():
+            raise
 
 
 def _remove_chains(family: str) -> None:

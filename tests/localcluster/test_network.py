@@ -77,3 +77,26 @@ def test_record_sysctls_keeps_the_first_values(tmp_path: Path) -> None:
     record.write_text(json.dumps({"net/ipv4/ip_forward": "0"}))
     network.record_sysctls(record)
     assert json.loads(record.read_text()) == {"net/ipv4/ip_forward": "0"}
+
+
+def test_down_is_content_with_a_link_that_went_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pod's network namespace ended between the list and the delete."""
+    asked: list[str] = []
+
+    def run(*command: str, stdin: str = "") -> str:
+        if command[:3] == ("ip", "-json", "link"):
+            return json.dumps([{"ifname": "veth-gone"}])
+        if command[:3] == ("ip", "link", "delete"):
+            asked.append(command[3])
+            if command[3] in refused:
+                raise ClusterError("CommandFailed", f"Cannot find device {command[3]}")
+        return ""
+
+    monkeypatch.setattr(network, "run", run)
+    monkeypatch.setattr(network, "BRIDGE", "lo")  # a link that every machine has
+    refused = {"veth-gone"}
+    network.teardown()
+    assert asked == ["veth-gone", "lo"]
+    refused = {"lo"}
+    with pytest.raises(ClusterError, match="lo"):
+        network.teardown()
