@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from shiftcore.blocks import BlockPool
-from shiftcore.prefix_cache import PrefixChain
+from shiftcore.prefix_cache import PrefixChain, Tokens
 
 NO_BLOCK = -1  # in a table: behind the window, given back
 FULL_ATTENTION: tuple[int | None, ...] = (None,)
@@ -99,7 +99,33 @@ class BlockTables:
         for table in sequence.tables:
             table += self.pool.allocate(more)
 
-    def find(self, sequence: SequenceBlocks, tokens: Sequence[int]) -> Hit:
+    @property
+    def count_only(self) -> bool:
+        """Whether the number of a sequence's tokens alone decides which blocks it holds."""
+        return not self.prefix_cache and all(window is None for window in self.windows)
+
+    def turns_with_room(self, holders: Sequence[tuple[SequenceBlocks, int]], limit: int) -> int:
+        """How often, at most ``limit`` times, each of these can be extended by a token beyond its end."""
+        size, groups = self.pool.block_size, len(self.windows)
+        # Tokens that each can take before it needs a block.
+        slacks = [sequence.num_blocks * size - end for sequence, end in holders]
+        taken = lambda turns: groups * sum(-(-max(0, turns - slack) // size) for slack in slacks)  # noqa: E731
+        return bisect_right(range(limit + 1), self.pool.num_available, key=taken) - 1
+
+    def extend_in_turns(self, holders: Sequence[tuple[SequenceBlocks, int]], turns: int) -> None:
+        """As ``extend`` of each of these in order by a token beyond its end, so many times over."""
+        size, groups = self.pool.block_size, len(self.windows)
+        moments = sorted(
+            (turn, place)
+            for place, (sequence, end) in enumerate(holders)
+            for turn in range(sequence.num_blocks * size - end, turns, size)
+        )
+        blocks = iter(self.pool.allocate(len(moments) * groups))
+        for _, place in moments:
+            for table in holders[place][0].tables:
+                table.append(next(blocks))
+
+    def find(self, sequence: SequenceBlocks, tokens: Tokens) -> Hit:
         """The longest cached prefix that leaves at least one token to compute."""
         limit = (len(tokens) - 1) // self.pool.block_size if self.prefix_cache else 0
         digests = sequence.chain.digests(tokens, limit)
@@ -130,7 +156,7 @@ class BlockTables:
         sequence.published = hit.num_blocks
         sequence.passed = [blocks.count(NO_BLOCK) for blocks in hit.tables]
 
-    def advance(self, sequence: SequenceBlocks, tokens: Sequence[int], computed: int) -> None:
+    def advance(self, sequence: SequenceBlocks, tokens: Tokens, computed: int) -> None:
         """``computed`` tokens are in the cache: offer full blocks to others, give back what the windows have passed."""
         if self.prefix_cache:
             self._publish(sequence, tokens, min(computed, len(tokens)) // self.pool.block_size)
@@ -149,7 +175,7 @@ class BlockTables:
         sequence.published = 0
         sequence.passed = [0] * len(self.windows)
 
-    def _publish(self, sequence: SequenceBlocks, tokens: Sequence[int], full: int) -> None:
+    def _publish(self, sequence: SequenceBlocks, tokens: Tokens, full: int) -> None:
         if full <= sequence.published:
             return
         digests = sequence.chain.digests(tokens, full)

@@ -5,8 +5,21 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import Protocol, overload
 
 _DIGEST_BYTES = 32  # a collision would show one user the context of another: long enough to be safe against search
+
+
+class Tokens(Protocol):
+    """Any sequence of token ids."""
+
+    def __len__(self) -> int: ...
+
+    @overload
+    def __getitem__(self, place: int, /) -> int: ...
+
+    @overload
+    def __getitem__(self, place: slice, /) -> Sequence[int]: ...
 
 
 class PrefixChain:
@@ -17,7 +30,7 @@ class PrefixChain:
         self._root = blake2b(tenant.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
         self._digests: list[bytes] = []
 
-    def digests(self, tokens: Sequence[int], num_blocks: int) -> list[bytes]:
+    def digests(self, tokens: Tokens, num_blocks: int) -> list[bytes]:
         """Of the first ``num_blocks`` blocks; ``tokens`` only ever grows between calls."""
         size = self._block_size
         assert num_blocks * size <= len(tokens), f"{len(tokens)} tokens do not fill {num_blocks} blocks of {size}"

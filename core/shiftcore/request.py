@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 from shiftcore.block_tables import SequenceBlocks
+from shiftcore.prefix_cache import Tokens
 
 
 class Finish(StrEnum):
@@ -13,6 +16,14 @@ class Finish(StrEnum):
     LENGTH = "length"
     ABORT = "abort"
     DEADLINE = "deadline"
+
+
+class GrowingTokens(Tokens, Protocol):
+    """Prompt and output; a list is one. Who has no prefix cache may keep no more than their number."""
+
+    def append(self, token: int, /) -> None: ...
+
+    def extend(self, tokens: Sequence[int], /) -> None: ...
 
 
 @dataclass(eq=False)
@@ -23,7 +34,7 @@ class Request:
     """
 
     id: str
-    prompt: tuple[int, ...]
+    prompt: Sequence[int]
     max_tokens: int
     stop_token_ids: frozenset[int] = frozenset()
     arrival_seconds: float = 0.0  # on the caller's clock, as the next
@@ -33,7 +44,7 @@ class Request:
     waits_for: str = ""  # a request with the same prompt: wait until its prompt is computed, then share its blocks
     cache_salt: str = ""  # a prefix is found only under the salt that it was computed with
     skip_cache_read: bool = False  # every prompt token must be computed, for its log probability
-    tokens: list[int] = field(init=False)
+    tokens: GrowingTokens = field(init=False)
     scheduled: int = field(init=False, default=0)  # tokens whose KV is computed or being computed
     computed: int = field(init=False, default=0)  # tokens whose KV is there
     foreseen: int = field(init=False, default=0)  # tokens that steps in flight sample: they follow those known

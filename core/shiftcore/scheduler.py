@@ -20,6 +20,7 @@ from shiftcore.request import Batch as Batch
 from shiftcore.request import Chunk as Chunk
 from shiftcore.request import Finish as Finish
 from shiftcore.request import Request as Request
+from shiftcore.waiting import Waiting
 
 
 @dataclass
@@ -47,16 +48,17 @@ class Scheduler:
         self.pool = pool
         self.counts = Counts()
         self.running: list[Request] = []
-        self.waiting: list[Request] = []  # in no order that matters
         self._tables = BlockTables(
             pool, windows, prefix_cache=limits.prefix_cache, max_chunk_tokens=limits.max_batched_tokens
         )
         self._longest = self._tables.longest(limits.max_model_len)
         self._shares = TenantShares()
+        self.waiting = Waiting(self._shares)
         self._by_id: dict[str, Request] = {}
         self._in_flight: Batch = ()
         self._ahead: Batch = ()  # the step behind it
         self._expired: list[Request] = []
+        self._num_timed = 0  # requests here that have a deadline
         self._arrivals = 0
 
     def add(self, request: Request) -> None:
@@ -67,7 +69,8 @@ class Scheduler:
         request.leader = self._by_id.get(request.waits_for)
         request.sequence = self._tables.new(request.cache_scope)
         self._by_id[request.id] = request
-        self._wait(request)
+        self._num_timed += request.deadline is not None
+        self.waiting.add(request)
 
     def find(self, request_id: str) -> Request | None:
         """The request that is in flight under this id."""
@@ -96,8 +99,10 @@ class Scheduler:
         for request in sorted(self.running, key=lambda r: (r.missing > 1, r.importance)):
             if ahead and self._tables_short(request, step):
                 return ()
-            # Not one that was preempted for the sake of a more important one, nor one that only waits for its end.
-            if request in self.running and request.missing and step.budget:
+            if step.preempted and request not in self.running:
+                continue  # it gave way to a more important one
+            # Not one that only waits for its end.
+            if request.missing and step.budget:
                 self._continue(request, step)
         while step.budget and not step.preempted and len(self.running) < self.limits.max_num_seqs:
             if not self._admit(step, now):
@@ -180,15 +185,9 @@ class Scheduler:
         if len(self.waiting) >= self.limits.max_waiting_requests:
             raise QueueFullError(f"{len(self.waiting)} requests wait, the limit is {self.limits.max_waiting_requests}")
 
-    def _wait(self, request: Request) -> None:
-        self.waiting.append(request)
-        self._shares.enter(request.tenant)
-
-    def _stop_waiting(self, request: Request) -> None:
-        self.waiting.remove(request)
-        self._shares.leave(request.tenant)
-
     def _expire(self, now: float) -> None:
+        if not self._num_timed:
+            return
         for request in [*self.running, *self.waiting]:
             if request.deadline is not None and request.deadline <= now and not request.ended:
                 self._end(request)
@@ -198,6 +197,7 @@ class Scheduler:
         """Forget a request; one in flight keeps its blocks until its steps are complete."""
         request.ended = True
         del self._by_id[request.id]
+        self._num_timed -= request.deadline is not None
         if not request.in_flight:
             self._leave(request)
 
@@ -206,7 +206,7 @@ class Scheduler:
         if request in self.running:
             self.running.remove(request)
         else:
-            self._stop_waiting(request)
+            self.waiting.remove(request)
         self._tables.release(request.sequence)
         request.sequence = None
         request.leader = None
@@ -241,7 +241,7 @@ class Scheduler:
         self.running.remove(request)
         self._tables.release(request.sequence)
         request.scheduled = request.computed = 0
-        self._wait(request)
+        self.waiting.add(request)
         self.counts.preemptions += 1
 
     def _admit(self, step: _Step, now: float) -> bool:
@@ -249,16 +249,15 @@ class Scheduler:
 
         It takes available blocks only, all it needs to begin decoding; it preempts nobody, and nobody overtakes it.
         """
-        request = min(filter(self._may_begin, self.waiting), key=self._turn, default=None)
+        request = self.waiting.first(self._may_begin)
         if request is None:
             return False
         assert request.sequence is not None, f"request {request.id} waits without a table"
         nothing = request.tokens[:1]  # the last token is never looked up
         hit = self._tables.find(request.sequence, nothing if request.skip_cache_read else request.tokens)
-        room = self.pool.num_available - self._tables.num_needed_for(hit)
-        if self.running and self._tables.peak(len(request.tokens) + 1, hit.num_blocks) > room:
+        if self.running and not self._has_room(request, hit):
             return False
-        self._stop_waiting(request)
+        self.waiting.remove(request)
         self.running.append(request)
         self._take(request, hit, now)
         length = min(request.missing, step.budget)
@@ -266,14 +265,15 @@ class Scheduler:
         step.add(request, length)
         return True
 
+    def _has_room(self, request: Request, hit: Hit) -> bool:
+        room = self.pool.num_available - self._tables.num_needed_for(hit)
+        return self._tables.peak(len(request.tokens) + 1, hit.num_blocks) <= room
+
     def _may_begin(self, request: Request) -> bool:
         """A sibling waits for its leader's prompt, unless there is nothing to share."""
         leader = request.leader
         shares = self.limits.prefix_cache and len(request.prompt) > self.pool.block_size
         return leader is None or leader.ended or leader.prompt_computed or not shares
-
-    def _turn(self, request: Request) -> tuple[int, int, int]:
-        return request.priority, self._shares.served(request.tenant), request.order
 
     def _take(self, request: Request, hit: Hit, now: float) -> None:
         assert request.sequence is not None, f"request {request.id} begins without a table"
@@ -293,10 +293,13 @@ class Scheduler:
         chunk = Chunk(request, start, length, start + length == known + request.foreseen, follows=start >= known)
         request.scheduled = chunk.end
         request.foreseen += chunk.samples
-        # What is computed again after a preemption is not the tenant's fault.
-        self._shares.charge(request.tenant, max(0, chunk.end - request.charged))
-        request.charged = max(request.charged, chunk.end)
+        self._charge(request)
         return chunk
+
+    def _charge(self, request: Request) -> None:
+        """What is computed again after a preemption is not the tenant's fault."""
+        self._shares.charge(request.tenant, max(0, request.scheduled - request.charged))
+        request.charged = max(request.charged, request.scheduled)
 
 
 class _Step:
