@@ -9,12 +9,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from shiftsim import describe, trace
+from shiftsim import describe, replay_command, trace
+from shiftsim.trace_options import add_shape, shape
 
 EPILOG = """\
 Examples:
   shift-sim trace benchmarks/traces/azure2023_code_15min.csv.gz
       what is in a trace: how many requests, how long, how large, how bursty
+  shift-sim replay --trace benchmarks/traces/azure2023_code_15min.csv.gz --model llama-3.3-70b-fp8 --hardware 8xH200
+      who keeps up with it, and at which latencies, in every layout
 """
 
 
@@ -34,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_trace(commands.add_parser("trace", help="say what is in a trace", description=describe.__doc__))
+    replay_command.add(commands.add_parser("replay", help="play a trace to layouts, side by side"))
     return parser
 
 
@@ -42,29 +46,6 @@ def _add_trace(parser: argparse.ArgumentParser) -> None:
     add_shape(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.set_defaults(command=_trace)
-
-
-def add_shape(parser: argparse.ArgumentParser) -> None:
-    """Options of how a trace is replayed."""
-    group = parser.add_argument_group("of the trace")
-    add = group.add_argument
-    add("--start", type=float, default=0.0, metavar="SECONDS", help="leave out what arrives before (default: 0)")
-    add("--end", type=float, default=float("inf"), metavar="SECONDS", help="leave out what arrives from then on")
-    add(
-        "--rate", type=float, default=1.0, metavar="FACTOR",
-        help="2 lets the same requests arrive in half the time (default: 1)",
-    )  # fmt: skip
-    add(
-        "--spread", type=float, default=0.0, metavar="SECONDS",
-        help="move each arrival later by a random part of this; for traces whose clock is coarse, such as Mooncake's "
-        "with one instant every 3 s (default: 0, as recorded)",
-    )  # fmt: skip
-    add("--seed", type=int, default=0, metavar="N", help="of that random part (default: 0)")
-
-
-def shape(options: argparse.Namespace) -> trace.Shape:
-    """Raises UserError."""
-    return trace.Shape(options.start, options.end, options.rate, options.spread, options.seed)
 
 
 def _trace(options: argparse.Namespace, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,3 +38,12 @@ class Executor(Protocol):
 
     def seconds(self, gear: Gear, work: Work) -> float:
         """Of one step, the host's part included."""
+
+    def decode_seconds(self, gear: Gear, work: Work, steps: int) -> Sequence[float]:
+        """Of so many steps in a row in which the same requests decode: ``seconds`` of each, to the last bit.
+
+        ``work`` is that of the first; in each later one every decode looks back at one token more.
+        """
+
+    def tokenize_seconds(self, prompt_tokens: int) -> float:
+        """From a request's arrival until the engine sees it."""

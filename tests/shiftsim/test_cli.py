@@ -38,3 +38,69 @@ def test_a_trace_that_cannot_be_used_ends_with_2_and_a_sentence(
         shift_sim(monkeypatch, "trace", str(path))
     assert end.value.code == command.EXIT_USAGE
     assert "t.csv, line 6" in capsys.readouterr().err
+
+
+def replayed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, path: Path, *more: str) -> str:
+    arguments = ("--trace", str(path), "--model", "llama-3.1-8b-fp8", "--hardware", "2xH100", *more)
+    shift_sim(monkeypatch, "replay", *arguments)
+    return str(capsys.readouterr().out)
+
+
+def test_a_replay_gives_the_same_bytes_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(TRACE)
+    first, second = (replayed(monkeypatch, capsys, path, "--json", "--spread", "3") for _ in range(2))
+    assert first == second
+    other = replayed(monkeypatch, capsys, path, "--json", "--spread", "3", "--seed", "1")
+    assert first != other
+    found = json.loads(first)
+    assert [layout["layout"] for layout in found["layouts"]] == ["dp", "tp", "sp", "shift", "shift-calibrated"]
+    for layout in found["layouts"]:
+        assert layout["requests"] == {"arrived": 4, "finished": 4, "refused": 0}
+        assert (layout["prompt_tokens"], layout["output_tokens"]) == (1000, 10)
+        assert sum(gear["tokens"] for gear in layout["gears"].values()) == 1000 + 10 - 4
+        assert layout["keeps_up"]
+        assert 0 < layout["ttft_seconds"]["p50"] < layout["end_to_end_seconds"]["max"] < 1
+    assert [layout["engines"] for layout in found["layouts"]] == [2, 1, 1, 1, 1]
+    assert set(found["layouts"][3]["gears"]) == {"tp2"}, "no step has more than 512 tokens"
+
+
+def test_a_replay_is_shown_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(TRACE + "30,200000,5\n")
+    page = replayed(monkeypatch, capsys, path, "--layout", "tp", "--layout", "shift", "--replicas", "2")
+    assert "2 × 2xH100" in page
+    assert "keeps up" in page
+    assert "tp: 1 refused, 200000 prompt tokens and 5 to generate exceed" in " ".join(page.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--layout", "zp8"), "layout 'zp8' is unknown"),
+        (("--layout", "sp8"), "gear sp8 is of 8 GPUs, the hardware has 2"),
+        (("--replicas", "0"), "--replicas 0 must be at least 1"),
+        (("--max-num-seqs", "0"), "--max-num-seqs 0 must be at least 1"),
+        (("--memory-fraction", "1.5"), "--memory-fraction 1.5 must be"),
+        (("--tpot-target-ms", "-3"), "--tpot-target-ms -3 must be above 0"),
+        (("--start", "90"), "no request in this part of the trace"),
+        (("--memory-fraction", "0.05"), "leaves no room for its cache"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused_with_a_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    arguments: tuple[str, ...],
+    reason: str,
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(TRACE)
+    with pytest.raises(SystemExit) as end:
+        replayed(monkeypatch, capsys, path, *arguments)
+    assert end.value.code == command.EXIT_USAGE
+    assert reason in capsys.readouterr().err

@@ -14,7 +14,7 @@ The head works on the rows that are sampled from. The host adds a fixed time to 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
@@ -63,11 +63,13 @@ class ModelledExecutor:
 
     def seconds(self, gear: Gear, work: Work) -> float:
         """Of one step, the host's part included."""
-        key = gear, work.tokens, work.sampled
-        rows = self._known.get(key)
-        if rows is None:
-            rows = self._known[key] = self._rows_seconds(*key)
+        rows = self._rows(gear, work.tokens, work.sampled)
         return rows + work.prefill_pairs * self._pair_seconds + work.decode_context * self._context_seconds
+
+    def decode_seconds(self, gear: Gear, work: Work, steps: int) -> Sequence[float]:
+        """Of so many steps in a row in which the same requests decode."""
+        rows, each, first = self._rows(gear, work.decodes, work.sampled), self._context_seconds, work.decode_context
+        return [rows + tokens * each for tokens in range(first, first + steps * work.decodes, work.decodes)]
 
     def tokenize_seconds(self, prompt_tokens: int) -> float:
         """Before the engine sees a prompt."""
@@ -87,6 +89,12 @@ class ModelledExecutor:
         }
 
     # --- by rows ------------------------------------------------------------------------------------------------------
+
+    def _rows(self, *key: *tuple[Gear, int, int]) -> float:
+        rows = self._known.get(key)
+        if rows is None:
+            rows = self._known[key] = self._rows_seconds(*key)
+        return rows
 
     def _rows_seconds(self, gear: Gear, tokens: int, sampled: int) -> float:
         """All that does not depend on the contexts."""

@@ -9,7 +9,7 @@ from shiftcore.gears import GearTable
 from shiftcore.layout import Gear
 from shiftcore.policy import Policy
 from shiftcore.scheduler import Limits, Request, Scheduler
-from shiftruntime.engine.pacing import step_budget
+from shiftcore.pacing import step_budget
 
 BLOCK_SIZE = 4
 TARGET_SECONDS = 0.02

@@ -1,0 +1,237 @@
+"""One engine on a virtual clock: the runtime's loop (schedule, choose a gear, run, complete) with a modelled step.
+
+As in the runtime a step is planned while the one before runs, so that a request which arrives meanwhile begins two
+steps later. Runs of equal decode steps skip the scheduler, and only they: what each step takes is added up one by one,
+so that the result is the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from shiftcore.blocks import BlockPool
+from shiftcore.gears import choose
+from shiftcore.layout import Gear
+from shiftcore.limits import Limits, NeverFitsError, QueueFullError
+from shiftcore.pacing import step_budget
+from shiftcore.policy import Policy
+from shiftcore.request import Batch, Finish
+from shiftcore.scheduler import Request
+from shiftcore.steady import SteadyScheduler
+
+from shiftsim.errors import UserError
+from shiftsim.generation import Generation
+from shiftsim.measures import Measures
+from shiftsim.work import Executor, Work
+
+_MOST_AT_ONCE = 4096  # steps whose seconds are asked for together
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """As the runtime's options of the same names."""
+
+    max_num_seqs: int = 1024
+    max_batched_tokens: int = 8192
+    max_model_len: int = 131_072
+    max_waiting_requests: int = 1 << 30  # a replay loses nobody: who cannot begin waits
+    block_size: int = 16
+    policy: Policy = field(default_factory=Policy)
+    tpot_target_seconds: float | None = None
+    overlap: bool = True
+    skip: bool = True  # False takes every step by itself, for comparison
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            self.max_num_seqs,
+            self.max_batched_tokens,
+            self.max_model_len,
+            self.max_waiting_requests,
+            prefix_cache=False,
+        )
+
+
+@dataclass
+class GearUse:
+    """What one gear did."""
+
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """In flight."""
+
+    gear: Gear
+    work: Work
+
+
+class _AnyToken(dict[str, int]):
+    """What is sampled for whom does not matter."""
+
+    def __missing__(self, request_id: str) -> int:
+        return 0
+
+
+class Engine:
+    """Takes requests by ``submit``, in order of time, and decides all that is due before a moment in ``advance``."""
+
+    def __init__(self, executor: Executor, options: EngineOptions, measures: Measures) -> None:
+        blocks = executor.kv_tokens // options.block_size
+        if not blocks:
+            raise UserError(f"a KV cache of {executor.kv_tokens} tokens holds no block of {options.block_size}")
+        self.scheduler = SteadyScheduler(options.limits, BlockPool(blocks, options.block_size))
+        self.use: defaultdict[Gear, GearUse] = defaultdict(GearUse)
+        self.shifts = 0  # steps in another gear than the step before
+        self._executor = executor
+        self._table = executor.table
+        self._options = options
+        self._policy = options.policy
+        self._measures = measures
+        self._chosen: dict[int, Gear] = {}  # by tokens, under the present policy
+        self._flight: _Step | None = None
+        self._last_gear: Gear | None = None
+        self._tokens = _AnyToken()
+        self.now = 0.0  # of the next decision
+
+    @property
+    def unfinished(self) -> int:
+        """Requests that run or wait."""
+        return len(self.scheduler.running) + len(self.scheduler.waiting)
+
+    @property
+    def policy(self) -> Policy:
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        """For steps that are planned from now on."""
+        self._policy = policy
+        self._chosen.clear()
+
+    def submit(self, request: Generation, now: float) -> str:
+        """Queue a request; the reason when it can never run here, else nothing."""
+        if not self.unfinished and self._flight is None:
+            self.now = max(self.now, now)
+        try:
+            self.scheduler.add(request)
+        except (NeverFitsError, QueueFullError) as error:
+            return str(error)
+        return ""
+
+    def advance(self, until: float = math.inf) -> None:
+        """Take every decision that is due before this moment; a step that begins before it may end after it."""
+        while self.now < until and (self._flight is not None or self.unfinished):
+            if not self._skip(until):
+                self._step()
+
+    # --- one step -----------------------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        step = self._flight or self._begin()
+        assert step is not None, f"{self.unfinished} requests are here and none can run"
+        self._flight = self._begin() if self._options.overlap else None
+        seconds = self._executor.seconds(step.gear, step.work)
+        self.now += seconds
+        self._count(step.gear, 1, step.work.tokens)
+        self.use[step.gear].seconds += seconds
+        for request, _, finish in self.scheduler.complete(self._tokens):
+            self._yielded(request, finish)
+
+    def _begin(self) -> _Step | None:
+        options = self._options
+        budget = step_budget(self.scheduler, self._table, self._policy, options.tpot_target_seconds, options.block_size)
+        batch = self.scheduler.schedule(self.now, budget)
+        if not batch:
+            return None
+        work = work_of(batch)
+        return _Step(self._gear(work.tokens), work)
+
+    def _gear(self, tokens: int) -> Gear:
+        gear = self._chosen.get(tokens)
+        if gear is None:
+            gear = self._chosen[tokens] = choose(tokens, self._table, self._policy)
+        return gear
+
+    def _yielded(self, request: Request, finish: Finish | None) -> None:
+        assert isinstance(request, Generation), f"request {request.id} is of somebody else"
+        if request.first_token_seconds is None:
+            request.first_token_seconds = self.now
+        if finish is not None:
+            self._measures.finished(request, self.now)
+
+    def _count(self, gear: Gear, steps: int, tokens: int) -> None:
+        use = self.use[gear]
+        use.steps += steps
+        use.tokens += tokens
+        self.shifts += self._last_gear is not None and self._last_gear != gear
+        self._last_gear = gear
+
+    # --- many steps ---------------------------------------------------------------------------------------------------
+
+    def _skip(self, until: float) -> bool:
+        """Take the steps that only repeat at once; False if there are none."""
+        flight, options = self._flight, self._options
+        if not options.skip or (flight is None) == options.overlap:
+            return False
+        running = self.scheduler.running
+        gear = self._gear(len(running))
+        if flight is not None and flight.gear != gear:
+            return False
+        limit = self.scheduler.steady_steps()
+        if not limit:
+            return False
+        context = sum(request.computed for request in running)
+        work = Work(0, 0, len(running), context, len(running))
+        steps, first_end = self._pass(gear, work, limit, until)
+        self.scheduler.repeat(steps)
+        self._count(gear, steps, steps * len(running))
+        for request in running:
+            self._begun(request, first_end)
+        if flight is not None:
+            self._flight = _Step(gear, Work(0, 0, len(running), context + steps * len(running), len(running)))
+        return True
+
+    def _pass(self, gear: Gear, work: Work, limit: int, until: float) -> tuple[int, float]:
+        """Let steps pass, those that begin before ``until``; how many, and when the first of them ended."""
+        use, now, done = self.use[gear], self.now, 0
+        busy, first_end = use.seconds, 0.0
+        likely = 1
+        while done < limit and now < until:
+            after = Work(0, 0, work.decodes, work.decode_context + done * work.decodes, work.sampled)
+            for seconds in self._executor.decode_seconds(gear, after, min(limit - done, likely)):
+                if now >= until:
+                    break
+                now += seconds
+                busy += seconds
+                done += 1
+                first_end = first_end or now
+            # As many as should fit, once it is known what one takes.
+            rest = (until - now) / (now - self.now) * done if until < math.inf else math.inf
+            likely = int(min(rest + 1, _MOST_AT_ONCE)) if rest > 0 else 1
+        self.now, use.seconds = now, busy
+        return done, first_end
+
+    def _begun(self, request: Request, now: float) -> None:
+        if isinstance(request, Generation) and request.first_token_seconds is None:
+            request.first_token_seconds = now
+
+
+def work_of(batch: Batch) -> Work:
+    """A chunk of one token counts as a decode, also where it is the end of a prompt: it is the same work."""
+    tokens = pairs = decodes = context = sampled = 0
+    for chunk in batch:
+        length, start = chunk.length, chunk.start
+        sampled += chunk.samples
+        if length == 1:
+            decodes += 1
+            context += start
+        else:
+            tokens += length
+            pairs += length * start + length * (length - 1) // 2
+    return Work(tokens, pairs, decodes, context, sampled)

@@ -1,0 +1,157 @@
+"""`shift-sim replay`: a trace under several layouts, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from shiftcore.layout import LayoutError
+
+from shiftsim import hardware, layouts, models, replay_page, trace
+from shiftsim.errors import UserError
+from shiftsim.planning import Settings, modelled
+from shiftsim.replay import Outcome, as_json, replay
+from shiftsim.trace_options import add_shape, shape
+
+EPILOG = """\
+Layouts:
+  dp                one engine per GPU, each with a whole model, behind a least-loaded balancer
+  tp, sp            one engine over all GPUs in one gear: tensor or sequence parallel
+  sp4tp2, ...       one engine in any other gear
+  shift             two gears, the tp gear up to --threshold tokens per step and the base gear above
+  shift-calibrated  every gear that the base allows, each step in the cheapest for its size
+
+Examples:
+  shift-sim replay --trace benchmarks/traces/azure2023_code_15min.csv.gz --model llama-3.3-70b-fp8 --hardware 8xH200
+  shift-sim replay --trace day.csv --model ./config.json --hardware 8xH100 --layout dp --layout shift --replicas 4
+"""
+DESCRIPTION = """\
+Plays a trace to the real scheduler, block manager and choice of gears, on a virtual clock. Says who keeps up: who has
+finished all within a tenth of the trace's time, or a minute, after the last arrival.
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    add_argument = parser.add_argument
+    add_argument("--trace", type=Path, required=True, metavar="FILE", help="CSV or CSV.GZ: " + ", ".join(trace.COLUMNS))
+    add_argument("--model", required=True, metavar="NAME|CONFIG.JSON", help="one of " + ", ".join(models.names())
+                 + ", with -fp8 behind it for FP8 weights, or a config.json")  # fmt: skip
+    add_argument("--hardware", required=True, metavar="8xH200", help="GPUs of one replica")
+    add_argument("--layout", action="append", metavar="LAYOUT", help="may be given more than once (default: "
+                 + ", ".join(layouts.NAMES) + ")")  # fmt: skip
+    add_argument("--replicas", type=int, default=1, metavar="N", help="pods behind one balancer (default: 1)")
+    add_argument("--json", action="store_true", help="one JSON object instead of a table; the same bytes each time")
+    add_engine(parser)
+    add_shape(parser)
+    parser.epilog, parser.description = EPILOG, DESCRIPTION
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.set_defaults(command=run)
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("of the engines")
+    add, default = group.add_argument, Settings()
+    add("--threshold", type=int, default=layouts.DEFAULT_THRESHOLD_TOKENS, metavar="TOKENS",
+        help="of the layout shift: larger steps run the base gear (default: %(default)s)")  # fmt: skip
+    add("--base", metavar="GEAR", help="of the layouts that shift, such as sp4tp2 (default: sp over all GPUs)")
+    add("--max-num-seqs", type=int, default=default.max_num_seqs, metavar="N",
+        help="requests that run at once in an engine (default: %(default)s)")  # fmt: skip
+    add("--max-batched-tokens", type=int, default=default.max_batched_tokens, metavar="N",
+        help="tokens per step (default: %(default)s)")  # fmt: skip
+    add("--max-model-len", type=int, metavar="N", help="tokens of the longest request (default: the model's own)")
+    add("--memory-fraction", type=float, default=default.memory_fraction, metavar="SHARE",
+        help="of a GPU's memory that an engine uses (default: %(default)s)")  # fmt: skip
+    add("--kv-cache", default="auto", metavar="fp8|bf16", help="numbers of the KV cache (default: bf16)")
+    add("--weights", choices=("views", "copies"), default="views",
+        help="gears share one copy, as our runtime does, or tp has a second one (default: %(default)s)")  # fmt: skip
+    add("--tpot-target-ms", type=float, metavar="MS", help="cut prompts so that a step with decodes ends in this time")
+    add("--no-overlap", action="store_true", help="plan a step when the one before has ended, not while it runs")
+
+
+def settings(options: argparse.Namespace) -> Settings:
+    """Raises UserError."""
+    target = options.tpot_target_ms
+    return Settings(
+        max_num_seqs=options.max_num_seqs,
+        max_batched_tokens=options.max_batched_tokens,
+        max_model_len=options.max_model_len,
+        memory_fraction=options.memory_fraction,
+        copies=options.weights == "copies",
+        tpot_target_seconds=None if target is None else target / 1000,
+        overlap=not options.no_overlap,
+    )
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    """Raises UserError."""
+    if options.replicas < 1:
+        raise UserError(f"--replicas {options.replicas} must be at least 1")
+    outcomes: list[Outcome] = []
+    unfit: dict[str, str] = {}  # why, by layout
+    for result in _outcomes(options):
+        if isinstance(result, Outcome):
+            outcomes.append(result)
+        else:
+            unfit[result[0]] = result[1]
+    if not outcomes:
+        raise UserError("; ".join(f"{name}: {reason}" for name, reason in unfit.items()))
+    if options.json:
+        print(json.dumps(_json(options, outcomes, unfit), sort_keys=True, indent=1))
+    else:
+        console.print(replay_page.table(_title(options), outcomes))
+        for note in replay_page.notes(outcomes, unfit):
+            console.print(note, highlight=False)
+
+
+def _outcomes(options: argparse.Namespace) -> Iterator[Outcome | tuple[str, str]]:
+    """One per layout; a layout that the model does not fit in is named with the reason."""
+    played, common = shape(options), settings(options)
+    model, gpus = models.load(options.model, kv=options.kv_cache), hardware.parse(options.hardware)
+    chosen = [
+        layouts.parse(name, gpus.num_gpus, base=options.base, threshold_tokens=options.threshold)
+        for name in dict.fromkeys(options.layout or layouts.NAMES)
+    ]
+    arrivals = sum(1 for _ in trace.read(options.trace, played))  # and so every row has been read once
+    if not arrivals:
+        raise UserError(f"{options.trace}: no request in this part of the trace; widen --start and --end")
+    with _progress() as progress:
+        for layout in chosen:
+            task = progress.add_task(layout.name, total=arrivals)
+            try:
+                executor = modelled(model, gpus, layout, common)
+                yield replay(
+                    layout.name, executor, common.options(layout, model.max_model_len),
+                    layout.engines * options.replicas, trace.read(options.trace, played),
+                    lambda arrived, task=task: progress.update(task, completed=arrived),  # type: ignore[misc]
+                )  # fmt: skip
+            except (UserError, LayoutError) as error:
+                yield layout.name, str(error)
+
+
+def _progress() -> Progress:
+    """On stderr, and only for a person."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _title(options: argparse.Namespace) -> str:
+    pods = f"{options.replicas} × {options.hardware}" if options.replicas > 1 else options.hardware
+    return f"{options.trace.name} · {Path(options.model).name} · {pods}"
+
+
+def _json(options: argparse.Namespace, outcomes: Sequence[Outcome], unfit: dict[str, str]) -> dict[str, object]:
+    return {
+        "trace": {"name": options.trace.name, **{k: v for k, v in asdict(shape(options)).items() if v != float("inf")}},
+        "model": Path(options.model).name,
+        "hardware": options.hardware,
+        "replicas": options.replicas,
+        "settings": {**asdict(settings(options)), "kv_cache": options.kv_cache},
+        "layouts": [as_json(outcome) for outcome in outcomes],
+        "do_not_fit": unfit,
+    }
