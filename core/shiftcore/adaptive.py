@@ -28,6 +28,7 @@ class Reason(StrEnum):
     NO_ROOM = "NoRoom"
     AT_BOUND = "AtBound"
     DID_NOT_HELP = "DidNotHelp"
+    PINNED = "Pinned"  # said by who knows the policy: nothing to move while a schedule pins a gear
     # Moves.
     OUTPUT_TOO_SLOW = "OutputTooSlow"
     PROMPTS_TOO_SLOW = "PromptsTooSlow"

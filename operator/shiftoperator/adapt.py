@@ -12,6 +12,7 @@ from statistics import median_low
 from shiftcore import adaptive
 from shiftcore.costs import NO_CROSSOVER
 from shiftcore.gears import DEFAULT_THRESHOLD_TOKENS
+from shiftcore.policy import Mode
 
 from shiftoperator import plan
 from shiftoperator.snapshot import Object, RuntimeState, Snapshot, slowest
@@ -51,6 +52,10 @@ def run(memory: Memory, snapshot: Snapshot, spec: Spec, now: float, now_text: st
         memory.loop, memory.reason = adaptive.Memory(), None
         return Result(None)
     before: Object = snapshot.status.get("adaptive") or {}
+    if spec.policy.mode != Mode.AUTO:
+        # Only a schedule can: the threshold waits in the status for its end.
+        memory.loop, memory.reason = adaptive.Memory(), None
+        return Result({**before, "mode": str(asked.mode), "reason": str(adaptive.Reason.PINNED)})
     applies = asked.mode is AdaptiveMode.APPLY
     tokens = plan.adaptive_tokens(snapshot, spec)
     settings, seen = _settings(spec), _seen(snapshot, spec)

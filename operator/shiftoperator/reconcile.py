@@ -72,7 +72,7 @@ class Reconciler:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._cluster, self._runtimes, self._settings, self._metrics = cluster, runtimes, settings, metrics
-        self._clock = clock
+        self._clock, self._wall = clock, wall
         self._autoscaler = autoscale.Autoscaler(cluster, runtimes, settings, metrics, clock, wall)
         self._reviser = revise.Reviser(cluster, settings, clock, wall, _now)
         self._memories: dict[Key, Memory] = {}
@@ -112,36 +112,37 @@ class Reconciler:
         decisions: list[Object] = before.get("decisions", [])
         decision = status.Scaling(False, status.reasons.NOT_DECIDED, "what the resource asks for was refused")
         adapted = adapt.Result(before.get("adaptive"))
-        spec = await self._accept(memory, full)
+        held = await self._accept(memory, full)
         # Pods that run go on, whatever was refused: their policy and their states are looked after.
-        if spec is not None:
-            await self._sync_policy(memory, spec)
+        if held is not None:
+            await self._sync_policy(memory, held)
         else:
             await self._read_states(memory)
-        if spec is not None and memory.refused is None:
-            result = await self._autoscaler.run(memory.scaling, memory.known, spec, decisions)
+        if held is not None and memory.refused is None:
+            result = await self._autoscaler.run(memory.scaling, memory.known, held.spec, decisions)
             memory.snapshot, decision, decisions = result.snapshot, result.said, result.decisions
-            adapted = adapt.run(memory.adapting, memory.known, spec, self._clock(), _now())
+            adapted = adapt.run(memory.adapting, memory.known, held.spec, self._clock(), _now())
         else:
             memory.scaling.forget_windows()
             memory.adapting.forget_windows()
-        await self._report(memory, before, decision, decisions, adapted.told)
+        schedule = held.told if held is not None else before.get("schedule")
+        await self._report(memory, before, decision, decisions, adapted.told, schedule)
         if adapted.move:
             log.info("threshold key=%s reason=%s %s", memory.known.key, adapted.reason, adapted.move)
             await self._event(memory, adapted.reason, adapted.move, "AdaptThreshold")
 
-    async def _accept(self, memory: Memory, full: bool) -> Spec | None:
-        """The spec, None when it cannot be read; a full pass applies the children too."""
-        spec = None
+    async def _accept(self, memory: Memory, full: bool) -> plan.InForce | None:
+        """The spec as it holds now, None when it cannot be read; a full pass applies the children too."""
+        held = None
         try:
-            spec = specs.parse(memory.known.resource["spec"])
+            held = plan.in_force(specs.parse(memory.known.resource["spec"]), self._wall())
             if full:
-                await self._apply_children(memory, spec)
+                await self._apply_children(memory, held.spec)
                 memory.refused = None
         except UserError as refused:
             memory.refused = refused
             log.warning("refused key=%s reason=%s: %s", memory.known.key, refused.reason, refused)
-        return spec
+        return held
 
     # --- children ---
 
@@ -175,18 +176,19 @@ class Reconciler:
         if not same or hint["metadata"]["generation"] <= snapshot.generation:
             return
         try:
-            spec = specs.parse(hint.get("spec", {}))
+            held = plan.in_force(specs.parse(hint.get("spec", {})), self._wall())
         except UserError:
             return  # the full pass that follows says why
-        decided = plan.policy(snapshot.status, self._wanted_policy(memory, spec))
+        decided = plan.policy(snapshot.status, self._wanted_policy(memory, held.spec))
         if decided.store:
-            await self._set_policy(memory, decided, spec)
+            await self._set_policy(memory, decided, held)
 
-    async def _sync_policy(self, memory: Memory, spec: Spec) -> None:
-        # What the user changed does not wait for the pods' states.
+    async def _sync_policy(self, memory: Memory, held: plan.InForce) -> None:
+        spec = held.spec
+        # What the user or the clock changed does not wait for the pods' states.
         decided = plan.policy(memory.known.status, self._wanted_policy(memory, spec))
         if decided.store:
-            await self._set_policy(memory, decided, spec)
+            await self._set_policy(memory, decided, held)
         await self._read_states(memory)
         snapshot, before = memory.known, decided
         if not plan.is_calm(snapshot, spec):
@@ -197,7 +199,7 @@ class Reconciler:
         if decided.store:
             if decided.policy == before.policy:
                 log.warning("pods know a higher policy generation, raising ours key=%s", snapshot.key)
-            await self._set_policy(memory, decided, spec)
+            await self._set_policy(memory, decided, held)
             return
         late = set(plan.behind(snapshot, decided.generation))
         if late:
@@ -207,7 +209,7 @@ class Reconciler:
         calm_seconds = 0.0 if memory.calm_since is None else self._clock() - memory.calm_since
         return plan.wanted_policy(memory.known, spec, calm_seconds)
 
-    async def _set_policy(self, memory: Memory, decided: plan.PolicyPlan, spec: Spec) -> None:
+    async def _set_policy(self, memory: Memory, decided: plan.PolicyPlan, held: plan.InForce) -> None:
         """Stored first: a generation that a pod has seen must never be given out again."""
         started = self._clock()
         snapshot = memory.known
@@ -218,9 +220,10 @@ class Reconciler:
         self._metrics.policy_push_seconds.observe(seconds)
         if accepted:
             by = f"accepted by {accepted} of {len(snapshot.live_pods)} pods"
-            asked = spec.policy.mode
+            asked = held.spec.policy.mode
             until = "" if decided.policy.mode == asked else f", while pods are away and others busy; then {asked} again"
-            note = f"{decided.policy.mode}{until}, generation {decided.generation}: {by}"
+            scheduled = f", as {held.words}" if held.words else ""
+            note = f"{decided.policy.mode}{until}{scheduled}, generation {decided.generation}: {by}"
             log.info("policy accepted key=%s %s seconds=%.3f", snapshot.key, note, seconds)
             await self._event(memory, "PolicyAccepted", note, "PushPolicy")
 
@@ -275,6 +278,7 @@ class Reconciler:
         decision: status.Scaling,
         decisions: list[Object],
         adapted: Object | None,
+        schedule: Object | None,
     ) -> None:
         snapshot = memory.known
         known = rollout.revisions(snapshot)
@@ -287,6 +291,7 @@ class Reconciler:
             rejected=known.rejected,
             rollout=known.as_status(),
             adaptive=adapted,
+            schedule=schedule,
         )
         built = status.build(snapshot, outcome, decisions, _now())
         changed = status.patch(snapshot.status, built)

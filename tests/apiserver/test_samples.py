@@ -22,4 +22,4 @@ def test_sample_is_accepted(plane: ControlPlane, path: Path) -> None:
 
 
 def test_there_are_samples() -> None:
-    assert {path.stem for path in SAMPLES} >= {"one-gpu", "8xh200-70b", "latency-pinned"}
+    assert {path.stem for path in SAMPLES} >= {"one-gpu", "8xh200-70b", "latency-pinned", "night-batch"}

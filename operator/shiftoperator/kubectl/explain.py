@@ -46,9 +46,21 @@ def policy(deployment: Deployment) -> Object:
     return {
         "asked": {"mode": asked.get("policy", "Auto"), "thresholdTokens": asked.get("thresholdTokens")},
         "set": {"mode": given.get("mode"), "thresholdTokens": given.get("thresholdTokens")},
+        "schedule": deployment.status.get("schedule"),
         "generation": deployment.policy_generation,
         "inSync": in_sync(deployment),
     }
+
+
+def schedule_words(told: Object | None) -> str:
+    """Of `status.schedule`: which one holds, until when, and what then; empty without schedules."""
+    if told is None:
+        return ""
+    threshold = f" up to {told['thresholdTokens']} tokens" if "thresholdTokens" in told else ""
+    now = f"{told['name']} holds ({told.get('policy')}{threshold})" if "name" in told else "none holds"
+    if "until" not in told:
+        return now
+    return f"{now} until {told['until']}, then {told.get('next') or 'spec.shift.policy'}"
 
 
 def in_sync(deployment: Deployment) -> bool:
@@ -70,6 +82,7 @@ def why(deployment: Deployment, type_: str | None = None) -> Object:
         "generation": deployment.generation,
         "observedGeneration": deployment.observed_generation,
         "conditions": [_condition(condition) | _explained(condition) for condition in of_interest],
+        "policy": policy(deployment),
         "scaling": _scaling(deployment),
         "decisions": [{**made, "opposite": opposite(deployment, made)} for made in deployment.decisions],
     }

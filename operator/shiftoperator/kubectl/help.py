@@ -46,7 +46,7 @@ examples:
 -o json, of one; without NAME a list of these in `items`:
   namespace, name, model, suspended, gpusPerPod, generation, observedGeneration (below generation: the status is late)
   replicas     {asked, live, ready}
-  policy       {asked {mode, thresholdTokens}, set {the same}, generation, inSync}
+  policy       {asked {mode, thresholdTokens}, set {the same}, schedule: as in the resource, generation, inSync}
   gear, load   share of steps per gear; band of the busiest pod
   conditions   [{type, status, reason, message, since, observedGeneration, health: ok|resting|waiting|attention}]
   pods, capacity, crossover, slowestStart, lastFailure, slo     as in the resource; null or empty where absent""",
@@ -65,6 +65,7 @@ examples:
 -o json:
   namespace, name, generation, observedGeneration
   conditions   those of `status`, each with meaning and cure (null for a reason that this version does not know)
+  policy       as of `status`
   scaling      {mode, reason, message, toAdd, toRemove}: when a pod is added or taken away (null: nobody decides)
   decisions    as in the resource, each with opposite; the newest first""",
     ),

@@ -6,6 +6,7 @@ from rich.console import RenderableType
 from rich.text import Text
 from shiftprotos import contract
 
+from shiftoperator.kubectl import explain
 from shiftoperator.kubectl.health import Health
 from shiftoperator.kubectl.output import LOAD_STYLES, STYLES, age, count, heading, paragraph, section, size, table, text
 from shiftoperator.kubectl.resource import Object
@@ -71,10 +72,12 @@ def _facts(told: Object) -> list[tuple[str, object]]:
     synced = "applied by every ready pod" if policy["inSync"] else "not yet applied by every ready pod"
     if not replicas["ready"]:
         synced = "no ready pod to apply it"
+    scheduled = explain.schedule_words(policy["schedule"])
     return [
         ("model", told["model"] or "-"),
         ("pods", size_said + (" (suspended)" if told["suspended"] else "")),
         ("policy", f"{_policy(policy['asked'])}, generation {policy['generation']}, {synced}"),
+        *([("schedule", scheduled)] if scheduled else []),
         ("gears", f"{told['gear'] or '-'} (steps since the pods started)"),
         ("slo", _slo(told)),
     ]
@@ -185,6 +188,8 @@ def why(told: Object, asked: str | None) -> list[RenderableType]:
         parts += _reason(alike)
     if not told["conditions"]:
         parts += [paragraph(_nothing(asked), indent=2)]
+    if asked in (None, contract.CONDITION_POLICY_IN_SYNC):
+        parts += _schedule(told["policy"])
     if asked in (None, contract.CONDITION_SCALING_ACTIVE):
         parts += [*_scaling(told["scaling"]), *_decisions(told["decisions"], told["scaling"])]
     return parts
@@ -213,6 +218,13 @@ def _reason(alike: list[Object]) -> list[RenderableType]:
         rows += [("means", condition["meaning"]), ("do", condition["cure"])]
     since = age(condition["since"])
     return [title, table(("", ""), [*rows, *([("for", since)] if since else [])], indent=2)]
+
+
+def _schedule(policy: Object) -> list[RenderableType]:
+    words = explain.schedule_words(policy["schedule"])
+    if not words:
+        return []
+    return [section("Schedule"), paragraph(f"{words}; spec.shift asks for {_policy(policy['asked'])}", indent=2)]
 
 
 def _scaling(told: Object) -> list[RenderableType]:

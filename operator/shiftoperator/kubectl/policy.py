@@ -24,8 +24,13 @@ def display(deployment: Deployment) -> None:
     show(
         heading(f"{deployment.namespace}/{deployment.name}"),
         table(("", "POLICY", "THRESHOLD"), rows, indent=2),
-        table(("", ""), [("generation", told["generation"]), ("in sync", said)], indent=2),
+        table(("", ""), [*_schedule(told), ("generation", told["generation"]), ("in sync", said)], indent=2),
     )
+
+
+def _schedule(told: Object) -> list[tuple[str, object]]:
+    words = explain.schedule_words(told["schedule"])
+    return [("schedule", words)] if words else []
 
 
 def _cells(policy: Object) -> tuple[str, str]:
@@ -51,8 +56,20 @@ def change(kubectl: Kubectl, name: str, wanted: Object, wait_seconds: float) -> 
 
     if not until(look, wait_seconds):
         return NOT_IN_TIME
-    print(f"applied by {found.ready_pods} ready pods, policy generation {found.policy_generation}")
+    print(f"applied by {found.ready_pods} ready pods, policy generation {found.policy_generation}{_otherwise(found)}")
     return 0
+
+
+def _otherwise(found: Deployment) -> str:
+    """Why what is set is not what was asked for, as the operator tells it."""
+    told = explain.policy(found)
+    if told["set"] == told["asked"]:
+        return ""
+    mode, threshold = _cells(told["set"])
+    sync = found.condition(contract.CONDITION_POLICY_IN_SYNC)
+    why = explain.schedule_words(told["schedule"]) if (told["schedule"] or {}).get("name") else ""
+    why = why or ("" if sync is None else sync.message)
+    return f": {mode} ({threshold}) and not what was asked for; {why}"
 
 
 def _text(deployment: Deployment) -> str:

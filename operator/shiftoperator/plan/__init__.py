@@ -20,11 +20,13 @@ from shiftoperator.plan.policies import (
     policy,
     wanted_policy,
 )
+from shiftoperator.plan.schedules import InForce, in_force
 
 __all__ = [
     "REVISIONS_KEPT",
     "SHARE_SECONDS",
     "Changes",
+    "InForce",
     "PolicyPlan",
     "TokenSample",
     "access",
@@ -34,6 +36,7 @@ __all__ = [
     "contains",
     "control_token",
     "foreign",
+    "in_force",
     "in_words_of_the_spec",
     "is_calm",
     "is_short",

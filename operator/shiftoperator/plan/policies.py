@@ -42,17 +42,24 @@ def wanted_policy(snapshot: Snapshot, spec: Spec, calm_seconds: float = 0.0) -> 
     """The user's, with the threshold that targets moved; of the throughput gear while pods that serve carry the load of
     others, which are away, until it has been calm for some time."""
     asked = Mode(spec.policy.mode)
-    is_biased = (snapshot.status.get("policy") or {}).get("mode") == str(Mode.THROUGHPUT)
-    mode = biased_mode(asked, _staffing(snapshot, spec), is_biased, calm_seconds)
+    mode = biased_mode(asked, _staffing(snapshot, spec), _is_biased(snapshot), calm_seconds)
     if mode is not asked:
         return Policy(str(mode))
     moved = adaptive_tokens(snapshot, spec)
     return spec.policy if moved is None else replace(spec.policy, threshold_tokens=moved)
 
 
+def _is_biased(snapshot: Snapshot) -> bool:
+    """A schedule that was over before it is told so must not go on as a bias."""
+    scheduled = (snapshot.status.get("schedule") or {}).get("policy")
+    set_ = (snapshot.status.get("policy") or {}).get("mode")
+    return bool(set_ == Mode.THROUGHPUT and scheduled != Mode.THROUGHPUT)
+
+
 def adaptive_tokens(snapshot: Snapshot, spec: Spec) -> int | None:
-    """The threshold that was moved, as the status has it; None while it is the user's or the pods' own."""
-    if spec.adaptive.mode is not AdaptiveMode.APPLY:
+    """The threshold that was moved, as the status has it; None while it is the user's or the pods' own, and while a
+    schedule pins a gear."""
+    if spec.adaptive.mode is not AdaptiveMode.APPLY or spec.policy.mode != Mode.AUTO:
         return None
     told: Object = snapshot.status.get("adaptive") or {}
     # A threshold that the user sets anew counts at once: the loop begins from there.

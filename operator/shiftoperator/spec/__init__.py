@@ -10,8 +10,9 @@ from shiftoperator.spec.model import Model
 from shiftoperator.spec.rollout import Rollout, Strategy
 from shiftoperator.spec.runtime import Runtime
 from shiftoperator.spec.scaling import PERCENTILES, Autoscaling
+from shiftoperator.spec.schedules import Schedule
 from shiftoperator.spec.shift import DEFAULT_ADAPTIVE_MAX, POLICIES, Adaptive, AdaptiveMode, Policy
-from shiftoperator.spec.whole import Spec, parse
+from shiftoperator.spec.whole import Spec, parse, with_policy
 
 __all__ = [
     "DEFAULT_ADAPTIVE_MAX",
@@ -25,6 +26,7 @@ __all__ = [
     "Policy",
     "Rollout",
     "Runtime",
+    "Schedule",
     "Spec",
     "Strategy",
     "parse",
@@ -32,4 +34,5 @@ __all__ = [
     "pods_asked",
     "replicas_asked",
     "section",
+    "with_policy",
 ]

@@ -1,4 +1,4 @@
-"""`spec.parallelism` and `spec.shift`: the base gear, and when pods leave it."""
+"""`spec.parallelism` and `spec.shift`: the base gear, and when pods leave it; schedules have their own module."""
 
 from __future__ import annotations
 

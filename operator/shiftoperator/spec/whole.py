@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shiftcore.layout import Gear
@@ -14,6 +14,7 @@ from shiftoperator.spec.model import Model, model
 from shiftoperator.spec.rollout import Rollout, rollout
 from shiftoperator.spec.runtime import Runtime, runtime
 from shiftoperator.spec.scaling import Autoscaling, autoscaling, replicas
+from shiftoperator.spec.schedules import Schedule, schedules
 from shiftoperator.spec.shift import Adaptive, Policy, adaptive, base_gear, policy
 
 
@@ -21,7 +22,9 @@ from shiftoperator.spec.shift import Adaptive, Policy, adaptive, base_gear, poli
 class Spec:
     model: Model
     base_gear: Gear
+    # While no schedule holds.
     policy: Policy
+    schedules: tuple[Schedule, ...]
     adaptive: Adaptive
     engine: Engine
     runtime: Runtime
@@ -57,6 +60,7 @@ def _parse(spec: dict[str, Any]) -> Spec:
         model=model(spec.get("model", {})),
         base_gear=base_gear(spec.get("parallelism", {})),
         policy=policy(shift),
+        schedules=schedules(shift),
         adaptive=adaptive(spec),
         engine=engine(spec.get("engine", {})),
         runtime=runtime(spec.get("runtime", {})),
@@ -68,3 +72,9 @@ def _parse(spec: dict[str, Any]) -> Spec:
         suspend=bool(spec.get("suspend", False)),
         pods=pods_asked(spec),
     )
+
+
+def with_policy(spec: Spec, held: Policy) -> Spec:
+    """As if the user had asked for this policy."""
+    limits = replace(spec.autoscaling.limits, may_shift=held.mode == "Auto")
+    return replace(spec, policy=held, autoscaling=replace(spec.autoscaling, limits=limits))

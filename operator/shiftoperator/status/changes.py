@@ -27,7 +27,7 @@ _ALARMING = {
 # Somebody asked for it.
 _WANTED = {reasons.SUSPENDED, reasons.SCALED_TO_ZERO, reasons.ROLLOUT_PAUSED}
 # Go when they are not said again. All else stays: the past of the object, and what other parts of the operator store.
-_PASSING = ("adaptive", "crossover", "slowestStart", "rollout")
+_PASSING = ("adaptive", "crossover", "schedule", "slowestStart", "rollout")
 
 
 @dataclass(frozen=True)

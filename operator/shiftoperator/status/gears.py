@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shiftprotos import contract
 
-from shiftoperator.snapshot import Pod, Snapshot
+from shiftoperator.snapshot import Object, Pod, Snapshot
 from shiftoperator.spec import section
 from shiftoperator.status import reasons
 from shiftoperator.status.view import FALSE, TRUE, UNKNOWN, Check, Verdict, View, first
@@ -23,14 +23,27 @@ def policy_in_sync(view: View) -> Verdict:
         done = len(view.ready) - len(late)
         message = f"{done} of {len(view.ready)} ready pods applied generation {generation}; not yet {late[0].name}"
         return Verdict(FALSE, reasons.APPLYING, message)
-    message = f"every rank of every ready pod applied generation {generation}{_bias(view)}"
+    message = f"every rank of every ready pod applied generation {generation}{_schedule(view)}{_bias(view)}"
     return Verdict(TRUE, reasons.APPLIED, message)
 
 
+def schedule_words(told: Object | None) -> str:
+    """Which schedule holds and until when, of `status.schedule`; empty while none does."""
+    if not told or "name" not in told:
+        return ""
+    until = f" until {told['until']}" if "until" in told else ""
+    return f"schedule {told['name']} holds{until}"
+
+
+def _schedule(view: View) -> str:
+    words = schedule_words(view.outcome.schedule)
+    return f"; {words}" if words else ""
+
+
 def _bias(view: View) -> str:
-    """Why the policy is not the user's."""
+    """Why the policy is neither the user's nor that of a schedule."""
     set_, asked = view.snapshot.status.get("policy") or {}, section(view.snapshot.resource["spec"], "shift")
-    wanted = asked.get("policy", "Auto")
+    wanted = (view.outcome.schedule or {}).get("policy") or asked.get("policy", "Auto")
     if set_.get("mode", wanted) == wanted:
         return ""
     return f": {set_['mode']} in place of {wanted}, while pods are away and those that serve are busy"

@@ -42,6 +42,7 @@ def build(snapshot: Snapshot, outcome: Outcome, decisions: list[Object], now: st
     status["settledReplicas"] = _settled(snapshot, status["conditions"], outcome)
     found = {
         "adaptive": outcome.adaptive,
+        "schedule": outcome.schedule,
         "crossover": measured.crossover(snapshot),
         "slowestStart": measured.slowest_start(snapshot),
         "lastFailure": _last_failure(pods, snapshot.status.get("lastFailure")),

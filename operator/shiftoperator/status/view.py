@@ -57,7 +57,8 @@ class Rejected:
 @dataclass(frozen=True)
 class Outcome:
     """What one reconcile came to, beside what it saw. `desired_replicas` is 0 while suspended; `template_hash` is that
-    of the pods that should run, `rollout` and `adaptive` what the status says of revisions and of the threshold."""
+    of the pods that should run, `rollout`, `adaptive` and `schedule` what the status says of revisions, of the
+    threshold and of windows of time."""
 
     desired_replicas: int
     template_hash: str
@@ -67,6 +68,7 @@ class Outcome:
     rejected: Rejected | None = None
     rollout: Object = field(default_factory=dict)
     adaptive: Object | None = None
+    schedule: Object | None = None
 
 
 @dataclass(frozen=True)

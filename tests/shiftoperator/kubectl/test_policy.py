@@ -139,3 +139,35 @@ def test_a_threshold_out_of_bounds(shift: Shift, threshold: str) -> None:
     assert done.code == 1
     assert f"--threshold {threshold}: use 1..1048576 tokens" in done.err
     assert shift.calls == []
+
+
+def test_what_is_set_is_compared_with_what_was_asked(shift: Shift) -> None:
+    """A policy that a schedule or busy pods kept from being set was told as applied."""
+    scheduled = changed(True)
+    night = {"name": "night", "policy": "Throughput", "until": "2030-01-02T05:00:00Z"}
+    scheduled["status"] |= {"policy": {"mode": "Throughput"}, "schedule": night}
+    biased = changed(True, policy="Auto")
+    biased["status"] |= {"policy": {"mode": "Throughput"}}
+    for condition in biased["status"]["conditions"]:
+        if condition["type"] == "PolicyInSync":
+            condition["message"] = "applied: Throughput in place of Auto, while pods are away"
+    for resource, why in (
+        (scheduled, "night holds (Throughput) until 2030-01-02T05:00:00Z, then spec.shift.policy"),
+        (biased, "applied: Throughput in place of Auto, while pods are away"),
+    ):
+        shift.answer(f"patch-{KEY}-llama", resource)
+        shift.resource(resource)
+        done = shift("policy", "llama", "latency")
+        assert done.code == 0
+        said = f"Throughput (measured crossover) and not what was asked for; {why}"
+        assert done.out.splitlines()[1] == f"applied by 2 ready pods, policy generation 5: {said}"
+
+
+def test_a_schedule_is_told(shift: Shift) -> None:
+    resource = changed(True)
+    resource["status"]["schedule"] = {"until": "2030-01-01T21:00:00Z", "next": "night"}
+    shift.resource(resource)
+    for verb in ("why", "policy", "status"):
+        assert "none holds until 2030-01-01T21:00:00Z, then night" in shift(verb, "llama").out, verb
+    told = json.loads(shift("why", "llama", "-o", "json").out)["policy"]
+    assert (told["asked"]["mode"], told["schedule"]) == ("Latency", resource["status"]["schedule"])
