@@ -76,7 +76,7 @@ def test_fields(schema: Object) -> None:
     assert fields == {
         "model": {"uri", "servedName", "dtype"},
         "parallelism": {"gpus", "sequence", "tensor"},
-        "shift": {"policy", "thresholdTokens", "adaptive"},
+        "shift": {"policy", "thresholdTokens", "adaptive", "schedules"},
         "engine": {"maxNumSeqs", "maxBatchedTokens", "maxModelLen"},
         "runtime": {"image", "device", "resources", "env"},
         "podTemplate": {"metadata", "spec"},
