@@ -125,7 +125,7 @@ def test_every_status_field_of_the_operator_is_declared(schema: Object) -> None:
     written = {
         "observedGeneration", "replicas", "readyReplicas", "readyOfDesired", "selector", "templateHash", "gear",
         "policyGeneration", "policy", "conditions", "pods", "decisions", "lastFailure", "settledReplicas", "capacity",
-        "crossover", "slowestStart", "rollout", "adaptive",
+        "crossover", "slowestStart", "rollout", "adaptive", "schedule",
     }  # fmt: skip
     assert written == declared
 
