@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from shiftsim import describe, replay_command, trace
+from shiftsim import describe, paper_command, replay_command, trace
 from shiftsim.trace_options import add_shape, shape
 
 EPILOG = """\
@@ -18,6 +18,8 @@ Examples:
       what is in a trace: how many requests, how long, how large, how bursty
   shift-sim replay --trace benchmarks/traces/azure2023_code_15min.csv.gz --model llama-3.3-70b-fp8 --hardware 8xH200
       who keeps up with it, and at which latencies, in every layout
+  shift-sim paper --no-ranges
+      how near the model comes to what was published, before you trust it
 """
 
 
@@ -38,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_trace(commands.add_parser("trace", help="say what is in a trace", description=describe.__doc__))
     replay_command.add(commands.add_parser("replay", help="play a trace to layouts, side by side"))
+    paper_command.add(commands.add_parser("paper", help="hold the model against the published figures"))
     return parser
 
 

@@ -11,38 +11,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
 from shiftcore.gears import choose
-from shiftcore.layout import Gear
-from shiftcore.policy import Policy
 
-from shiftsim import hardware, models
+from shiftsim import hardware, layouts, models
 from shiftsim.executor.fitted import Fitted, fit
-from shiftsim.executor.memory import Engine
 from shiftsim.executor.modelled import ModelledExecutor
 from shiftsim.hardware import Software
+from shiftsim.layouts import Layout
+from shiftsim.planning import Settings, modelled
+from shiftsim.replay import replay
+from shiftsim.trace import Arrival
 from shiftsim.work import Work
 
 MODEL = "llama-3.3-70b-fp8"
 HARDWARE = "8xH200"
 PROMPT_TOKENS, OUTPUT_TOKENS = 4096, 250
-THRESHOLD_TOKENS = 512
-ONE, TP, SP = Gear(1, 1), Gear(1, 8), Gear(8, 1)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the eight GPUs are used: engines side by side, each with its gears."""
-
-    engine: Engine
-    policy: Policy
-    engines: int = 1
-
-
-LAYOUTS: Mapping[str, Layout] = {
-    "dp": Layout(Engine(ONE, ONE, copies=True), Policy(gear=ONE.name), engines=8),
-    "tp": Layout(Engine(TP, TP, copies=True), Policy(gear=TP.name)),
-    "sp": Layout(Engine(SP, SP, copies=True), Policy(gear=SP.name)),
-    "shift": Layout(Engine(SP, copies=True), Policy(threshold_tokens=THRESHOLD_TOKENS)),
-}
+SETTINGS = Settings(max_num_seqs=1024, max_batched_tokens=8192, memory_fraction=0.90, copies=True, overlap=False)
+REQUESTS = 4000  # at once, where throughput is measured
 
 
 @dataclass(frozen=True)
@@ -76,12 +60,15 @@ CELLS = (
 )
 
 Assumptions = tuple[Software, Fitted]
-Throughput = Callable[[Layout, ModelledExecutor], float]
 
 
 def executor(layout: Layout, assumptions: Assumptions) -> ModelledExecutor:
     """For one engine of a layout."""
-    return ModelledExecutor(models.load(MODEL), hardware.parse(HARDWARE).gpu, layout.engine, *assumptions)
+    return modelled(models.load(MODEL), hardware.parse(HARDWARE), layout, SETTINGS, *assumptions)
+
+
+def layout_of(cell: Cell) -> Layout:
+    return layouts.parse(cell.layout, hardware.parse(HARDWARE).num_gpus)
 
 
 def ttft(layout: Layout, pod: ModelledExecutor) -> float:
@@ -103,24 +90,35 @@ def tpot(layout: Layout, pod: ModelledExecutor) -> float:
 LATENCIES: Mapping[str, Callable[[Layout, ModelledExecutor], float]] = {"TTFT": ttft, "TPOT": tpot}
 
 
+def throughput(layout: Layout, pod: ModelledExecutor, requests: int = REQUESTS) -> float:
+    """Tokens in and out per second, of requests that come all at once, to the last token of the last."""
+    model = models.load(MODEL)
+    arrivals = (Arrival(0.0, PROMPT_TOKENS, OUTPUT_TOKENS) for _ in range(requests))
+    outcome = replay(layout.name, pod, SETTINGS.options(layout, model.max_model_len), layout.engines, arrivals)
+    return outcome.per_second(outcome.measures.prompt_tokens + outcome.measures.output_tokens)
+
+
 def refit(software: Software) -> Fitted:
     """The four numbers from their four cells."""
 
     def of(cell: Cell) -> Callable[[Fitted], float]:
-        layout, latency = LAYOUTS[cell.layout], LATENCIES[cell.metric]
+        layout, latency = layout_of(cell), LATENCIES[cell.metric]
         pod = executor(layout, (software, Fitted(0.5, 0.005, 0.5, 1e-5)))
         return lambda fitted: latency(layout, replace(pod, fitted=fitted))
 
     return fit({cell.fits: (of(cell), cell.published) for cell in CELLS if cell.fits})
 
 
-def predict(assumptions: Assumptions, throughput: Throughput) -> dict[str, float]:
-    """Every cell, by name, under some assumptions."""
+def predict(assumptions: Assumptions, requests: int = REQUESTS) -> dict[str, float]:
+    """Every cell, by name, under some assumptions; without requests no throughput."""
     found = {}
     for cell in CELLS:
-        layout = LAYOUTS[cell.layout]
-        measure = LATENCIES.get(cell.metric, throughput)
-        found[cell.name] = measure(layout, executor(layout, assumptions))
+        layout = layout_of(cell)
+        pod = executor(layout, assumptions)
+        if cell.metric in LATENCIES:
+            found[cell.name] = LATENCIES[cell.metric](layout, pod)
+        elif requests:
+            found[cell.name] = throughput(layout, pod, requests)
     return found
 
 

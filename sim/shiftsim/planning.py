@@ -8,10 +8,9 @@ from shiftsim import hardware, models
 from shiftsim.engine import EngineOptions
 from shiftsim.errors import UserError
 from shiftsim.executor import memory
-from shiftsim.executor.fitted import published_fit
+from shiftsim.executor.fitted import Fitted, published_fit
 from shiftsim.executor.modelled import ModelledExecutor
 from shiftsim.layouts import Layout
-from shiftsim.work import Executor
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,14 @@ class Settings:
         )
 
 
-def modelled(model: models.Model, gpus: hardware.Hardware, layout: Layout, settings: Settings) -> Executor:
-    """One engine of a layout; raises UserError when the model does not fit or cannot be laid out so."""
+def modelled(
+    model: models.Model, gpus: hardware.Hardware, layout: Layout, settings: Settings,
+    software: hardware.Software | None = None, fitted: Fitted | None = None,
+) -> ModelledExecutor:  # fmt: skip
+    """One engine of a layout; raises UserError when the model does not fit or cannot be laid out so.
+
+    Other assumptions than those committed are for asking how much depends on them.
+    """
     engine = memory.Engine(
         base=layout.base,
         pinned=layout.pinned,
@@ -60,4 +65,4 @@ def modelled(model: models.Model, gpus: hardware.Hardware, layout: Layout, setti
         max_num_seqs=settings.max_num_seqs,
         memory_fraction=settings.memory_fraction,
     )
-    return ModelledExecutor(model, gpus.gpu, engine, hardware.software(), published_fit())
+    return ModelledExecutor(model, gpus.gpu, engine, software or hardware.software(), fitted or published_fit())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from shiftsim import hardware, paper
+from shiftsim import cli, hardware, paper
 from shiftsim.executor.fitted import Fitted, published_fit
 
 ASSUMED = (hardware.software(), published_fit())
@@ -17,7 +19,7 @@ def test_the_committed_numbers_are_those_that_the_fit_gives() -> None:
 
 @pytest.mark.parametrize("cell", [cell for cell in paper.CELLS if cell.metric in paper.LATENCIES], ids=lambda c: c.name)
 def test_latencies_are_as_published_within_the_goal(cell: paper.Cell) -> None:
-    layout = paper.LAYOUTS[cell.layout]
+    layout = paper.layout_of(cell)
     found = paper.LATENCIES[cell.metric](layout, paper.executor(layout, ASSUMED))
     assert found == pytest.approx(cell.published, rel=0.0005 if cell.fits else cell.goal)
 
@@ -38,3 +40,20 @@ def test_assumptions_move_one_at_a_time_and_stay_possible() -> None:
     software, fitted = moved["memory_of_peak -20 %"]
     assert fitted.host_seconds < ASSUMED[1].host_seconds, "the fit makes up for slower memory"
     assert isinstance(fitted, Fitted)
+
+
+@pytest.mark.parametrize("cell", [cell for cell in paper.CELLS if cell.metric == "throughput"], ids=lambda c: c.name)
+def test_throughput_is_near_the_published_also_with_few_requests(cell: paper.Cell) -> None:
+    """600 instead of 4,000: the last of them run alone, which costs some per cent."""
+    layout = paper.layout_of(cell)
+    found = paper.throughput(layout, paper.executor(layout, ASSUMED), requests=600)
+    assert found == pytest.approx(cell.published, rel=cell.goal + 0.10)
+
+
+def test_the_page_shows_every_figure_and_what_was_fitted(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.run(["paper", "--requests", "64", "--no-ranges", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert sorted(found) == sorted(cell.name for cell in paper.CELLS)
+    assert [name for name, cell in found.items() if cell["fitted"]] == ["sp TPOT", "sp TTFT", "tp TPOT", "tp TTFT"]
+    cli.run(["paper", "--fit"])
+    assert capsys.readouterr().out.startswith("linear_of_peak = 0.508962\nhost_seconds = 0.00555037\n")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 
-ROUNDS = 12  # the last ones change nothing within a millionth
+ROUNDS = 8  # the last ones change nothing within a millionth
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def fit(targets: dict[str, tuple[Latency, float]]) -> Fitted:
 
 def _bisect(fitted: Fitted, name: str, latency: Latency, seconds: float) -> Fitted:
     low, high = BOUNDS[name]
-    for _ in range(50):
+    for _ in range(34):
         middle = (low + high) / 2
         slow = latency(replace(fitted, **{name: middle})) > seconds
         if slow == (name in _FALLING):
