@@ -169,3 +169,42 @@ async def test_losing_the_lease_stops_work_in_flight(controller: Controller, rec
     await controller.start()
     await settle()
     assert len(recorder.calls) == 2, "back from standby without a restart"
+
+
+class FailsAsItIsCancelled(Recorder):
+    """Two reads at once, of which one fails in the very turn in which the worker is cancelled: gather then raises the
+    failure, and nobody hears of the cancellation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fails = asyncio.Event()
+
+    async def reconcile(self, key: Key, hint: Any, full: bool) -> bool:
+        self.calls.append((key, hint, full))
+
+        async def read() -> None:
+            await self.fails.wait()
+            raise TransientError("not sent, this process does not lead any more", delay_seconds=0.01)
+
+        await asyncio.gather(read(), asyncio.sleep(60))
+        return True
+
+
+async def test_a_cancellation_that_was_swallowed_does_not_keep_a_standby_from_leading_again() -> None:
+    """The worker went on for ever, whoever waited for its end with it: the operator never led again."""
+    recorder = FailsAsItIsCancelled()
+    controller = Controller(recorder, Metrics(), resync_seconds=60, poll_seconds=60)
+    await controller.start()
+    controller.wake(KEY)
+    await settle()
+    recorder.fails.set()
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await controller.stop()
+    assert recorder.forgotten == 1
+    passes = len(recorder.calls)
+    await controller.start()
+    await settle()
+    assert len(recorder.calls) == passes + 1
+    async with asyncio.timeout(5):
+        await controller.stop()

@@ -86,9 +86,10 @@ class Controller:
         return worker
 
     async def work(self, worker: Worker) -> None:
-        """The life of one worker: until its object is gone."""
+        """The life of one worker: until its object is gone, or somebody else leads."""
         failures, full_due, pause = 0, 0.0, 0.0
-        while True:
+        # Not only until it is cancelled: a read that fails in the same turn makes a failure of that.
+        while self._workers.get(worker.key) is worker:
             hint, woken = await worker.next(pause)
             full = woken or failures > 0 or self._clock() >= full_due
             try:
