@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ DRAIN_SECONDS = 2.0
 STATE_SECONDS = 6.0
 # One pass waits so long for answers and goes on with those that came.
 WAIT_SECONDS = 0.5
+_TOO_LATE = "DEADLINE_EXCEEDED"
 
 T = TypeVar("T")
 
@@ -82,6 +83,9 @@ class RuntimeClient:
         self._channels: dict[Endpoint, _Opened] = {}
         self._outdated: list[tuple[float, grpc.aio.Channel]] = []  # with the time to close them
         self._questions: dict[Endpoint, asyncio.Task[RuntimeState | RuntimeCallError]] = {}
+        # Pods that let the last call run out of time: they are asked like others, and not waited for.
+        self._silent: set[Endpoint] = set()
+        self._pushes: set[asyncio.Task[Accepted | RuntimeCallError]] = set()
 
     async def get_state(self, endpoint: Endpoint, access: Access) -> RuntimeState:
         """Raises RuntimeCallError."""
@@ -98,17 +102,28 @@ class RuntimeClient:
 
     async def states(self, endpoints: Iterable[Endpoint], access: Access) -> dict[str, RuntimeState | RuntimeCallError]:
         """By pod uid: what was answered by now. A question still open is answered in a later call, so that a pod busy
-        with a long step holds nobody up."""
+        with a long step holds nobody up, and one that is dead does so once."""
         asked = {endpoint: self._ask(endpoint, access) for endpoint in endpoints}
         if not asked:
             return {}
-        done, _ = await asyncio.wait(asked.values(), timeout=WAIT_SECONDS)
+        await self._wait(asked)
         answers: dict[str, RuntimeState | RuntimeCallError] = {}
         for endpoint, task in asked.items():
-            if task in done:
+            if task.done():
                 del self._questions[endpoint]
                 answers[endpoint.uid] = task.result()
+            self._remember(endpoint, answers.get(endpoint.uid))
         return answers
+
+    async def _wait(self, asked: Mapping[Endpoint, asyncio.Task[Any]]) -> None:
+        talking = [task for endpoint, task in asked.items() if endpoint not in self._silent]
+        # What is not waited for must be sent at least.
+        await (asyncio.wait(talking, timeout=WAIT_SECONDS) if talking else asyncio.sleep(0))
+
+    def _remember(self, endpoint: Endpoint, answer: object) -> None:
+        """`answer`: None while there is none."""
+        late = answer is None or (isinstance(answer, RuntimeCallError) and answer.code == _TOO_LATE)
+        (self._silent.add if late else self._silent.discard)(endpoint)
 
     def _ask(self, endpoint: Endpoint, access: Access) -> asyncio.Task[RuntimeState | RuntimeCallError]:
         question = self._questions.get(endpoint)
@@ -120,12 +135,22 @@ class RuntimeClient:
     async def push(
         self, endpoints: Iterable[Endpoint], access: Access, policy: Policy, generation: int
     ) -> dict[str, Accepted | RuntimeCallError]:
-        """By pod uid, sent in parallel."""
+        """By pod uid, sent in parallel. What a silent pod answers is not waited for: its state will tell."""
         asked = list(endpoints)
         # An answer given before this push would look like a pod that has lost it.
         self._drop_questions(set(asked))
-        calls = (_or_error(self.set_policy(e, access, policy, generation)) for e in asked)
-        return dict(zip((e.uid for e in asked), await asyncio.gather(*calls), strict=True))
+        sent = {e: asyncio.create_task(_or_error(self.set_policy(e, access, policy, generation))) for e in asked}
+        for task in sent.values():
+            self._pushes.add(task)
+            task.add_done_callback(self._pushes.discard)
+        talking = [task for endpoint, task in sent.items() if endpoint not in self._silent]
+        await (asyncio.wait(talking) if talking else asyncio.sleep(0))
+        answers: dict[str, Accepted | RuntimeCallError] = {}
+        for endpoint, task in sent.items():
+            if task.done():
+                self._remember(endpoint, task.result())
+            answers[endpoint.uid] = task.result() if task.done() else RuntimeCallError(_TOO_LATE, "silent before too")
+        return answers
 
     async def drain(self, endpoints: Iterable[Endpoint], access: Access) -> dict[str, RuntimeCallError | None]:
         """Lets pods take no more requests, in parallel; by pod uid what went wrong. A pod cannot be told to go back."""
@@ -144,6 +169,7 @@ class RuntimeClient:
     async def forget(self, uids: set[str]) -> None:
         """Closes the channels of pods that are gone, and those that others have replaced."""
         self._drop_questions({e for e in self._questions if e.uid in uids})
+        self._silent = {e for e in self._silent if e.uid not in uids}
         for endpoint in [e for e in self._channels if e.uid in uids]:
             await self._channels.pop(endpoint).channel.close()
         now = self._clock()
@@ -153,6 +179,8 @@ class RuntimeClient:
 
     async def close(self) -> None:
         """Closes every channel; a later call opens a new one."""
+        for task in self._pushes:
+            task.cancel()
         await self.forget({endpoint.uid for endpoint in self._channels})
         for _, channel in self._outdated:
             await channel.close()

@@ -96,6 +96,17 @@ async def client() -> AsyncIterator[RuntimeClient]:
     await client.close()
 
 
+async def next_state(pod: Pod, client: RuntimeClient) -> RuntimeState:
+    """Of a pod that may have been silent, and is not waited for then."""
+    for _ in range(400):
+        if answers := await client.states([pod.endpoint], ACCESS):
+            break
+        await asyncio.sleep(0.05)
+    answer = answers["u1"]
+    assert isinstance(answer, RuntimeState)
+    return answer
+
+
 async def test_state(pod: Pod, client: RuntimeClient) -> None:
     state = await client.get_state(pod.endpoint, ACCESS)
     assert (state.read_at, state.base_gear, state.threshold_source) == (7.0, "sp2", "Default")
@@ -149,9 +160,30 @@ async def test_a_silent_pod_costs_half_a_second(pod: Pod, client: RuntimeClient)
 async def test_a_slow_answer_is_collected_later(pod: Pod, client: RuntimeClient) -> None:
     pod.control.delay_seconds = 0.8
     assert await client.states([pod.endpoint], ACCESS) == {}
-    answer = (await client.states([pod.endpoint], ACCESS))["u1"]
-    assert isinstance(answer, RuntimeState)
+    await next_state(pod, client)
     assert pod.control.calls == 1, "the open question was not asked again"
+
+
+async def test_a_dead_pod_is_waited_for_once(pod: Pod, client: RuntimeClient) -> None:
+    """Half a second in every reading and every push kept the next policy from all other pods."""
+    pod.control.delay_seconds = 30.0
+    assert await client.states([pod.endpoint], ACCESS) == {}
+    started = asyncio.get_running_loop().time()
+    for generation in range(2, 12):
+        assert await client.states([pod.endpoint], ACCESS) == {}
+        answer = (await client.push([pod.endpoint], ACCESS, Policy(), generation))["u1"]
+        assert isinstance(answer, RuntimeCallError)
+    assert asyncio.get_running_loop().time() - started < 5.0, "twenty times half a second"
+
+
+async def test_a_pod_that_was_silent_gets_the_policy_and_is_waited_for_again(pod: Pod, client: RuntimeClient) -> None:
+    pod.control.delay_seconds = 0.8
+    assert await client.states([pod.endpoint], ACCESS) == {}
+    pod.control.delay_seconds = 0.0
+    await client.push([pod.endpoint], ACCESS, Policy("Latency"), 4)
+    assert (await next_state(pod, client)).generation_accepted in (0, 4)
+    assert pod.control.policy.generation == 4
+    assert await client.push([pod.endpoint], ACCESS, Policy("Latency"), 5) == {"u1": Accepted(5, 5)}
 
 
 async def test_a_push_drops_questions_from_before(pod: Pod, client: RuntimeClient) -> None:
@@ -159,8 +191,7 @@ async def test_a_push_drops_questions_from_before(pod: Pod, client: RuntimeClien
     assert await client.states([pod.endpoint], ACCESS) == {}
     pod.control.delay_seconds = 0.0
     await client.push([pod.endpoint], ACCESS, Policy(), 5)
-    answer = (await client.states([pod.endpoint], ACCESS))["u1"]
-    assert isinstance(answer, RuntimeState)
+    answer = await next_state(pod, client)
     assert answer.generation_accepted == 5
 
 
@@ -172,9 +203,7 @@ async def test_drain_is_seen_in_the_next_answer(pod: Pod, client: RuntimeClient)
     answers = await client.drain([dead, pod.endpoint], ACCESS)
     assert isinstance(answers["u2"], RuntimeCallError)
     assert answers["u1"] is None
-    answer = (await client.states([pod.endpoint], ACCESS))["u1"]
-    assert isinstance(answer, RuntimeState)
-    assert answer.draining
+    assert (await next_state(pod, client)).draining
 
 
 async def test_forgotten_pods_leave_no_channel(pod: Pod, client: RuntimeClient) -> None:
