@@ -19,8 +19,8 @@ VARIABLES = {
     "SHIFT_OPS_PORT": "port of /livez, /readyz and /metrics; 0 takes a free one [8080]",
     "SHIFT_LOG_LEVEL": "debug, info, warning or error [info]",
     "SHIFT_LOG_FORMAT": "text or json [text]",
-    "SHIFT_RESYNC_SECONDS": "how often an object is compared with the cluster without being told to [5]",
-    "SHIFT_POLL_SECONDS": "how often the state of every pod is read [2]",
+    "SHIFT_RESYNC_SECONDS": "how often an object is compared with the cluster unasked; at most 10 a second in all [5]",
+    "SHIFT_POLL_SECONDS": "how often the state of every pod is read; of at most 100 objects a second in all [2]",
 }
 
 _NUMBERS = {"SHIFT_LEASE_SECONDS": 5.0, "SHIFT_OPS_PORT": 0.0, "SHIFT_RESYNC_SECONDS": 1.0, "SHIFT_POLL_SECONDS": 0.5}

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from shiftoperator.errors import TransientError
 from shiftoperator.handlers import Controller
+from shiftoperator.handlers import controller as controllers
 from shiftoperator.metrics import Metrics
 from shiftoperator.names import Key
 
@@ -101,6 +102,19 @@ async def test_polls_between_full_passes(recorder: Recorder) -> None:
     assert kinds[0] is True
     assert len(kinds) > 2
     assert not any(kinds[1:])
+
+
+async def test_many_objects_are_looked_at_more_rarely(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every two seconds each, five hundred of them left no time for what happened meanwhile."""
+    monkeypatch.setattr(controllers, "MOST_POLLS_PER_SECOND", 20.0)
+    controller = Controller(recorder, Metrics(), resync_seconds=60, poll_seconds=0.01)
+    await controller.start()
+    for number in range(10):
+        controller.wake(Key("team", f"model-{number}"))
+    await asyncio.sleep(1.0)
+    await controller.stop()
+    polls = [full for _, _, full in recorder.calls].count(False)
+    assert 1 <= polls <= 30, "one of them alone would have been looked at 100 times"
 
 
 async def test_a_gone_object_ends_its_worker(controller: Controller, recorder: Recorder) -> None:

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 Object = dict[str, Any]
 
 LONGEST_BACKOFF_SECONDS = 30.0
+# Of all objects together: with many of them each is looked at more rarely, so that what happens finds a free operator.
+MOST_RESYNCS_PER_SECOND = 10.0
+MOST_POLLS_PER_SECOND = 100.0
 
 
 class Reconciles(Protocol):
@@ -109,8 +112,11 @@ class Controller:
                 log.info("gone key=%s", worker.key)
                 return
             if full:
-                full_due = self._clock() + self._resync_seconds
-            failures, pause = 0, self._poll_seconds
+                full_due = self._clock() + _spread(self._interval(self._resync_seconds, MOST_RESYNCS_PER_SECOND))
+            failures, pause = 0, _spread(self._interval(self._poll_seconds, MOST_POLLS_PER_SECOND))
+
+    def _interval(self, seconds: float, most_per_second: float) -> float:
+        return max(seconds, len(self._known) / most_per_second)
 
     async def _reconcile_once(self, key: Key, hint: Object | None, full: bool) -> bool:
         started, outcome = self._clock(), "error"
@@ -133,7 +139,12 @@ class Controller:
         seconds = min(LONGEST_BACKOFF_SECONDS, error.delay_seconds * 2.0 ** min(failures - 1, 8))
         level = logging.DEBUG if isinstance(error, ConflictError) and failures < 3 else logging.WARNING
         log.log(level, "retrying key=%s in_seconds=%.1f: %s", key, seconds, error)
-        return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads retries, guards nothing
+        return _spread(seconds)
+
+
+def _spread(seconds: float) -> float:
+    """So that what began together does not come together again and again."""
+    return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - guards nothing
 
 
 class Worker:
