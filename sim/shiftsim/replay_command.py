@@ -14,7 +14,8 @@ from shiftcore.layout import LayoutError
 
 from shiftsim import hardware, layouts, models, replay_page, trace
 from shiftsim.errors import UserError
-from shiftsim.planning import Settings, modelled
+from shiftsim.executor import measured
+from shiftsim.planning import MAX_BATCHED_TOKENS, MAX_NUM_SEQS, Measured, Modelled, Plan, Settings
 from shiftsim.replay import Outcome, as_json, replay
 from shiftsim.trace_options import add_shape, shape
 
@@ -28,6 +29,7 @@ Layouts:
 
 Examples:
   shift-sim replay --trace benchmarks/traces/azure2023_code_15min.csv.gz --model llama-3.3-70b-fp8 --hardware 8xH200
+  shift-sim replay --trace day.csv --measured calibration.json --layout tp --layout shift-calibrated
   shift-sim replay --trace day.csv --model ./config.json --hardware 8xH100 --layout dp --layout shift --replicas 4
 """
 DESCRIPTION = """\
@@ -39,9 +41,11 @@ finished all within a tenth of the trace's time, or a minute, after the last arr
 def add(parser: argparse.ArgumentParser) -> None:
     add_argument = parser.add_argument
     add_argument("--trace", type=Path, required=True, metavar="FILE", help="CSV or CSV.GZ: " + ", ".join(trace.COLUMNS))
-    add_argument("--model", required=True, metavar="NAME|CONFIG.JSON", help="one of " + ", ".join(models.names())
+    add_argument("--model", metavar="NAME|CONFIG.JSON", help="one of " + ", ".join(models.names())
                  + ", with -fp8 behind it for FP8 weights, or a config.json")  # fmt: skip
-    add_argument("--hardware", required=True, metavar="8xH200", help="GPUs of one replica")
+    add_argument("--hardware", metavar="8xH200", help="GPUs of one replica")
+    add_argument("--measured", type=Path, metavar="FILE", help="in place of both: what a running pod measured, "
+                 "its calibration file (shift-runtime serve --calibration) or GetState as JSON")  # fmt: skip
     add_argument("--layout", action="append", metavar="LAYOUT", help="may be given more than once (default: "
                  + ", ".join(layouts.NAMES) + ")")  # fmt: skip
     add_argument("--replicas", type=int, default=1, metavar="N", help="pods behind one balancer (default: 1)")
@@ -56,14 +60,20 @@ def add(parser: argparse.ArgumentParser) -> None:
 def add_engine(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("of the engines")
     add, default = group.add_argument, Settings()
+    measured = "of a measured pod: what it ran with"
     add("--threshold", type=int, default=layouts.DEFAULT_THRESHOLD_TOKENS, metavar="TOKENS",
         help="of the layout shift: larger steps run the base gear (default: %(default)s)")  # fmt: skip
     add("--base", metavar="GEAR", help="of the layouts that shift, such as sp4tp2 (default: sp over all GPUs)")
-    add("--max-num-seqs", type=int, default=default.max_num_seqs, metavar="N",
-        help="requests that run at once in an engine (default: %(default)s)")  # fmt: skip
-    add("--max-batched-tokens", type=int, default=default.max_batched_tokens, metavar="N",
-        help="tokens per step (default: %(default)s)")  # fmt: skip
-    add("--max-model-len", type=int, metavar="N", help="tokens of the longest request (default: the model's own)")
+    add("--max-num-seqs", type=int, metavar="N",
+        help=f"requests that run at once in an engine (default: {MAX_NUM_SEQS}; {measured})")  # fmt: skip
+    add("--max-batched-tokens", type=int, metavar="N",
+        help=f"tokens per step (default: {MAX_BATCHED_TOKENS}; {measured})")  # fmt: skip
+    add("--max-model-len", type=int, metavar="N",
+        help=f"tokens of the longest request (default: the model's own; {measured})")  # fmt: skip
+    add("--kv-tokens", type=int, metavar="N", help="of a measured pod: tokens that its KV cache holds (default: all "
+        "that its sequences can use)")  # fmt: skip
+    add("--step-ms", type=float, default=0.0, metavar="MS", help="of a measured pod: added to each step, for what the "
+        "engine's process takes beside the ranks (default: 0)")  # fmt: skip
     add("--memory-fraction", type=float, default=default.memory_fraction, metavar="SHARE",
         help="of a GPU's memory that an engine uses (default: %(default)s)")  # fmt: skip
     add("--kv-cache", default="auto", metavar="fp8|bf16", help="numbers of the KV cache (default: bf16)")
@@ -84,6 +94,23 @@ def settings(options: argparse.Namespace) -> Settings:
         copies=options.weights == "copies",
         tpot_target_seconds=None if target is None else target / 1000,
         overlap=not options.no_overlap,
+    )
+
+
+def plan(options: argparse.Namespace) -> Plan:
+    """Raises UserError."""
+    if options.measured is not None:
+        if options.model or options.hardware:
+            raise UserError("--measured stands in place of --model and --hardware; leave these away")
+        if not options.step_ms >= 0 or (options.kv_tokens is not None and options.kv_tokens < 1):
+            raise UserError(
+                f"--step-ms {options.step_ms:g} must be at least 0 and --kv-tokens {options.kv_tokens} above 0"
+            )
+        return Measured(measured.read(options.measured), settings(options), options.kv_tokens, options.step_ms / 1000)
+    if not options.model or not options.hardware:
+        raise UserError("name what to replay on: --model and --hardware, or --measured")
+    return Modelled(
+        models.load(options.model, kv=options.kv_cache), hardware.parse(options.hardware), settings(options)
     )
 
 
@@ -110,10 +137,9 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 def _outcomes(options: argparse.Namespace) -> Iterator[Outcome | tuple[str, str]]:
     """One per layout; a layout that the model does not fit in is named with the reason."""
-    played, common = shape(options), settings(options)
-    model, gpus = models.load(options.model, kv=options.kv_cache), hardware.parse(options.hardware)
+    played, pods = shape(options), plan(options)
     chosen = [
-        layouts.parse(name, gpus.num_gpus, base=options.base, threshold_tokens=options.threshold)
+        layouts.parse(name, pods.ranks, base=options.base or pods.base, threshold_tokens=options.threshold)
         for name in dict.fromkeys(options.layout or layouts.NAMES)
     ]
     arrivals = sum(1 for _ in trace.read(options.trace, played))  # and so every row has been read once
@@ -123,10 +149,9 @@ def _outcomes(options: argparse.Namespace) -> Iterator[Outcome | tuple[str, str]
         for layout in chosen:
             task = progress.add_task(layout.name, total=arrivals)
             try:
-                executor = modelled(model, gpus, layout, common)
+                executor, engine = pods.engine(layout)
                 yield replay(
-                    layout.name, executor, common.options(layout, model.max_model_len),
-                    layout.engines * options.replicas, trace.read(options.trace, played),
+                    layout.name, executor, engine, layout.engines * options.replicas, trace.read(options.trace, played),
                     lambda arrived, task=task: progress.update(task, completed=arrived),  # type: ignore[misc]
                 )  # fmt: skip
             except (UserError, LayoutError) as error:
@@ -141,17 +166,20 @@ def _progress() -> Progress:
 
 
 def _title(options: argparse.Namespace) -> str:
-    pods = f"{options.replicas} × {options.hardware}" if options.replicas > 1 else options.hardware
-    return f"{options.trace.name} · {Path(options.model).name} · {pods}"
+    pods = (
+        f"{options.measured.name}, measured" if options.measured else f"{options.hardware}, {Path(options.model).name}"
+    )
+    return f"{options.trace.name} on {options.replicas} × {pods}"
 
 
 def _json(options: argparse.Namespace, outcomes: Sequence[Outcome], unfit: dict[str, str]) -> dict[str, object]:
     return {
         "trace": {"name": options.trace.name, **{k: v for k, v in asdict(shape(options)).items() if v != float("inf")}},
-        "model": Path(options.model).name,
+        "measured": options.measured.name if options.measured else None,
+        "model": Path(options.model).name if options.model else None,
         "hardware": options.hardware,
         "replicas": options.replicas,
-        "settings": {**asdict(settings(options)), "kv_cache": options.kv_cache},
+        "settings": {**asdict(settings(options)), "kv_cache": options.kv_cache, "step_seconds": options.step_ms / 1000},
         "layouts": [as_json(outcome) for outcome in outcomes],
         "do_not_fit": unfit,
     }

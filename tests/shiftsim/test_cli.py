@@ -73,7 +73,7 @@ def test_a_replay_is_shown_side_by_side(
     path = tmp_path / "t.csv"
     path.write_text(TRACE + "30,200000,5\n")
     page = replayed(monkeypatch, capsys, path, "--layout", "tp", "--layout", "shift", "--replicas", "2")
-    assert "2 × 2xH100" in page
+    assert "2 × 2xH100, llama-3.1-8b-fp8" in page
     assert "keeps up" in page
     assert "tp: 1 refused, 200000 prompt tokens and 5 to generate exceed" in " ".join(page.split())
 

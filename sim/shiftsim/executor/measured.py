@@ -1,0 +1,162 @@
+"""An executor from what a running pod measured of itself: its calibration file, or the answer of GetState as JSON.
+
+The pod's points have costs of context in them: small steps were decodes behind 64 tokens each, large ones prompts from
+their beginning. These are taken out, and come back with the context that a step really has. An answer of GetState does
+not tell what context costs; take the calibration file where contexts are long.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from shiftcore.costs import CostCurve, CostPoint
+from shiftcore.gears import GearTable
+from shiftcore.layout import Gear, LayoutError
+
+from shiftsim.errors import UserError
+from shiftsim.work import Work
+
+CALIBRATION_CONTEXT_TOKENS = 64  # of the decodes that the runtime measures
+_MAX_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """``costs`` by gear as measured; the limits under which they were, where the file has them."""
+
+    base: Gear
+    costs: Mapping[Gear, CostCurve]
+    max_num_seqs: int | None = None
+    max_batched_tokens: int | None = None
+    max_model_len: int | None = None
+    kv_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class MeasuredExecutor:
+    """``step_seconds`` is added to every step: what the engine's process takes beside the ranks."""
+
+    measurement: Measurement
+    kv_tokens: int
+    max_num_seqs: int  # that the costs were measured with
+    max_model_len: int
+    step_seconds: float = 0.0
+    _known: dict[tuple[Gear, int], float] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def table(self) -> GearTable:
+        return GearTable(self.measurement.base, self.measurement.costs)
+
+    def seconds(self, gear: Gear, work: Work) -> float:
+        """Of one step."""
+        pairs = work.prefill_pairs + work.decode_context
+        return self._without_context(gear, work.tokens) + self._curves[gear].pair_seconds * pairs
+
+    def decode_seconds(self, gear: Gear, work: Work, steps: int) -> Sequence[float]:
+        """Of so many steps in a row in which the same requests decode."""
+        rows, each, first = (
+            self._without_context(gear, work.decodes),
+            self._curves[gear].pair_seconds,
+            work.decode_context,
+        )
+        return [rows + each * pairs for pairs in range(first, first + steps * work.decodes, work.decodes)]
+
+    def tokenize_seconds(self, prompt_tokens: int) -> float:
+        """Not measured; small beside a step of a CPU."""
+        return 0.0
+
+    def _without_context(self, gear: Gear, tokens: int) -> float:
+        key = gear, tokens
+        if key not in self._known:
+            self._known[key] = self._curves[gear].seconds(tokens) + self.step_seconds
+        return self._known[key]
+
+    @cached_property
+    def _curves(self) -> Mapping[Gear, CostCurve]:
+        """Without the contexts that were measured along."""
+        return {gear: self._stripped(curve) for gear, curve in self.measurement.costs.items()}
+
+    def _stripped(self, curve: CostCurve) -> CostCurve:
+        def strip(point: CostPoint) -> CostPoint:
+            seconds = point.median_seconds - curve.pair_seconds * self._pairs_measured(point.tokens)
+            return replace(point, median_seconds=max(0.0, seconds))
+
+        return CostCurve(tuple(strip(point) for point in curve.points), curve.pair_seconds)
+
+    def _pairs_measured(self, tokens: int) -> int:
+        """Of a token and one that it looks back at, in the step that the runtime measures for this size."""
+        context = min(CALIBRATION_CONTEXT_TOKENS, self.max_model_len - 1)
+        if tokens <= self.max_num_seqs:
+            return tokens * context
+        full, rest = divmod(tokens, self.max_model_len)
+        return full * _triangle(self.max_model_len) + _triangle(rest)
+
+
+def _triangle(tokens: int) -> int:
+    return tokens * (tokens - 1) // 2
+
+
+def read(path: Path) -> Measurement:
+    """A calibration file of the runtime, or GetState as JSON; raises UserError."""
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UserError(f"{path} is larger than {_MAX_BYTES >> 20} MiB, which no measurement of a pod is")
+        content = json.loads(path.read_text())
+        return _from_state(content) if isinstance(content["gears"], list) else _from_file(content)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, LayoutError) as error:
+        raise UserError(
+            f"{path} is neither a calibration file (shift-runtime serve --calibration-file) nor an answer of GetState: "
+            f"{type(error).__name__} {error}"
+        ) from error
+
+
+def _from_file(content: dict[str, Any]) -> Measurement:
+    measured_with = content["provenance"]
+    costs = {
+        Gear.parse(name): CostCurve(_points(curve["points"]), float(curve.get("pair_seconds", 0.0)))
+        for name, curve in content["gears"].items()
+    }
+    return Measurement(
+        _base(measured_with["base_gear"], costs), costs,
+        max_num_seqs=int(measured_with["max_num_seqs"]),
+        max_batched_tokens=int(measured_with["max_batched_tokens"]),
+        max_model_len=int(measured_with["max_model_len"]),
+    )  # fmt: skip
+
+
+def _from_state(content: dict[str, Any]) -> Measurement:
+    """Names as in the .proto or in its JSON mapping, numbers of 64 bits also as text."""
+    gears = [{_snake(key): value for key, value in gear.items()} for gear in content["gears"]]
+    costs = {Gear.parse(gear["name"]): CostCurve(_points(gear["costs"])) for gear in gears if gear.get("costs")}
+    whole = {_snake(key): value for key, value in content.items()}
+    load = {_snake(key): value for key, value in whole.get("load", {}).items()}
+    seqs = int(load.get("max_running_requests", 0))
+    return Measurement(_base(whole["base_gear"], costs), costs, max_num_seqs=seqs or None)
+
+
+def _base(name: str, costs: Mapping[Gear, CostCurve]) -> Gear:
+    base = Gear.parse(name)
+    if base not in costs:
+        raise UserError(f"the base gear {base} was not measured; let the pod calibrate itself (--calibrate)")
+    return base
+
+
+def _points(points: Sequence[Mapping[str, Any]]) -> tuple[CostPoint, ...]:
+    plain = ({_snake(key): value for key, value in point.items()} for point in points)
+    return tuple(
+        CostPoint(int(p["tokens"]), float(p["median_seconds"]), float(p.get("spread_seconds", 0.0)), int(p["samples"]))
+        for p in plain
+    )
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)

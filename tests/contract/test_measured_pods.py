@@ -1,0 +1,42 @@
+"""What a runtime writes of its measurements is what the simulator reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from google.protobuf.json_format import MessageToJson
+from shiftcore.costs import CostCurve, CostPoint
+from shiftcore.layout import Gear
+from shiftprotos.v1 import control_pb2, inference_pb2
+from shiftruntime.engine import calibration_file
+from shiftruntime.engine.calibration_file import Provenance
+from shiftsim.executor import measured
+
+POINTS = (CostPoint(1, 0.004, 0.0001, 5), CostPoint(2048, 0.9, 0.01, 3))
+COSTS = {Gear(1, 2): CostCurve(POINTS, 3e-7), Gear(2, 1): CostCurve(POINTS[:1])}
+
+
+def test_the_simulator_reads_a_calibration_file_of_the_runtime(tmp_path: Path) -> None:
+    provenance = Provenance(
+        model="0123", dtype="bfloat16", exact=False, ranks=2, base_gear="sp2", max_num_seqs=64, max_batched_tokens=2048,
+        max_model_len=4096, block_size=16, device="cpu", processor="any", instruction_sets=(), cores=2, torch="2.11",
+        runtime="0.1.0",
+    )  # fmt: skip
+    path = tmp_path / "calibration.json"
+    calibration_file.write(path, provenance, COSTS)
+    assert measured.read(path) == measured.Measurement(Gear(2, 1), COSTS, 64, 2048, 4096)
+
+
+def test_the_simulator_reads_an_answer_of_get_state(tmp_path: Path) -> None:
+    point = {"tokens": 1, "median_seconds": 0.004, "spread_seconds": 0.0001, "samples": 5}
+    gears = [
+        control_pb2.Gear(name=name, costs=[control_pb2.CostPoint(**point)], steps=1 << 40) for name in ("tp2", "sp2")
+    ]
+    load = inference_pb2.Load(max_running_requests=64)
+    answer = control_pb2.GetStateResponse(gears=gears, base_gear="sp2", load=load)
+    for named_as_in_proto in (True, False):
+        path = tmp_path / "state.json"
+        path.write_text(MessageToJson(answer, preserving_proto_field_name=named_as_in_proto))
+        found = measured.read(path)
+        assert found.costs == {gear: CostCurve(POINTS[:1]) for gear in COSTS}
+        assert (found.base, found.max_num_seqs) == (Gear(2, 1), 64)
