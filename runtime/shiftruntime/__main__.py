@@ -51,7 +51,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         path = Environment.of(os.environ).termination_log
         termination.write(path, contract.REASON_INVALID_ARGUMENT, str(error))
         return EXIT_USAGE
-    log.setup(options.log_format, options.environment.pod_name)
+    log.setup(options.log_format, options.environment.pod_name, level=options.log_level.number)
     load_text = partial(text_source.load, chat_template=options.chat_template)
     return asyncio.run(serve(options, EngineClient, load_text))
 

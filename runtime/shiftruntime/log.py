@@ -18,6 +18,18 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+    @property
+    def number(self) -> int:
+        """As the logging module counts it."""
+        return logging.getLevelNamesMapping()[self.name]
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object per line."""
 

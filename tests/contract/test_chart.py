@@ -76,7 +76,7 @@ def test_fields(schema: Object) -> None:
     assert fields == {
         "model": {"uri", "servedName", "dtype"},
         "parallelism": {"gpus", "sequence", "tensor"},
-        "shift": {"policy", "thresholdTokens", "adaptive", "schedules"},
+        "shift": {"policy", "thresholdTokens", "adaptive", "schedules", "calibration"},
         "engine": {"maxNumSeqs", "maxBatchedTokens", "maxModelLen"},
         "runtime": {"image", "device", "resources", "env"},
         "podTemplate": {"metadata", "spec"},
@@ -88,6 +88,7 @@ def test_fields(schema: Object) -> None:
             *("strategy", "paused", "restartedAt", "progressDeadlineSeconds", "drainSeconds", "autoRollback"),
         },
         "disruption": {"maxUnavailable"},
+        "observability": {"logs"},
     }
 
 

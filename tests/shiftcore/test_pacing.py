@@ -7,9 +7,9 @@ from shiftcore.blocks import BlockPool
 from shiftcore.costs import CostCurve, CostPoint
 from shiftcore.gears import GearTable
 from shiftcore.layout import Gear
+from shiftcore.pacing import step_budget
 from shiftcore.policy import Policy
 from shiftcore.scheduler import Limits, Request, Scheduler
-from shiftcore.pacing import step_budget
 
 BLOCK_SIZE = 4
 TARGET_SECONDS = 0.02

@@ -33,6 +33,39 @@ def test_command_line(make: Make) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"shift": {"calibration": {"mode": "Keep"}}}, "--calibration /tmp/calibration.json"),
+        ({"shift": {"calibration": {"mode": "Off"}}}, "--no-calibration"),
+        ({"shift": {"calibration": {"mode": "EveryStart"}}}, ""),
+        ({"shift": {"calibration": {}}}, ""),
+        ({"observability": {"logs": {"format": "json", "level": "debug"}}}, "--log-format json --log-level debug"),
+        ({"observability": {"logs": {"requests": True}}}, "--log-requests"),
+        ({"observability": {}}, ""),
+    ],
+)
+def test_what_pods_are_told_at_their_start(make: Make, changed: Object, words: str) -> None:
+    before = " ".join(container(make.resource())["args"])
+    asked = make.resource(**changed)
+    assert " ".join(container(asked)["args"]) == f"{before} {words}".strip()
+    same = manifests.template_hash(make.resource()["spec"]) == manifests.template_hash(asked["spec"])
+    assert same == (changed in ({"observability": {}},)), "pods are replaced when the user sets it, and only then"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"shift": {"calibration": {"mode": "Never"}}}, "'Never' is unknown; use EveryStart, Keep, Off"),
+        ({"observability": {"logs": {"level": "trace"}}}, "observability.logs.level 'trace' is unknown"),
+        ({"observability": {"logs": {"format": "xml"}}}, "observability.logs.format 'xml' is unknown"),
+    ],
+)
+def test_what_pods_cannot_be_told_is_refused(make: Make, changed: Object, said: str) -> None:
+    with pytest.raises(InvalidSpecError, match=said):
+        specs.parse(make.resource(**changed)["spec"])
+
+
 def test_policy_is_no_argument(make: Make) -> None:
     arguments = container(make.resource())["args"]
     assert not {"--policy", "--threshold"} & set(arguments)

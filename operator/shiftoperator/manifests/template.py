@@ -15,12 +15,18 @@ from shiftprotos import contract
 from shiftoperator import names
 from shiftoperator.manifests import overrides
 from shiftoperator.manifests.overlay import overlay
-from shiftoperator.spec import Spec, section
+from shiftoperator.spec import Calibration, Spec, section
 
 _POD_FIELDS = ("model", "parallelism", "engine", "runtime", "podTemplate")
-# Of spec.rollout. None of them has a default in the CRD: the API server would fill it into stored objects too.
-_ROLLOUT_FIELDS = ("restartedAt", "drainSeconds")
+# Of sections that are live otherwise. None has a default in the CRD: the API server would fill it into stored objects.
+_POD_PARTS = {
+    "rollout": ("restartedAt", "drainSeconds"),
+    "shift": ("calibration",),
+    "observability": ("logs",),
+}
 _NONROOT = 65532
+# In the pod's own volume, which outlives its containers.
+_KEPT_CALIBRATION = "/tmp/calibration.json"  # noqa: S108 - see the mount
 # Big models load for long; the runtime itself gives up earlier and says why.
 _START_SECONDS = 3600
 # Beyond its requests: the last words of a drain, and the ranks' end.
@@ -30,10 +36,10 @@ DRAIN_MARGIN_SECONDS = 30
 def template_hash(spec: dict[str, Any]) -> str:
     """Over the raw fields, so that a new default of the operator changes nothing."""
     chosen = {name: spec[name] for name in _POD_FIELDS if spec.get(name)}
-    asked = section(spec, "rollout")
-    rollout = {name: asked[name] for name in _ROLLOUT_FIELDS if name in asked}
-    if rollout:
-        chosen["rollout"] = rollout
+    for name, fields in _POD_PARTS.items():
+        asked = section(spec, name)
+        if part := {field: asked[field] for field in fields if field in asked}:
+            chosen[name] = part
     canonical = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[: names.TEMPLATE_HASH_LENGTH]
 
@@ -135,11 +141,15 @@ def arguments(spec: Spec) -> tuple[str, ...]:
         "--port": contract.INFERENCE_PORT,
         "--control-port": contract.CONTROL_PORT,
         "--ops-port": contract.OPS_PORT,
+        "--calibration": _KEPT_CALIBRATION if spec.calibration is Calibration.KEEP else None,
+        "--log-format": spec.logs.format,
+        "--log-level": spec.logs.level,
     }
     for option, value in options.items():
         if value is not None:
             arguments += [option, str(value)]
-    return tuple(arguments)
+    flags = {"--no-calibration": spec.calibration is Calibration.OFF, "--log-requests": spec.logs.requests}
+    return (*arguments, *(flag for flag, wanted in flags.items() if wanted))
 
 
 def _environment(spec: Spec) -> list[dict[str, Any]]:

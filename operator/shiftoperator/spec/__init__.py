@@ -11,7 +11,7 @@ from shiftoperator.spec.rollout import Rollout, Strategy
 from shiftoperator.spec.runtime import Runtime
 from shiftoperator.spec.scaling import PERCENTILES, Autoscaling
 from shiftoperator.spec.schedules import Schedule
-from shiftoperator.spec.shift import DEFAULT_ADAPTIVE_MAX, POLICIES, Adaptive, AdaptiveMode, Policy
+from shiftoperator.spec.shift import DEFAULT_ADAPTIVE_MAX, POLICIES, Adaptive, AdaptiveMode, Calibration, Policy
 from shiftoperator.spec.whole import Spec, parse, with_policy
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Adaptive",
     "AdaptiveMode",
     "Autoscaling",
+    "Calibration",
     "Engine",
     "Model",
     "Policy",

@@ -36,6 +36,14 @@ class AdaptiveMode(StrEnum):
     APPLY = "Apply"
 
 
+class Calibration(StrEnum):
+    """When pods measure what a step costs in each gear."""
+
+    EVERY_START = "EveryStart"
+    KEEP = "Keep"
+    OFF = "Off"
+
+
 @dataclass(frozen=True)
 class Adaptive:
     """Bounds between which the threshold may be moved by what was measured of the targets; tokens per step."""
@@ -70,6 +78,13 @@ def policy(shift: dict[str, Any]) -> Policy:
     if threshold is not None and not lowest <= threshold <= highest:
         raise InvalidSpecError(f"shift.thresholdTokens {threshold} must lie in {lowest}..{highest}")
     return Policy(mode, threshold)
+
+
+def calibration(shift: dict[str, Any]) -> Calibration:
+    mode = shift.get("calibration", {}).get("mode", Calibration.EVERY_START)
+    if mode not in tuple(Calibration):
+        raise InvalidSpecError(f"shift.calibration.mode {mode!r} is unknown; use {', '.join(Calibration)}")
+    return Calibration(mode)
 
 
 def adaptive(spec: dict[str, Any]) -> Adaptive:

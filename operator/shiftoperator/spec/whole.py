@@ -11,11 +11,12 @@ from shiftoperator.errors import InvalidSpecError
 from shiftoperator.spec.asked import pods_asked
 from shiftoperator.spec.engine import Engine, engine
 from shiftoperator.spec.model import Model, model
+from shiftoperator.spec.observability import Logs, logs
 from shiftoperator.spec.rollout import Rollout, rollout
 from shiftoperator.spec.runtime import Runtime, runtime
 from shiftoperator.spec.scaling import Autoscaling, autoscaling, replicas
 from shiftoperator.spec.schedules import Schedule, schedules
-from shiftoperator.spec.shift import Adaptive, Policy, adaptive, base_gear, policy
+from shiftoperator.spec.shift import Adaptive, Calibration, Policy, adaptive, base_gear, calibration, policy
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class Spec:
     policy: Policy
     schedules: tuple[Schedule, ...]
     adaptive: Adaptive
+    calibration: Calibration
     engine: Engine
     runtime: Runtime
     pod_template: dict[str, Any]
     replicas: int
     autoscaling: Autoscaling
     rollout: Rollout
+    logs: Logs
     # Ready pods that an eviction may take away at once.
     max_unavailable: int
     suspend: bool
@@ -62,12 +65,14 @@ def _parse(spec: dict[str, Any]) -> Spec:
         policy=policy(shift),
         schedules=schedules(shift),
         adaptive=adaptive(spec),
+        calibration=calibration(shift),
         engine=engine(spec.get("engine", {})),
         runtime=runtime(spec.get("runtime", {})),
         pod_template=spec.get("podTemplate", {}),
         replicas=replicas(spec),
         autoscaling=autoscaling(spec),
         rollout=rollout(spec.get("rollout", {})),
+        logs=logs(spec.get("observability", {})),
         max_unavailable=spec.get("disruption", {}).get("maxUnavailable", 1),
         suspend=bool(spec.get("suspend", False)),
         pods=pods_asked(spec),

@@ -14,13 +14,13 @@ from shiftcore.blocks import BlockPool
 from shiftcore.costs import CostCurve
 from shiftcore.gears import choose
 from shiftcore.layout import Gear
+from shiftcore.pacing import step_budget
 from shiftcore.scheduler import Batch, Limits, Scheduler
 
 from shiftruntime.engine.grammar import Vocabulary
 from shiftruntime.engine.grammar_compiler import GrammarCompiler
 from shiftruntime.engine.messages import Abort, Call, EngineState, Shutdown, Submit, ToEngine
 from shiftruntime.engine.options import EngineOptions
-from shiftcore.pacing import step_budget
 from shiftruntime.engine.plans import may_run_ahead, plan_chunks
 from shiftruntime.engine.ranks import RankGroup
 from shiftruntime.engine.requests import Requests

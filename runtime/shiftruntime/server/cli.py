@@ -9,6 +9,7 @@ from importlib.metadata import version
 from shiftprotos import contract
 
 from shiftruntime.engine.options import EngineOptions
+from shiftruntime.log import LogLevel
 from shiftruntime.server.cli_limits import add_limits, add_tls
 from shiftruntime.server.openai.cli import add_openai
 from shiftruntime.server.terminal.cli import add_verbs
@@ -179,6 +180,13 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         "options and machine are the same (default: measure at every start)",
     )
     group.add_argument(
+        "--no-calibration",
+        dest="calibrate",
+        action="store_false",
+        help="measure nothing at the start, which ends sooner: the threshold is --threshold or the default, and no "
+        "capacity is known",
+    )
+    group.add_argument(
         "--no-prefix-cache",
         dest="prefix_cache",
         action="store_false",
@@ -234,6 +242,9 @@ def _add_operation(parser: argparse.ArgumentParser) -> None:
         "--log-requests", action="store_true", help="a log line for every request that ended, with its trace id"
     )
     group.add_argument("--log-format", choices=("text", "json"), default="text", help="log lines on stderr")
+    group.add_argument(
+        "--log-level", choices=tuple(LogLevel), default=str(LogLevel.INFO), help="the least that is logged [info]"
+    )
 
 
 def _integer(low: int, high: int) -> Callable[[str], int]:

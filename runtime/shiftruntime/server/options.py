@@ -15,7 +15,7 @@ from shiftprotos import contract
 
 from shiftruntime.engine.options import EngineOptions
 from shiftruntime.errors import StartupError
-from shiftruntime.log import LogFormat
+from shiftruntime.log import LogFormat, LogLevel
 from shiftruntime.models.fetch.uri import short_name
 from shiftruntime.server.chat.tools import Family
 from shiftruntime.server.cli import build_parser
@@ -76,6 +76,7 @@ class ServeOptions:
     model_defaults: bool = True
     log_requests: bool = False
     log_format: LogFormat = LogFormat.TEXT
+    log_level: LogLevel = LogLevel.INFO
     environment: Environment = Environment()
 
 
@@ -108,6 +109,7 @@ def parse(arguments: Sequence[str], variables: Mapping[str, str] | None = None) 
         model_defaults=values.sampling_defaults == "model",
         log_requests=values.log_requests,
         log_format=LogFormat(values.log_format),
+        log_level=LogLevel(values.log_level),
         environment=environment,
     )
 
@@ -133,6 +135,8 @@ def _engine(values: argparse.Namespace) -> EngineOptions:
     """Raises UsageError."""
     _check_device(values.device)
     base_gear = _base_gear(values.base_gear, values.ranks)
+    if values.calibration and not values.calibrate:
+        raise UsageError(f"--calibration {values.calibration} has no effect with --no-calibration; leave one out")
     return EngineOptions(
         model=values.model,
         ranks=values.ranks,
@@ -148,6 +152,7 @@ def _engine(values: argparse.Namespace) -> EngineOptions:
         kv_memory_bytes=_kv_memory(values.kv_memory),
         prefix_cache=values.prefix_cache,
         overlap=values.overlap,
+        calibrate=values.calibrate,
         calibration_file=values.calibration,
         tpot_target_seconds=_tpot_target(values.tpot_target_ms),
     )

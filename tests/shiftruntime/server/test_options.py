@@ -71,6 +71,8 @@ def test_exact_chooses_a_dtype_that_can_be_exact(dtype, resolved):
 
 
 REFUSED = [
+    ("--calibration /f --no-calibration", ["--calibration /f", "--no-calibration"]),
+    ("--log-level trace", ["'trace'", "'debug'"]),
     ("--ranks 0", ["--ranks", "0 is outside 1..64"]),
     ("--ranks two", ["--ranks", "'two'", "1..64"]),
     ("--base-gear sp4", ["--base-gear sp4", "4 ranks", "--ranks 4"]),
@@ -229,3 +231,8 @@ def test_a_folder_with_a_dot_in_its_name_keeps_all_of_it(model, name):
 def test_a_model_that_is_nowhere_is_a_wrong_command_line():
     with pytest.raises(UsageError, match="unknown scheme 'gs'"):
         parse(["serve", "gs://bucket/tiny"], {})
+
+
+def test_a_level_of_the_log_is_one_of_the_logging_module():
+    assert serve("--log-level", "warning").log_level.number == logging.WARNING
+    assert serve().log_level.number == logging.INFO
