@@ -72,6 +72,8 @@ class BlockTables:
         self.pool = pool
         self.windows = windows
         self.prefix_cache = prefix_cache
+        # Whether the number of a sequence's tokens alone decides which blocks it holds.
+        self.count_only = not prefix_cache and all(window is None for window in windows)
         self._max_chunk_tokens = max_chunk_tokens
 
     def new(self, tenant: str) -> SequenceBlocks:
@@ -96,13 +98,10 @@ class BlockTables:
     def extend(self, sequence: SequenceBlocks, end: int) -> None:
         """Hold positions up to ``end``; the caller has checked the shortage."""
         more = self.shortage(sequence, end) // len(self.windows)
+        if not more:
+            return
         for table in sequence.tables:
             table += self.pool.allocate(more)
-
-    @property
-    def count_only(self) -> bool:
-        """Whether the number of a sequence's tokens alone decides which blocks it holds."""
-        return not self.prefix_cache and all(window is None for window in self.windows)
 
     def turns_with_room(self, holders: Sequence[tuple[SequenceBlocks, int]], limit: int) -> int:
         """How often, at most ``limit`` times, each of these can be extended by a token beyond its end."""
@@ -110,7 +109,9 @@ class BlockTables:
         # Tokens that each can take before it needs a block.
         slacks = [sequence.num_blocks * size - end for sequence, end in holders]
         taken = lambda turns: groups * sum(-(-max(0, turns - slack) // size) for slack in slacks)  # noqa: E731
-        return bisect_right(range(limit + 1), self.pool.num_available, key=taken) - 1
+        if taken(limit) <= self.pool.num_available:
+            return limit
+        return bisect_right(range(limit), self.pool.num_available, key=taken) - 1
 
     def extend_in_turns(self, holders: Sequence[tuple[SequenceBlocks, int]], turns: int) -> None:
         """As ``extend`` of each of these in order by a token beyond its end, so many times over."""
@@ -158,6 +159,8 @@ class BlockTables:
 
     def advance(self, sequence: SequenceBlocks, tokens: Tokens, computed: int) -> None:
         """``computed`` tokens are in the cache: offer full blocks to others, give back what the windows have passed."""
+        if self.count_only:
+            return
         if self.prefix_cache:
             self._publish(sequence, tokens, min(computed, len(tokens)) // self.pool.block_size)
         for group, window in enumerate(self.windows):

@@ -72,9 +72,10 @@ class Request:
     @property
     def missing(self) -> int:
         """Tokens, known or foreseen, that no step computes yet; none of a request that is sure to end."""
-        if self.ended or self.num_output + self.foreseen >= self.max_tokens:
+        known = len(self.tokens) + self.foreseen
+        if self.ended or known - len(self.prompt) >= self.max_tokens:
             return 0
-        return len(self.tokens) + self.foreseen - self.scheduled
+        return known - self.scheduled
 
     @property
     def in_flight(self) -> bool:

@@ -96,14 +96,12 @@ class Scheduler:
         largest = self.limits.max_batched_tokens
         step = _Step(largest if budget is None else min(budget, largest))
         # Decodes first: a long prompt must not make those who already read wait.
-        for request in sorted(self.running, key=lambda r: (r.missing > 1, r.importance)):
-            if ahead and self._tables_short(request, step):
-                return ()
+        for request in sorted(self.running, key=lambda r: (r.missing > 1, r.priority, r.order)):
             if step.preempted and request not in self.running:
                 continue  # it gave way to a more important one
             # Not one that only waits for its end.
-            if request.missing and step.budget:
-                self._continue(request, step)
+            if step.budget and request.missing and not self._continue(request, step, may_preempt=not ahead):
+                return ()
         while step.budget and not step.preempted and len(self.running) < self.limits.max_num_seqs:
             if not self._admit(step, now):
                 break
@@ -221,17 +219,20 @@ class Scheduler:
         end = request.scheduled + min(request.missing, step.budget)
         return self._tables.shortage(request.sequence, end) > self.pool.num_available
 
-    def _continue(self, request: Request, step: _Step) -> None:
-        """Give a running request its share of the step, with blocks from less important ones if need be."""
+    def _continue(self, request: Request, step: _Step, *, may_preempt: bool) -> bool:
+        """Give a running request its share of the step, with blocks from less important ones if need be and allowed."""
         assert request.sequence is not None, f"request {request.id} runs without blocks"
         while self._tables_short(request, step):
+            if not may_preempt:
+                return False
             victim = max(self.running, key=lambda r: r.importance)
             self._preempt(victim, step)
             if victim is request:
-                return
+                return True
         length = min(request.missing, step.budget)
         self._tables.extend(request.sequence, request.scheduled + length)
         step.add(request, length)
+        return True
 
     def _preempt(self, request: Request, step: _Step) -> None:
         """Give up a request's KV and let it wait; its tokens are kept and recomputed."""
@@ -298,8 +299,10 @@ class Scheduler:
 
     def _charge(self, request: Request) -> None:
         """What is computed again after a preemption is not the tenant's fault."""
-        self._shares.charge(request.tenant, max(0, request.scheduled - request.charged))
-        request.charged = max(request.charged, request.scheduled)
+        more = request.scheduled - request.charged
+        if more > 0:
+            self._shares.charge(request.tenant, more)
+            request.charged = request.scheduled
 
 
 class _Step:

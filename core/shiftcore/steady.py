@@ -64,9 +64,13 @@ class SteadyScheduler(Scheduler):
 
 def _steps_until_change(running: Sequence[Request], foreseen: int) -> int:
     """Steps before the one that yields somebody's last token; 0 unless all of these decode."""
-    if not running or any(r.missing != 1 or r.foreseen != foreseen or r.stop_token_ids for r in running):
-        return 0
-    return min(r.max_tokens - r.num_output for r in running) - 1
+    least = 0
+    for request in running:
+        if request.missing != 1 or request.foreseen != foreseen or request.stop_token_ids:
+            return 0
+        left = request.max_tokens - request.num_output
+        least = min(least, left) if least else left
+    return least - 1
 
 
 def _holder(request: Request) -> tuple[SequenceBlocks, int]:
