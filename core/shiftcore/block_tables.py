@@ -108,7 +108,10 @@ class BlockTables:
         size, groups = self.pool.block_size, len(self.windows)
         # Tokens that each can take before it needs a block.
         slacks = [sequence.num_blocks * size - end for sequence, end in holders]
-        taken = lambda turns: groups * sum(-(-max(0, turns - slack) // size) for slack in slacks)  # noqa: E731
+
+        def taken(turns: int) -> int:
+            return groups * sum(-(-max(0, turns - slack) // size) for slack in slacks)
+
         if taken(limit) <= self.pool.num_available:
             return limit
         return bisect_right(range(limit), self.pool.num_available, key=taken) - 1
