@@ -10,6 +10,9 @@ RUNTIME_CONTAINER = "runtime"
 TEMPLATE_HASH_LENGTH = 10
 MODELS_MOUNT = "/models"
 CONTROL_MOUNT = "/run/shift/control"
+# Of the certificate for clients, where there is one.
+SERVING_TLS_VOLUME = "serving-tls"
+SERVING_TLS_MOUNT = "/run/shift/tls"
 
 
 class Key(NamedTuple):

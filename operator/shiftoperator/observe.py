@@ -45,6 +45,14 @@ async def needs(cluster: Cluster, key: names.Key, spec: Spec, template: Object) 
         raise UserError(contract.REASON_MODEL_NOT_FOUND, message)
 
 
+async def serving_certificate(cluster: Cluster, key: names.Key, spec: Spec) -> None:
+    """Raises UserError when the Secret of service.tls is not there: the kubelet would wait for it without a word."""
+    tls = spec.service.tls
+    if tls is not None and not await cluster.exists("Secret", key.namespace, tls.secret):
+        message = f"Secret {tls.secret} of service.tls does not exist; create it with tls.crt and tls.key"
+        raise UserError(SECRET_MISSING, message)
+
+
 async def _external_scaler(cluster: Cluster, key: names.Key) -> str | None:
     """The HorizontalPodAutoscaler (KEDA makes one too) that drives this resource's /scale."""
     for scaler in await cluster.list("HorizontalPodAutoscaler", key.namespace):

@@ -82,6 +82,7 @@ class Reviser:
         try:
             revision = plan.revision(snapshot, spec, self._settings.runtime_image)
             await self._try(memory, decided.target, manifests.deployment(snapshot.resource, spec, _template(revision)))
+            await observe.serving_certificate(self._cluster, snapshot.key, spec)
             if fallback:
                 # Without anything to go back to pods may as well wait for it themselves: the kubelet says the same.
                 await observe.needs(self._cluster, snapshot.key, spec, _template(revision))

@@ -89,6 +89,7 @@ def test_fields(schema: Object) -> None:
         },
         "disruption": {"maxUnavailable"},
         "observability": {"logs"},
+        "service": {"type", "annotations", "tls"},
     }
 
 

@@ -32,12 +32,16 @@ def test_the_runtime_takes_every_option_that_a_spec_can_ask_for() -> None:
         "parallelism": {"gpus": 2},
         "shift": {"calibration": {"mode": "Keep"}},
         "observability": {"logs": {"format": "json", "level": "debug", "requests": True}},
+        "service": {"tls": {"secretName": "cert", "clientAuth": "Required"}},
     }
     (container,) = pod_template("gemma", specs.parse(resource), "0" * 8, "runtime:1")["spec"]["containers"]
     options = parse(container["args"], {})
     assert (options.engine.calibrate, options.engine.calibration_file) == (True, "/tmp/calibration.json")
     assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}
     assert (str(options.log_format), str(options.log_level), options.log_requests) == ("json", "debug", True)
+    assert options.tls is not None
+    assert [path.name for path in options.tls.paths] == ["tls.crt", "tls.key", "ca.crt"]
+    assert not options.tls_control, "the control port has certificates of its own"
     resource["shift"]["calibration"]["mode"] = "Off"
     (container,) = pod_template("gemma", specs.parse(resource), "0" * 8, "runtime:1")["spec"]["containers"]
     assert not parse(container["args"], {}).engine.calibrate

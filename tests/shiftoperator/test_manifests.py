@@ -239,6 +239,8 @@ def test_overlay_rules() -> None:
         ({"parallelism": {"gpus": 4}}, False),
         ({"model": {"uri": "pvc://models/other.gguf"}}, False),
         ({"podTemplate": {"spec": {"nodeSelector": {"a": "b"}}}}, False),
+        ({"service": {"type": "NodePort", "annotations": {"a": "b"}}}, True),
+        ({"service": {"tls": {"secretName": "cert"}}}, False),
     ],
 )
 def test_what_replaces_pods(make: Make, changed: Object, same: bool) -> None:
@@ -260,6 +262,65 @@ def test_children(make: Make) -> None:
     assert headless["clusterIP"] == "None"
     assert headless["publishNotReadyAddresses"] is False
     assert "clusterIP" not in by_kind["Service", "gemma"]["spec"]
+
+
+def services(resource: Object) -> tuple[Object, Object]:
+    made = manifests.children(resource, specs.parse(resource["spec"]), REVISION, CONTROL, "shift-system")
+    found = {child["metadata"]["name"]: child for child in made if child.get("kind") == "Service"}
+    return found["gemma"], found["gemma-headless"]
+
+
+def test_a_service_is_of_the_type_asked_for_and_the_headless_one_stays(make: Make) -> None:
+    for type_ in ("NodePort", "LoadBalancer"):
+        plain, headless = services(make.resource(service={"type": type_, "annotations": {"cloud/zone": "a"}}))
+        assert (plain["spec"]["type"], plain["metadata"]["annotations"]) == (type_, {"cloud/zone": "a"})
+        assert (headless["spec"]["type"], headless["spec"]["clusterIP"]) == ("ClusterIP", "None")
+        assert "annotations" not in headless["metadata"]
+    plain, _ = services(make.resource())
+    assert (plain["spec"]["type"], "annotations" in plain["metadata"]) == ("ClusterIP", False)
+
+
+@pytest.mark.parametrize(
+    ("auth", "asks"), [({}, False), ({"clientAuth": "None"}, False), ({"clientAuth": "Required"}, True)]
+)
+def test_a_certificate_for_clients(make: Make, auth: Object, asks: bool) -> None:
+    resource = make.resource(service={"tls": {"secretName": "cert", **auth}})
+    pod = template(resource)["spec"]
+    [volume] = [volume for volume in pod["volumes"] if volume["name"] == "serving-tls"]
+    assert volume["secret"] == {"secretName": "cert", "defaultMode": 0o444}
+    [mount] = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "serving-tls"]
+    assert (mount["mountPath"], mount["readOnly"]) == ("/run/shift/tls", True)
+    arguments = " ".join(pod["containers"][0]["args"])
+    assert "--tls-cert /run/shift/tls/tls.crt --tls-key /run/shift/tls/tls.key" in arguments
+    assert ("--tls-client-ca /run/shift/tls/ca.crt" in arguments) is asks
+    assert {probe["httpGet"]["scheme"] for name, probe in pod["containers"][0].items() if name.endswith("Probe")} == {
+        "HTTP"
+    }, "the ops port stays as it is"
+    for service in services(resource):
+        assert {port["appProtocol"] for port in service["spec"]["ports"]} == {"https"}
+
+
+@pytest.mark.parametrize(
+    ("service", "said"),
+    [
+        ({"type": "ExternalName"}, "'ExternalName' is unknown"),
+        ({"tls": {}}, "secretName is empty"),
+        ({"tls": {"secretName": "a", "clientAuth": "Maybe"}}, "'Maybe' is unknown"),
+    ],
+)
+def test_a_service_that_cannot_be_is_refused(make: Make, service: Object, said: str) -> None:
+    with pytest.raises(InvalidSpecError, match=said):
+        specs.parse(make.resource(service=service)["spec"])
+
+
+def test_the_certificates_volume_is_the_users_while_there_is_none_of_ours(make: Make) -> None:
+    own = {"volumes": [{"name": "serving-tls", "emptyDir": {}}]}
+    mounted = {"spec": {**own, "containers": [{"name": "runtime", "volumeMounts": [
+        {"name": "serving-tls", "mountPath": "/run/shift/tls"}]}]}}  # fmt: skip
+    template(make.resource(podTemplate=mounted))
+    for over in ({"spec": own}, {"spec": {"containers": mounted["spec"]["containers"]}}):
+        with pytest.raises(InvalidSpecError, match=r"serving-tls|the operator mounts /run/shift/tls"):
+            template(make.resource(podTemplate=over, service={"tls": {"secretName": "cert"}}))
 
 
 def test_control_port_is_for_the_operator_only(make: Make) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -194,3 +195,24 @@ def test_capacity_is_that_of_the_gear_the_policy_allows(make: Make) -> None:
     assert plan.pod_load("p", auto, make.state(), None).capacity_tokens_per_second == 1000
     assert plan.pod_load("p", pinned, make.state(), None).capacity_tokens_per_second == 400
     assert plan.pod_load("p", auto, make.state(), None).kv_used_fraction == pytest.approx(0.25)
+
+
+def test_an_annotation_that_the_user_took_back_is_taken_away(make: Make) -> None:
+    """What was not asked for any more stayed, as what others write on a Service must."""
+    resource = make.resource()
+    spec = specs.parse(resource["spec"])
+    wanted = manifests.children(resource, spec, {"kind": "x", "data": {"template": {}}}, CONTROL, "shift-system")
+    service = next(child for child in wanted if child["kind"] == "Service")
+    identity = ("Service", "gemma")
+    seen = copy.deepcopy(service)
+    seen["metadata"]["annotations"] = {"ours": "1", "theirs": "2"}
+
+    def managed(*names: str) -> Object:
+        fields = {"f:metadata": {"f:annotations": {".": {}} | {f"f:{name}": {} for name in names}}}
+        return {"manager": "shift-operator", "operation": "Apply", "fieldsV1": fields}
+
+    theirs = {**managed("theirs"), "manager": "cloud", "operation": "Update"}
+    seen["metadata"]["managedFields"] = [managed("ours"), theirs]
+    assert plan.changes(make.snapshot(children={identity: seen}), [service]).apply == (service,)
+    seen["metadata"]["managedFields"] = [managed(), theirs]
+    assert plan.changes(make.snapshot(children={identity: seen}), [service]).apply == ()

@@ -227,6 +227,29 @@ async def test_what_pods_need_must_be_there_before_one_is_replaced(
     assert world.condition("Ready") == ("True", "AllPodsReady")
 
 
+async def test_a_first_pod_waits_for_the_certificate_and_the_status_says_which(make: Make) -> None:
+    """The kubelet says nothing of a Secret that it cannot mount."""
+    world = World(make, service={"tls": {"secretName": "cert"}})
+    world.cluster.missing.add("cert")
+    await world.full()
+    assert world.condition("Ready") == ("False", "SecretMissing")
+    [said] = [c["message"] for c in world.cluster.resource["status"]["conditions"] if c["type"] == "Ready"]
+    assert "Secret cert of service.tls does not exist" in said
+    assert ("Deployment", "gemma") not in world.cluster.objects
+    world.cluster.missing.clear()
+    await world.full()
+    assert ("Deployment", "gemma") in world.cluster.objects
+
+
+async def test_a_certificate_that_is_not_there_replaces_no_pod(make: Make) -> None:
+    world = await World(make).healthy()
+    good = running(world)
+    world.cluster.missing.add("cert")
+    change(world, service={"tls": {"secretName": "cert"}})
+    await world.full()
+    assert (running(world), world.condition("Ready")) == (good, ("False", "SecretMissing"))
+
+
 async def test_a_paused_rollout_replaces_nothing_and_says_so(make: Make) -> None:
     world = await World(make).healthy()
     change(world, engine={"maxNumSeqs": 99}, rollout={"paused": True})

@@ -79,8 +79,8 @@ def children(
         make.object("Secret", names.authority_secret(name), _secret(control.certificates.as_data())),
         make.object("Secret", names.control_secret(name), _secret(control.for_pods())),
         make.object("NetworkPolicy", name, {"spec": _network_policy(name, operator_namespace, metrics_namespaces)}),
-        make.object("Service", name, {"spec": _service(name, headless=False)}),
-        make.object("Service", names.headless_service(name), {"spec": _service(name, headless=True)}),
+        _annotated(make.object("Service", name, {"spec": _service(name, spec)}), spec.service.annotations),
+        make.object("Service", names.headless_service(name), {"spec": _headless_service(name, spec)}),
         make.object("PodDisruptionBudget", name, {"spec": _disruption_budget(name, spec)}),
         revision,
         deployment(resource, spec, revision["data"]["template"], surge, paused),
@@ -118,9 +118,20 @@ def _secret(data: dict[str, bytes]) -> Object:
     return {"type": "Opaque", "data": {key: base64.b64encode(value).decode() for key, value in data.items()}}
 
 
-def _service(name: str, headless: bool) -> Object:
-    service: Object = {
-        "type": "ClusterIP",
+def _annotated(made: Object, annotations: dict[str, str]) -> Object:
+    """None without any: the API server shows no empty ones."""
+    return {**made, "metadata": {**made["metadata"], "annotations": annotations}} if annotations else made
+
+
+def _headless_service(name: str, spec: Spec) -> Object:
+    return {**_service(name, spec), "type": "ClusterIP", "clusterIP": "None"}
+
+
+def _service(name: str, spec: Spec) -> Object:
+    """Its address is left out: the API server gives one, and we must not take it away again."""
+    tls = spec.service.tls is not None
+    return {
+        "type": spec.service.type,
         "selector": names.selector(name),
         "publishNotReadyAddresses": False,
         "ports": [
@@ -129,19 +140,18 @@ def _service(name: str, headless: bool) -> Object:
                 "port": contract.INFERENCE_PORT,
                 "targetPort": "grpc",
                 "protocol": "TCP",
-                "appProtocol": "kubernetes.io/h2c",
+                # HTTP/2 over TLS is https as well: what is spoken is agreed on in the handshake.
+                "appProtocol": "https" if tls else "kubernetes.io/h2c",
             },
             {
                 "name": "openai",
                 "port": contract.OPENAI_PORT,
                 "targetPort": "openai",
                 "protocol": "TCP",
-                "appProtocol": "http",
+                "appProtocol": "https" if tls else "http",
             },
         ],
     }
-    # Left out, the API server gives an address, and we must not take it away again.
-    return {**service, "clusterIP": "None"} if headless else service
 
 
 def _disruption_budget(name: str, spec: Spec) -> Object:

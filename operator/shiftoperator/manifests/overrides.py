@@ -46,9 +46,9 @@ _PORTS = {
 }
 
 
-def check(template: Any, claim: bool, grace_seconds: int) -> None:
-    """Raises InvalidSpecError that names the path of what is wrong. `claim` says whether we mount the models,
-    `grace_seconds` is what a pod needs to end its requests."""
+def check(template: Any, claim: bool, grace_seconds: int, serving_tls: bool = False) -> None:
+    """Raises InvalidSpecError that names the path of what is wrong. `claim` and `serving_tls` say whether we mount the
+    models and a certificate for clients, `grace_seconds` is what a pod needs to end its requests."""
     _check_shape(template)
     spec = template.get("spec", {})
     if spec.get("hostNetwork"):
@@ -59,12 +59,14 @@ def check(template: Any, claim: bool, grace_seconds: int) -> None:
     if not isinstance(grace, int) or grace < grace_seconds:
         why = f"{_shown(grace)} is less than the {grace_seconds} s that a drain needs; set spec.rollout.drainSeconds"
         raise _refused(f"{_ROOT}.spec.terminationGracePeriodSeconds", why)
+    volumes = {"control": True, "models": claim, names.SERVING_TLS_VOLUME: serving_tls}
+    mounts = {names.CONTROL_MOUNT: True, names.MODELS_MOUNT: claim, names.SERVING_TLS_MOUNT: serving_tls}
     for index, volume in enumerate(spec.get("volumes", ())):
-        if volume["name"] == "control" or (claim and volume["name"] == "models"):
+        if volumes.get(volume["name"], False):
             raise _refused(f"{_ROOT}.spec.volumes[{index}]", f"the name {volume['name']} is the operator's")
     for where, container in _containers(spec, "containers"):
         if container.get("name") == names.RUNTIME_CONTAINER:
-            _check_runtime(container, where, claim)
+            _check_runtime(container, where, {path for path, is_ours in mounts.items() if is_ours})
 
 
 # --- shape ---
@@ -119,7 +121,7 @@ def _containers(spec: Object, kind: str) -> Iterator[tuple[str, Object]]:
 # --- what is not the user's ---
 
 
-def _check_runtime(container: Object, where: str, claim: bool) -> None:
+def _check_runtime(container: Object, where: str, mounts: set[str]) -> None:
     for name, instead in _OWNED.items():
         if name in container:
             raise _refused(f"{where}.{name}", instead)
@@ -131,8 +133,9 @@ def _check_runtime(container: Object, where: str, claim: bool) -> None:
             raise _refused(f"{where}.ports[{index}]", "its name or number is one of the runtime's own ports")
     for index, mount in enumerate(container.get("volumeMounts", ())):
         path = posixpath.normpath(str(mount["mountPath"]))
-        taken = path in (names.CONTROL_MOUNT, contract.TERMINATION_LOG_PATH) or (claim and path == names.MODELS_MOUNT)
-        if taken or path.startswith(f"{names.CONTROL_MOUNT}/"):
+        taken = path in mounts or path == contract.TERMINATION_LOG_PATH
+        inside = tuple(f"{mount}/" for mount in mounts - {names.MODELS_MOUNT})
+        if taken or path.startswith(inside):
             raise _refused(f"{where}.volumeMounts[{index}]", f"the operator mounts {mount['mountPath']}")
     for probe in _PROBES:
         handler = next((h for h in _HANDLERS if h in _object(container, probe, where)), None)

@@ -15,7 +15,7 @@ from shiftprotos import contract
 from shiftoperator import names
 from shiftoperator.manifests import overrides
 from shiftoperator.manifests.overlay import overlay
-from shiftoperator.spec import Calibration, Spec, section
+from shiftoperator.spec import Calibration, ServingTls, Spec, section
 
 _POD_FIELDS = ("model", "parallelism", "engine", "runtime", "podTemplate")
 # Of sections that are live otherwise. None has a default in the CRD: the API server would fill it into stored objects.
@@ -23,8 +23,11 @@ _POD_PARTS = {
     "rollout": ("restartedAt", "drainSeconds"),
     "shift": ("calibration",),
     "observability": ("logs",),
+    "service": ("tls",),
 }
 _NONROOT = 65532
+# Keys of a Secret of type kubernetes.io/tls, and what cert-manager adds.
+TLS_CERTIFICATE, TLS_KEY, TLS_AUTHORITY = "tls.crt", "tls.key", "ca.crt"
 # In the pod's own volume, which outlives its containers.
 _KEPT_CALIBRATION = "/tmp/calibration.json"  # noqa: S108 - see the mount
 # Big models load for long; the runtime itself gives up earlier and says why.
@@ -47,12 +50,20 @@ def template_hash(spec: dict[str, Any]) -> str:
 def pod_template(name: str, spec: Spec, hash_: str, default_image: str) -> dict[str, Any]:
     """Raises InvalidSpecError for a podTemplate that cannot be merged or is about things that are not its to set."""
     grace = spec.rollout.drain_seconds + DRAIN_MARGIN_SECONDS
-    overrides.check(spec.pod_template, claim=spec.model.claim is not None, grace_seconds=grace)
+    overrides.check(
+        spec.pod_template,
+        claim=spec.model.claim is not None,
+        serving_tls=spec.service.tls is not None,
+        grace_seconds=grace,
+    )
     volumes: list[dict[str, Any]] = [
         {"name": "tmp", "emptyDir": {}},
         # Readable by everyone in the pod instead of an fsGroup: that would re-group the files of every mounted volume.
         {"name": "control", "secret": {"secretName": names.control_secret(name), "defaultMode": 0o444}},
     ]
+    if spec.service.tls is not None:
+        secret = {"secretName": spec.service.tls.secret, "defaultMode": 0o444}
+        volumes.append({"name": names.SERVING_TLS_VOLUME, "secret": secret})
     if spec.model.claim:
         claim = {"claimName": spec.model.claim, "readOnly": True}
         volumes.append({"name": "models", "persistentVolumeClaim": claim})
@@ -92,6 +103,8 @@ def _container(spec: Spec, default_image: str) -> dict[str, Any]:
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of its own, the root is read-only
         {"name": "control", "mountPath": names.CONTROL_MOUNT, "readOnly": True},
     ]
+    if spec.service.tls is not None:
+        mounts.append({"name": names.SERVING_TLS_VOLUME, "mountPath": names.SERVING_TLS_MOUNT, "readOnly": True})
     if spec.model.claim:
         mounts.append({"name": "models", "mountPath": names.MODELS_MOUNT, "readOnly": True})
     return {
@@ -144,12 +157,21 @@ def arguments(spec: Spec) -> tuple[str, ...]:
         "--calibration": _KEPT_CALIBRATION if spec.calibration is Calibration.KEEP else None,
         "--log-format": spec.logs.format,
         "--log-level": spec.logs.level,
+        **_tls_options(spec.service.tls),
     }
     for option, value in options.items():
         if value is not None:
             arguments += [option, str(value)]
     flags = {"--no-calibration": spec.calibration is Calibration.OFF, "--log-requests": spec.logs.requests}
     return (*arguments, *(flag for flag, wanted in flags.items() if wanted))
+
+
+def _tls_options(tls: ServingTls | None) -> dict[str, str]:
+    if tls is None:
+        return {}
+    folder = names.SERVING_TLS_MOUNT
+    files = {"--tls-cert": f"{folder}/{TLS_CERTIFICATE}", "--tls-key": f"{folder}/{TLS_KEY}"}
+    return files | ({"--tls-client-ca": f"{folder}/{TLS_AUTHORITY}"} if tls.asks_clients else {})
 
 
 def _environment(spec: Spec) -> list[dict[str, Any]]:

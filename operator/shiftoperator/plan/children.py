@@ -53,7 +53,7 @@ def changes(snapshot: Snapshot, desired: Iterable[Object]) -> Changes:
         if foreign(snapshot, *_identity(child)):
             raise NameConflictError(*_identity(child))
     create = tuple(c for c in wanted if c["kind"] == "Secret" and _identity(c) not in snapshot.children)
-    to_apply = tuple(c for c in wanted if c not in create and not contains(snapshot.children.get(_identity(c)), c))
+    to_apply = tuple(c for c in wanted if c not in create and not _is_there(snapshot.children.get(_identity(c)), c))
     return Changes(to_apply, _old_revisions(snapshot, wanted), create)
 
 
@@ -66,6 +66,25 @@ def foreign(snapshot: Snapshot, kind: str, name: str) -> bool:
     """Whether the name is taken by an object of somebody else."""
     observed = snapshot.children.get((kind, name))
     return observed is not None and not _owned(observed, snapshot.resource["metadata"]["uid"])
+
+
+def _is_there(observed: Object | None, desired: Object) -> bool:
+    return contains(observed, desired) and _our_annotations(observed or {}) <= set(_annotations(desired))
+
+
+def _our_annotations(observed: Object) -> set[str]:
+    """That we set: others, such as those of a load balancer's controller, are none of ours to take away."""
+    ours: set[str] = set()
+    for entry in observed.get("metadata", {}).get("managedFields") or ():
+        if entry.get("manager") == contract.FIELD_MANAGER and entry.get("operation") == "Apply":
+            fields = entry.get("fieldsV1", {}).get("f:metadata", {}).get("f:annotations", {})
+            ours |= {name.removeprefix("f:") for name in fields if name.startswith("f:")}
+    return ours & set(_annotations(observed))
+
+
+def _annotations(obj: Object) -> Object:
+    found: Object = obj.get("metadata", {}).get("annotations") or {}
+    return found
 
 
 def contains(observed: Any, desired: Any) -> bool:

@@ -11,6 +11,7 @@ from shiftoperator.spec.rollout import Rollout, Strategy
 from shiftoperator.spec.runtime import Runtime
 from shiftoperator.spec.scaling import PERCENTILES, Autoscaling
 from shiftoperator.spec.schedules import Schedule
+from shiftoperator.spec.service import Service, ServingTls
 from shiftoperator.spec.shift import DEFAULT_ADAPTIVE_MAX, POLICIES, Adaptive, AdaptiveMode, Calibration, Policy
 from shiftoperator.spec.whole import Spec, parse, with_policy
 
@@ -28,6 +29,8 @@ __all__ = [
     "Rollout",
     "Runtime",
     "Schedule",
+    "Service",
+    "ServingTls",
     "Spec",
     "Strategy",
     "parse",

@@ -16,6 +16,7 @@ from shiftoperator.spec.rollout import Rollout, rollout
 from shiftoperator.spec.runtime import Runtime, runtime
 from shiftoperator.spec.scaling import Autoscaling, autoscaling, replicas
 from shiftoperator.spec.schedules import Schedule, schedules
+from shiftoperator.spec.service import Service, service
 from shiftoperator.spec.shift import Adaptive, Calibration, Policy, adaptive, base_gear, calibration, policy
 
 
@@ -35,6 +36,7 @@ class Spec:
     autoscaling: Autoscaling
     rollout: Rollout
     logs: Logs
+    service: Service
     # Ready pods that an eviction may take away at once.
     max_unavailable: int
     suspend: bool
@@ -73,6 +75,7 @@ def _parse(spec: dict[str, Any]) -> Spec:
         autoscaling=autoscaling(spec),
         rollout=rollout(spec.get("rollout", {})),
         logs=logs(spec.get("observability", {})),
+        service=service(spec.get("service", {})),
         max_unavailable=spec.get("disruption", {}).get("maxUnavailable", 1),
         suspend=bool(spec.get("suspend", False)),
         pods=pods_asked(spec),
