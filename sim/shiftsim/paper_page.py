@@ -15,15 +15,15 @@ NOTES = (
     "8 % more, of its own, for being able to shift.",
     "dp throughput: too low by what an engine of one GPU overlaps and this model adds up: reading the cache of decodes "
     "while prompts are computed.",
-    "Ranges: the least and the most that the prediction becomes when any one assumption is 20 % lower or higher.",
+    "±20 %: the least and the most that the prediction becomes when any one assumption is 20 % lower or higher.",
 )
 
 
 def table(predicted: Mapping[str, float], ranges: Mapping[str, tuple[float, float]]) -> Table:
     """One line per published figure."""
     page = Table(title="Llama-3.3-70B FP8, 8 H200, 4,096 tokens in and 250 out", title_justify="left")
-    for column in ("figure", "published", "predicted", "error", "goal", "range under ±20 %"):
-        page.add_column(column, justify="left" if column == "figure" else "right")
+    for column in ("figure", "published", "predicted", "error", "goal", "±20 %"):
+        page.add_column(column, no_wrap=True, justify="left" if column == "figure" else "right")
     for cell in CELLS:
         error = predicted[cell.name] / cell.published - 1
         low, high = ranges.get(cell.name, (None, None))
@@ -33,7 +33,9 @@ def table(predicted: Mapping[str, float], ranges: Mapping[str, tuple[float, floa
             shown(cell, predicted[cell.name]),
             "fitted" if cell.fits else f"[{'green' if abs(error) <= cell.goal else 'red'}]{error:+.1%}[/]",
             "" if cell.fits else f"{cell.goal:.0%}",
-            f"{shown(cell, low)} to {shown(cell, high)}" if low is not None and high is not None else "",
+            f"{shown(cell, low).split()[0]} – {shown(cell, high).split()[0]}"
+            if low is not None and high is not None
+            else "",
         )
     return page
 
