@@ -39,6 +39,7 @@ CAMPAIGNS = {
     "planted-operator-bugs": "helpers.api_faults.campaigns:planted_operator_bugs",
     "fuzzed-bytes": "helpers.failures.campaigns:fuzzed_bytes",
     "at-rest": "helpers.at_rest_campaign:at_rest",
+    "simulator": "helpers.sim_against_runtime:simulator",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 
 from shiftsim.generation import Generation
 
@@ -27,6 +28,11 @@ class Distribution:
     @property
     def is_exact(self) -> bool:
         return not self._counts
+
+    @property
+    def values(self) -> Sequence[float]:
+        """All of them, while it is exact."""
+        return self._values
 
     @property
     def mean(self) -> float:
