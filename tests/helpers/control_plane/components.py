@@ -17,6 +17,7 @@ CONTROLLERS = (
     "namespace-controller",
     "serviceaccount-controller",
     "disruption-controller",
+    "horizontal-pod-autoscaler-controller",
     "clusterrole-aggregation-controller",
 )
 CRD = ROOT / "charts/shift/crds/shiftdeployments.yaml"
@@ -126,4 +127,5 @@ def controller_manager(kube: Path, place: Place, user: Path, controllers: tuple[
         f"--cert-dir={place.folder}/controller-manager", f"--controllers={','.join(controllers)}",
         "--kube-api-qps=500", "--kube-api-burst=1000", "--concurrent-deployment-syncs=10",
         "--concurrent-replicaset-syncs=10", "--concurrent-namespace-syncs=20",
+        "--horizontal-pod-autoscaler-sync-period=1s", "--concurrent-horizontal-pod-autoscaler-syncs=1",
     ]  # fmt: skip
