@@ -14,9 +14,10 @@ from shiftprotos import contract
 from shiftruntime import log
 from shiftruntime.engine.client import EngineClient
 from shiftruntime.log import LogFormat
-from shiftruntime.server import fetching, manifest_command, termination, text_source
+from shiftruntime.server import fetch_step, fetching, manifest_command, termination, text_source
 from shiftruntime.server.app import serve
-from shiftruntime.server.options import Environment, parse, parse_fetch, parse_manifest, parse_terminal
+from shiftruntime.server.environment import Environment
+from shiftruntime.server.options import parse, parse_fetch, parse_manifest, parse_terminal
 from shiftruntime.server.terminal.cli import VERBS as TERMINAL_VERBS
 from shiftruntime.server.terminal.run import run
 from shiftruntime.server.usage import UsageError
@@ -41,7 +42,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         if arguments[:1] == ["manifest"]:
             return manifest_command.write(parse_manifest(arguments))
         if arguments[:1] == ["fetch"]:
-            return fetching.command(*parse_fetch(arguments))
+            return fetch_step.command(parse_fetch(arguments))
         if arguments[:1] and arguments[0] in TERMINAL_VERBS:
             log.setup(LogFormat.TEXT, level=logging.WARNING)
             return run(parse_terminal(arguments), EngineClient)

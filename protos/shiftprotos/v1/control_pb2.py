@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from shiftprotos.v1 import inference_pb2 as shiftprotos_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshiftprotos/v1/control.proto\x12\x10shiftparallel.v1\x1a\x1eshiftprotos/v1/inference.proto\"\xac\x01\n\x06Policy\x12*\n\x04mode\x18\x01 \x01(\x0e\x32\x1c.shiftparallel.v1.PolicyMode\x12\x18\n\x10threshold_tokens\x18\x02 \x01(\r\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x0c\n\x04gear\x18\x04 \x01(\t\x12\x1c\n\x14min_threshold_tokens\x18\x05 \x01(\r\x12\x1c\n\x14max_threshold_tokens\x18\x06 \x01(\r\"\\\n\tCostPoint\x12\x0e\n\x06tokens\x18\x01 \x01(\r\x12\x16\n\x0emedian_seconds\x18\x02 \x01(\x01\x12\x16\n\x0espread_seconds\x18\x03 \x01(\x01\x12\x0f\n\x07samples\x18\x04 \x01(\r\"\xcc\x01\n\x04Gear\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\r\x12\x0e\n\x06tensor\x18\x03 \x01(\r\x12\x0f\n\x07\x61llowed\x18\x04 \x01(\x08\x12*\n\x05\x63osts\x18\x05 \x03(\x0b\x32\x1b.shiftparallel.v1.CostPoint\x12\r\n\x05steps\x18\x06 \x01(\x04\x12\x0e\n\x06tokens\x18\x07 \x01(\x04\x12\x14\n\x0c\x62usy_seconds\x18\x08 \x01(\x01\x12\"\n\x1a\x63\x61pacity_tokens_per_second\x18\t \x01(\x01\"<\n\tCrossover\x12\x0e\n\x06tokens\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"C\n\x05Phase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\"n\n\tSelfCheck\x12\x0e\n\x06passed\x18\x01 \x01(\x08\x12\x1e\n\x16max_logprob_difference\x18\x02 \x01(\x01\x12\x11\n\ttolerance\x18\x03 \x01(\x01\x12\r\n\x05gears\x18\x04 \x03(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\"\x11\n\x0fGetStateRequest\"\x96\x04\n\x10GetStateResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\x12(\n\x06policy\x18\x03 \x01(\x0b\x32\x18.shiftparallel.v1.Policy\x12\x1b\n\x13generation_accepted\x18\x04 \x01(\x04\x12\x1a\n\x12generation_applied\x18\x05 \x01(\x04\x12%\n\x05gears\x18\x06 \x03(\x0b\x32\x16.shiftparallel.v1.Gear\x12\x11\n\tbase_gear\x18\x07 \x01(\t\x12.\n\tcrossover\x18\x08 \x01(\x0b\x32\x1b.shiftparallel.v1.Crossover\x12\x18\n\x10threshold_tokens\x18\t \x01(\r\x12;\n\x10threshold_source\x18\n \x01(\x0e\x32!.shiftparallel.v1.ThresholdSource\x12\x0e\n\x06shifts\x18\x0b \x01(\x04\x12$\n\x04load\x18\x0c \x01(\x0b\x32\x16.shiftparallel.v1.Load\x12\'\n\x06phases\x18\r \x03(\x0b\x32\x17.shiftparallel.v1.Phase\x12/\n\nself_check\x18\x0e \x01(\x0b\x32\x1b.shiftparallel.v1.SelfCheck\x12\x0f\n\x07version\x18\x0f \x01(\t\x12\r\n\x05ranks\x18\x10 \x01(\r\x12\r\n\x05\x64type\x18\x11 \x01(\t\"<\n\x10SetPolicyRequest\x12(\n\x06policy\x18\x01 \x01(\x0b\x32\x18.shiftparallel.v1.Policy\"L\n\x11SetPolicyResponse\x12\x1b\n\x13generation_accepted\x18\x01 \x01(\x04\x12\x1a\n\x12generation_applied\x18\x02 \x01(\x04\"\x12\n\x10\x43\x61librateRequest\"j\n\x11\x43\x61librateResponse\x12%\n\x05gears\x18\x01 \x03(\x0b\x32\x16.shiftparallel.v1.Gear\x12.\n\tcrossover\x18\x02 \x01(\x0b\x32\x1b.shiftparallel.v1.Crossover\"\x0e\n\x0c\x44rainRequest\"C\n\rDrainResponse\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r*t\n\nPolicyMode\x12\x1b\n\x17POLICY_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10POLICY_MODE_AUTO\x10\x01\x12\x17\n\x13POLICY_MODE_LATENCY\x10\x02\x12\x1a\n\x16POLICY_MODE_THROUGHPUT\x10\x03*\xad\x01\n\x0fThresholdSource\x12 \n\x1cTHRESHOLD_SOURCE_UNSPECIFIED\x10\x00\x12\x1b\n\x17THRESHOLD_SOURCE_POLICY\x10\x01\x12 \n\x1cTHRESHOLD_SOURCE_CALIBRATION\x10\x02\x12\x1c\n\x18THRESHOLD_SOURCE_DEFAULT\x10\x03\x12\x1b\n\x17THRESHOLD_SOURCE_PINNED\x10\x04\x32\xd2\x02\n\x07\x43ontrol\x12Q\n\x08GetState\x12!.shiftparallel.v1.GetStateRequest\x1a\".shiftparallel.v1.GetStateResponse\x12T\n\tSetPolicy\x12\".shiftparallel.v1.SetPolicyRequest\x1a#.shiftparallel.v1.SetPolicyResponse\x12T\n\tCalibrate\x12\".shiftparallel.v1.CalibrateRequest\x1a#.shiftparallel.v1.CalibrateResponse\x12H\n\x05\x44rain\x12\x1e.shiftparallel.v1.DrainRequest\x1a\x1f.shiftparallel.v1.DrainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshiftprotos/v1/control.proto\x12\x10shiftparallel.v1\x1a\x1eshiftprotos/v1/inference.proto\"\xac\x01\n\x06Policy\x12*\n\x04mode\x18\x01 \x01(\x0e\x32\x1c.shiftparallel.v1.PolicyMode\x12\x18\n\x10threshold_tokens\x18\x02 \x01(\r\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x0c\n\x04gear\x18\x04 \x01(\t\x12\x1c\n\x14min_threshold_tokens\x18\x05 \x01(\r\x12\x1c\n\x14max_threshold_tokens\x18\x06 \x01(\r\"\\\n\tCostPoint\x12\x0e\n\x06tokens\x18\x01 \x01(\r\x12\x16\n\x0emedian_seconds\x18\x02 \x01(\x01\x12\x16\n\x0espread_seconds\x18\x03 \x01(\x01\x12\x0f\n\x07samples\x18\x04 \x01(\r\"\xcc\x01\n\x04Gear\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\r\x12\x0e\n\x06tensor\x18\x03 \x01(\r\x12\x0f\n\x07\x61llowed\x18\x04 \x01(\x08\x12*\n\x05\x63osts\x18\x05 \x03(\x0b\x32\x1b.shiftparallel.v1.CostPoint\x12\r\n\x05steps\x18\x06 \x01(\x04\x12\x0e\n\x06tokens\x18\x07 \x01(\x04\x12\x14\n\x0c\x62usy_seconds\x18\x08 \x01(\x01\x12\"\n\x1a\x63\x61pacity_tokens_per_second\x18\t \x01(\x01\"<\n\tCrossover\x12\x0e\n\x06tokens\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"X\n\x05Phase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\x12\x13\n\x0btotal_bytes\x18\x05 \x01(\x04\"n\n\tSelfCheck\x12\x0e\n\x06passed\x18\x01 \x01(\x08\x12\x1e\n\x16max_logprob_difference\x18\x02 \x01(\x01\x12\x11\n\ttolerance\x18\x03 \x01(\x01\x12\r\n\x05gears\x18\x04 \x03(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\"\x11\n\x0fGetStateRequest\"\x96\x04\n\x10GetStateResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\x12(\n\x06policy\x18\x03 \x01(\x0b\x32\x18.shiftparallel.v1.Policy\x12\x1b\n\x13generation_accepted\x18\x04 \x01(\x04\x12\x1a\n\x12generation_applied\x18\x05 \x01(\x04\x12%\n\x05gears\x18\x06 \x03(\x0b\x32\x16.shiftparallel.v1.Gear\x12\x11\n\tbase_gear\x18\x07 \x01(\t\x12.\n\tcrossover\x18\x08 \x01(\x0b\x32\x1b.shiftparallel.v1.Crossover\x12\x18\n\x10threshold_tokens\x18\t \x01(\r\x12;\n\x10threshold_source\x18\n \x01(\x0e\x32!.shiftparallel.v1.ThresholdSource\x12\x0e\n\x06shifts\x18\x0b \x01(\x04\x12$\n\x04load\x18\x0c \x01(\x0b\x32\x16.shiftparallel.v1.Load\x12\'\n\x06phases\x18\r \x03(\x0b\x32\x17.shiftparallel.v1.Phase\x12/\n\nself_check\x18\x0e \x01(\x0b\x32\x1b.shiftparallel.v1.SelfCheck\x12\x0f\n\x07version\x18\x0f \x01(\t\x12\r\n\x05ranks\x18\x10 \x01(\r\x12\r\n\x05\x64type\x18\x11 \x01(\t\"<\n\x10SetPolicyRequest\x12(\n\x06policy\x18\x01 \x01(\x0b\x32\x18.shiftparallel.v1.Policy\"L\n\x11SetPolicyResponse\x12\x1b\n\x13generation_accepted\x18\x01 \x01(\x04\x12\x1a\n\x12generation_applied\x18\x02 \x01(\x04\"\x12\n\x10\x43\x61librateRequest\"j\n\x11\x43\x61librateResponse\x12%\n\x05gears\x18\x01 \x03(\x0b\x32\x16.shiftparallel.v1.Gear\x12.\n\tcrossover\x18\x02 \x01(\x0b\x32\x1b.shiftparallel.v1.Crossover\"\x0e\n\x0c\x44rainRequest\"C\n\rDrainResponse\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r*t\n\nPolicyMode\x12\x1b\n\x17POLICY_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10POLICY_MODE_AUTO\x10\x01\x12\x17\n\x13POLICY_MODE_LATENCY\x10\x02\x12\x1a\n\x16POLICY_MODE_THROUGHPUT\x10\x03*\xad\x01\n\x0fThresholdSource\x12 \n\x1cTHRESHOLD_SOURCE_UNSPECIFIED\x10\x00\x12\x1b\n\x17THRESHOLD_SOURCE_POLICY\x10\x01\x12 \n\x1cTHRESHOLD_SOURCE_CALIBRATION\x10\x02\x12\x1c\n\x18THRESHOLD_SOURCE_DEFAULT\x10\x03\x12\x1b\n\x17THRESHOLD_SOURCE_PINNED\x10\x04\x32\xd2\x02\n\x07\x43ontrol\x12Q\n\x08GetState\x12!.shiftparallel.v1.GetStateRequest\x1a\".shiftparallel.v1.GetStateResponse\x12T\n\tSetPolicy\x12\".shiftparallel.v1.SetPolicyRequest\x1a#.shiftparallel.v1.SetPolicyResponse\x12T\n\tCalibrate\x12\".shiftparallel.v1.CalibrateRequest\x1a#.shiftparallel.v1.CalibrateResponse\x12H\n\x05\x44rain\x12\x1e.shiftparallel.v1.DrainRequest\x1a\x1f.shiftparallel.v1.DrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shiftprotos.v1.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_POLICYMODE']._serialized_start=1710
-  _globals['_POLICYMODE']._serialized_end=1826
-  _globals['_THRESHOLDSOURCE']._serialized_start=1829
-  _globals['_THRESHOLDSOURCE']._serialized_end=2002
+  _globals['_POLICYMODE']._serialized_start=1731
+  _globals['_POLICYMODE']._serialized_end=1847
+  _globals['_THRESHOLDSOURCE']._serialized_start=1850
+  _globals['_THRESHOLDSOURCE']._serialized_end=2023
   _globals['_POLICY']._serialized_start=83
   _globals['_POLICY']._serialized_end=255
   _globals['_COSTPOINT']._serialized_start=257
@@ -45,25 +45,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CROSSOVER']._serialized_start=558
   _globals['_CROSSOVER']._serialized_end=618
   _globals['_PHASE']._serialized_start=620
-  _globals['_PHASE']._serialized_end=687
-  _globals['_SELFCHECK']._serialized_start=689
-  _globals['_SELFCHECK']._serialized_end=799
-  _globals['_GETSTATEREQUEST']._serialized_start=801
-  _globals['_GETSTATEREQUEST']._serialized_end=818
-  _globals['_GETSTATERESPONSE']._serialized_start=821
-  _globals['_GETSTATERESPONSE']._serialized_end=1355
-  _globals['_SETPOLICYREQUEST']._serialized_start=1357
-  _globals['_SETPOLICYREQUEST']._serialized_end=1417
-  _globals['_SETPOLICYRESPONSE']._serialized_start=1419
-  _globals['_SETPOLICYRESPONSE']._serialized_end=1495
-  _globals['_CALIBRATEREQUEST']._serialized_start=1497
-  _globals['_CALIBRATEREQUEST']._serialized_end=1515
-  _globals['_CALIBRATERESPONSE']._serialized_start=1517
-  _globals['_CALIBRATERESPONSE']._serialized_end=1623
-  _globals['_DRAINREQUEST']._serialized_start=1625
-  _globals['_DRAINREQUEST']._serialized_end=1639
-  _globals['_DRAINRESPONSE']._serialized_start=1641
-  _globals['_DRAINRESPONSE']._serialized_end=1708
-  _globals['_CONTROL']._serialized_start=2005
-  _globals['_CONTROL']._serialized_end=2343
+  _globals['_PHASE']._serialized_end=708
+  _globals['_SELFCHECK']._serialized_start=710
+  _globals['_SELFCHECK']._serialized_end=820
+  _globals['_GETSTATEREQUEST']._serialized_start=822
+  _globals['_GETSTATEREQUEST']._serialized_end=839
+  _globals['_GETSTATERESPONSE']._serialized_start=842
+  _globals['_GETSTATERESPONSE']._serialized_end=1376
+  _globals['_SETPOLICYREQUEST']._serialized_start=1378
+  _globals['_SETPOLICYREQUEST']._serialized_end=1438
+  _globals['_SETPOLICYRESPONSE']._serialized_start=1440
+  _globals['_SETPOLICYRESPONSE']._serialized_end=1516
+  _globals['_CALIBRATEREQUEST']._serialized_start=1518
+  _globals['_CALIBRATEREQUEST']._serialized_end=1536
+  _globals['_CALIBRATERESPONSE']._serialized_start=1538
+  _globals['_CALIBRATERESPONSE']._serialized_end=1644
+  _globals['_DRAINREQUEST']._serialized_start=1646
+  _globals['_DRAINREQUEST']._serialized_end=1660
+  _globals['_DRAINRESPONSE']._serialized_start=1662
+  _globals['_DRAINRESPONSE']._serialized_end=1729
+  _globals['_CONTROL']._serialized_start=2026
+  _globals['_CONTROL']._serialized_end=2364
 # @@protoc_insertion_point(module_scope)

@@ -93,16 +93,18 @@ class Crossover(_message.Message):
     def __init__(self, tokens: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Phase(_message.Message):
-    __slots__ = ("name", "seconds", "bytes", "done")
+    __slots__ = ("name", "seconds", "bytes", "done", "total_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     seconds: float
     bytes: int
     done: bool
-    def __init__(self, name: _Optional[str] = ..., seconds: _Optional[float] = ..., bytes: _Optional[int] = ..., done: _Optional[bool] = ...) -> None: ...
+    total_bytes: int
+    def __init__(self, name: _Optional[str] = ..., seconds: _Optional[float] = ..., bytes: _Optional[int] = ..., done: _Optional[bool] = ..., total_bytes: _Optional[int] = ...) -> None: ...
 
 class SelfCheck(_message.Message):
     __slots__ = ("passed", "max_logprob_difference", "tolerance", "gears", "message")

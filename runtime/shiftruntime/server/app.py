@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -18,13 +17,14 @@ from shiftruntime.engine.options import EngineOptions
 from shiftruntime.errors import StartupError
 from shiftruntime.server import termination
 from shiftruntime.server.engine_metrics import EngineCollector
-from shiftruntime.server.fetching import FETCH_SECONDS, fetched
+from shiftruntime.server.fetching import FETCH_SECONDS, cached, fetched
 from shiftruntime.server.frontend import FrontEnd, TextLoader
 from shiftruntime.server.listeners import Listeners, Ports
 from shiftruntime.server.options import ServeOptions
 from shiftruntime.server.readiness import Readiness
 from shiftruntime.server.refusal import DRAINING, Refusal
 from shiftruntime.server.report import failure_line, ready_lines
+from shiftruntime.server.signals import signals
 from shiftruntime.server.vllm_metrics import VllmEngineCollector
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ async def serve(
     ``on_ports`` learns what was bound, for ports given as 0.
     """
     stop, hurry = asyncio.Event(), asyncio.Event()
-    with _signals(stop, hurry):
+    with signals(lambda: (hurry if stop.is_set() else stop).set()):
         try:
             frontend = FrontEnd(options, make_engine(options.engine))
             return await _Pod(frontend, load_text, stop, hurry).run(on_ports)
@@ -131,7 +131,8 @@ class _Pod:
         """The tokenizer first: a model that is not there is then refused before any process starts."""
         frontend = self._frontend
         options = frontend.options
-        model = await fetched(options.engine.model, options.model_cache, frontend.lifecycle.phase)
+        uri, cache = options.engine.model, options.model_cache
+        model = await (cached(uri, cache) if options.offline else fetched(uri, cache, frontend.lifecycle.phase))
         text = await asyncio.to_thread(self._load_text, model)
         ready = await frontend.engine.start(frontend.lifecycle.phase, model)
         frontend.started(ready, text)
@@ -231,21 +232,3 @@ async def _cancel(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks, timeout=LAST_WORDS_SECONDS)
-
-
-@contextmanager
-def _signals(stop: asyncio.Event, hurry: asyncio.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT set ``stop``; the next one sets ``hurry``."""
-    loop = asyncio.get_running_loop()
-
-    def handle() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, handle)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)

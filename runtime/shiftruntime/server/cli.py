@@ -11,13 +11,12 @@ from shiftprotos import contract
 from shiftruntime.engine.options import EngineOptions
 from shiftruntime.log import LogLevel
 from shiftruntime.server.cli_limits import add_limits, add_tls
+from shiftruntime.server.fetch_cli import CACHE_HELP, add_fetch
 from shiftruntime.server.openai.cli import add_openai
 from shiftruntime.server.terminal.cli import add_verbs
 
 _DESCRIPTION = """\
 Serve a language model over gRPC, shifting between tensor and sequence parallelism from step to step."""
-
-_CACHE_HELP = "where fetched models are kept (default: shift/models in the user's cache)"
 
 _EXAMPLES = """\
 examples:
@@ -68,7 +67,12 @@ def build_parser(parser_class: type[argparse.ArgumentParser]) -> argparse.Argume
         help="a .gguf file, a folder with config.json and safetensors, or where to fetch one: hf://OWNER/NAME[@REVISION]"
         "[/FILE.gguf] or s3://BUCKET/PREFIX",
     )
-    serve.add_argument("--model-cache", metavar="DIR", help=_CACHE_HELP)
+    serve.add_argument("--model-cache", metavar="DIR", help=CACHE_HELP)
+    serve.add_argument(
+        "--offline",
+        action="store_true",
+        help="ask no hub and no bucket: serve what `shift-runtime fetch` has fetched",
+    )
     serve.add_argument(
         "--require-manifest",
         action="store_true",
@@ -81,14 +85,7 @@ def build_parser(parser_class: type[argparse.ArgumentParser]) -> argparse.Argume
         allow_abbrev=False,
     )
     manifest.add_argument("model", metavar="MODEL", help="a .gguf file or a folder, known to be good")
-    fetch = verbs.add_parser(
-        "fetch",
-        help="fetch a model and print its path",
-        description="Fetch a model into the cache, resuming an earlier try, write its manifest and print its path.",
-        allow_abbrev=False,
-    )
-    fetch.add_argument("model", metavar="URI", help="hf://OWNER/NAME[@REVISION][/FILE.gguf] or s3://BUCKET/PREFIX")
-    fetch.add_argument("--model-cache", metavar="DIR", help=_CACHE_HELP)
+    add_fetch(verbs, _integer(0, 65_535))
     add_verbs(verbs, (_add_layout, _add_engine))
     _add_layout(serve)
     _add_engine(serve)

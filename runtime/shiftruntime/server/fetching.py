@@ -1,9 +1,8 @@
-"""The model's files on this machine, with progress as a phase of start-up, and `shift-runtime fetch`."""
+"""The model's files on this machine, with progress as a phase of start-up."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -15,8 +14,8 @@ from typing import TypeVar
 from shiftprotos import contract
 
 from shiftruntime.engine.messages import PhaseUpdate
-from shiftruntime.errors import StartupError, fetch_failed
-from shiftruntime.models.fetch import DEFAULT_CACHE, LocalModel, fetch_model, parse_uri
+from shiftruntime.errors import fetch_failed
+from shiftruntime.models.fetch import DEFAULT_CACHE, LocalModel, cached_model, fetch_model, parse_uri
 
 FETCH_SECONDS = 3600.0  # a large model over a slow line
 _REPORT_SECONDS = 0.5
@@ -27,7 +26,13 @@ T = TypeVar("T")
 Report = Callable[[PhaseUpdate], None]
 
 
-async def fetched(uri: str, cache: str | None, report: Report, seconds: float = FETCH_SECONDS) -> str:
+async def fetched(
+    uri: str,
+    cache: str | None,
+    report: Report,
+    seconds: float = FETCH_SECONDS,
+    limit_bytes: int | None = None,
+) -> str:
     """Path of the model; a URI that is local costs nothing. Raises StartupError; cancelling it ends the download."""
     model = parse_uri(uri)
     if isinstance(model, LocalModel):
@@ -46,13 +51,25 @@ async def fetched(uri: str, cache: str | None, report: Report, seconds: float = 
     report(PhaseUpdate(contract.PHASE_FETCH, 0.0))
     try:
         async with asyncio.timeout(seconds):
-            path = await _in_daemon(partial(fetch_model, uri, _cache(cache), progress, stop))
+            path = await _in_daemon(partial(fetch_model, uri, cache_folder(cache), progress, stop, limit_bytes))
     except TimeoutError as error:
         raise fetch_failed(f"{uri} was not fetched within {seconds:g} s; start again, it resumes") from error
     finally:
         stop.set()  # the thread sees it with the next bytes, which may never come
     report(PhaseUpdate(contract.PHASE_FETCH, monotonic() - started, size, size, done=True))
     return str(path)
+
+
+async def cached(uri: str, cache: str | None, seconds: float = FETCH_SECONDS) -> str:
+    """Path of a model that was fetched before. Raises StartupError; cancelling it ends the wait for its lock."""
+    stop = threading.Event()
+    try:
+        async with asyncio.timeout(seconds):
+            return str(await _in_daemon(partial(cached_model, uri, cache_folder(cache), stop)))
+    except TimeoutError as error:
+        raise fetch_failed(f"{uri}: another process has held its lock for {seconds:g} s") from error
+    finally:
+        stop.set()
 
 
 async def _in_daemon(function: Callable[[], T]) -> T:
@@ -75,23 +92,5 @@ def abandoned() -> bool:
     return any(thread.name == _THREAD for thread in threading.enumerate())
 
 
-def command(uri: str, cache: str | None) -> int:
-    """`shift-runtime fetch`: prints the path. Exit code: 0, or 1 for a failure."""
-    try:
-        path = fetch_model(uri, _cache(cache), partial(_show, [0.0]))
-    except StartupError as error:
-        print(f"shift-runtime: {error.reason}: {error.message}", file=sys.stderr)
-        return 1
-    print(path)
-    return 0
-
-
-def _show(last: list[float], done: int, total: int) -> None:
-    if sys.stderr.isatty() and (monotonic() - last[0] > _REPORT_SECONDS or done == total):
-        last[0] = monotonic()
-        end = "\n" if done == total else ""
-        print(f"\r{done >> 20} of {total >> 20} MiB", end=end, file=sys.stderr, flush=True)
-
-
-def _cache(cache: str | None) -> Path:
+def cache_folder(cache: str | None) -> Path:
     return Path(cache) if cache else DEFAULT_CACHE

@@ -11,20 +11,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from shiftprotos import contract
 from shiftprotos.kserve import open_inference_pb2_grpc
-from shiftprotos.v1 import control_pb2_grpc, inference_pb2_grpc
+from shiftprotos.v1 import inference_pb2_grpc
 
-from shiftruntime.errors import StartupError
-from shiftruntime.server.auth import BearerInterceptor, TokenFile
 from shiftruntime.server.control import ControlService
+from shiftruntime.server.control_listener import bind, cannot_listen, control_server, control_tls
 from shiftruntime.server.frontend import FrontEnd
 from shiftruntime.server.inference import InferenceService
 from shiftruntime.server.kserve import KServeService
-from shiftruntime.server.limits import control_channel, inference_channel
+from shiftruntime.server.limits import inference_channel
 from shiftruntime.server.openai.listener import openai_server
 from shiftruntime.server.ops import OpsServer, routes
-from shiftruntime.server.options import ServeOptions
 from shiftruntime.server.readiness import INFERENCE_SERVICE, KSERVE_SERVICE, Readiness
-from shiftruntime.server.tls import TlsCredentials, TlsFiles
+from shiftruntime.server.tls import TlsCredentials
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +43,13 @@ class Listeners:
     def __init__(self, frontend: FrontEnd, readiness: Readiness) -> None:
         """Raises StartupError when the control token, the API keys or the TLS files cannot be read."""
         self._options = frontend.options
-        token_file = self._options.environment.control_token_file
-        token = None if token_file is None else TokenFile(token_file)
-        self._authenticated = token is not None
         self._tls = None if self._options.tls is None else TlsCredentials(self._options.tls).grpc()
-        self._control_tls = _control_tls(self._options) or (self._tls if self._options.tls_control else None)
+        self._control_tls = control_tls(self._options.environment) or (self._tls if self._options.tls_control else None)
         self._inference = _inference_server(frontend, readiness)
-        self._control = _control_server(frontend, readiness, token)
+        self._control, token = control_server(
+            ControlService(frontend, readiness), self._options.environment, self._options.limits
+        )
+        self._authenticated = token is not None
         self._going: asyncio.Task[None] | None = None
         self._ops = OpsServer(routes(frontend.lifecycle, frontend.registry))
         self._openai = None if self._options.openai_port is None else openai_server(frontend)
@@ -69,10 +67,10 @@ class Listeners:
         try:
             ops = await self._ops.start(options.host, options.ops_port)
         except OSError as error:
-            raise _cannot_listen(options.host, options.ops_port, "--ops-port", str(error)) from error
+            raise cannot_listen(options.host, options.ops_port, "--ops-port", str(error)) from error
         openai = await self._start_openai()
-        inference = _bind(self._inference, options.host, options.port, "--port", self._tls)
-        control = _bind(self._control, control_host, options.control_port, "--control-port", self._control_tls)
+        inference = bind(self._inference, options.host, options.port, "--port", self._tls)
+        control = bind(self._control, control_host, options.control_port, "--control-port", self._control_tls)
         await self._inference.start()
         await self._control.start()
         return Ports(inference, control, ops, openai)
@@ -84,7 +82,7 @@ class Listeners:
         try:
             return await self._openai.start(host, port)
         except OSError as error:
-            raise _cannot_listen(host, port, "--openai-port", str(error)) from error
+            raise cannot_listen(host, port, "--openai-port", str(error)) from error
 
     def drain(self) -> None:
         """Connections over HTTP end with their answer; gRPC's end with ``go_away``."""
@@ -121,41 +119,3 @@ def _inference_server(frontend: FrontEnd, readiness: Readiness) -> grpc.aio.Serv
             (INFERENCE_SERVICE, KSERVE_SERVICE, health, reflection.SERVICE_NAME), server
         )
     return server
-
-
-def _control_server(frontend: FrontEnd, readiness: Readiness, token: TokenFile | None) -> grpc.aio.Server:
-    interceptors = () if token is None else (BearerInterceptor(token),)
-    server = grpc.aio.server(interceptors=interceptors, options=control_channel(frontend.options.limits))
-    control_pb2_grpc.add_ControlServicer_to_server(ControlService(frontend, readiness), server)  # type: ignore[no-untyped-call]
-    return server
-
-
-def _control_tls(options: ServeOptions) -> grpc.ServerCredentials | None:
-    """Of the control port alone, as the operator mounts it; raises StartupError."""
-    folder = options.environment.control_tls_folder
-    if folder is None:
-        return None
-    files = TlsFiles(
-        folder / contract.CONTROL_TLS_CERTIFICATE,
-        folder / contract.CONTROL_TLS_KEY,
-        folder / contract.CONTROL_TLS_AUTHORITIES,
-    )
-    return TlsCredentials(files).grpc()
-
-
-def _bind(server: grpc.aio.Server, host: str, port: int, option: str, tls: grpc.ServerCredentials | None) -> int:
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        bound = server.add_secure_port(address, tls) if tls else server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise _cannot_listen(host, port, option, str(error)) from error
-    if bound == 0:
-        raise _cannot_listen(host, port, option, "the address cannot be bound")
-    return bound
-
-
-def _cannot_listen(host: str, port: int, option: str, why: str) -> StartupError:
-    return StartupError(
-        contract.REASON_INVALID_ARGUMENT,
-        f"cannot listen on {host} port {port}: {why}; free the port or choose another with {option}",
-    )

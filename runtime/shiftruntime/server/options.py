@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +21,8 @@ from shiftruntime.server.chat.tools import Family
 from shiftruntime.server.cli import build_parser
 from shiftruntime.server.cli_limits import DEFAULTS as DEFAULT_LIMITS
 from shiftruntime.server.cli_limits import limits_of, tls_of
+from shiftruntime.server.environment import Environment
+from shiftruntime.server.fetch_cli import FetchOptions, fetch_options
 from shiftruntime.server.limits import ServerLimits
 from shiftruntime.server.terminal.cli import TerminalOptions, terminal_options
 from shiftruntime.server.tls import TlsFiles
@@ -28,31 +30,6 @@ from shiftruntime.server.usage import UsageError, parse_size
 
 MIN_KV_MEMORY_BYTES = 2**20
 MAX_TPOT_TARGET_MS = 60_000.0
-
-
-@dataclass(frozen=True)
-class Environment:
-    """Every environment variable this process reads."""
-
-    control_token_file: Path | None = None
-    control_tls_folder: Path | None = None
-    termination_log: Path | None = None
-    pod_name: str = ""
-
-    @staticmethod
-    def of(variables: Mapping[str, str]) -> Environment:
-        """An empty variable counts as unset."""
-
-        def path(name: str) -> Path | None:
-            value = variables.get(name)
-            return Path(value) if value else None
-
-        return Environment(
-            control_token_file=path(contract.ENV_CONTROL_TOKEN_FILE),
-            control_tls_folder=path(contract.ENV_CONTROL_TLS_FOLDER),
-            termination_log=path(contract.ENV_TERMINATION_LOG),
-            pod_name=variables.get(contract.ENV_POD_NAME, ""),
-        )
 
 
 @dataclass(frozen=True)
@@ -69,6 +46,7 @@ class ServeOptions:
     tool_calls: Family | None = None  # None: as the chat template says
     drain_seconds: float = contract.DEFAULT_DRAIN_SECONDS
     model_cache: str | None = None  # for models that are fetched; None: in the user's cache
+    offline: bool = False  # only what was fetched before
     reflection: bool = True
     limits: ServerLimits = DEFAULT_LIMITS
     tls: TlsFiles | None = None  # of the inference port
@@ -77,7 +55,7 @@ class ServeOptions:
     log_requests: bool = False
     log_format: LogFormat = LogFormat.TEXT
     log_level: LogLevel = LogLevel.INFO
-    environment: Environment = Environment()
+    environment: Environment = field(default_factory=Environment)
 
 
 def parse(arguments: Sequence[str], variables: Mapping[str, str] | None = None) -> ServeOptions:
@@ -102,6 +80,7 @@ def parse(arguments: Sequence[str], variables: Mapping[str, str] | None = None) 
         tool_calls=values.tool_calls,
         drain_seconds=values.drain_seconds,
         model_cache=values.model_cache,
+        offline=values.offline,
         reflection=values.reflection,
         limits=limits_of(values),
         tls=_tls(values),
@@ -125,10 +104,10 @@ def parse_manifest(arguments: Sequence[str]) -> str:
     return str(build_parser(_Parser).parse_args(arguments).model)
 
 
-def parse_fetch(arguments: Sequence[str]) -> tuple[str, str | None]:
-    """URI and cache of `shift-runtime fetch`; raises UsageError."""
-    values = build_parser(_Parser).parse_args(arguments)
-    return values.model, values.model_cache
+def parse_fetch(arguments: Sequence[str], variables: Mapping[str, str] | None = None) -> FetchOptions:
+    """Raises UsageError."""
+    environment = Environment.of(os.environ if variables is None else variables)
+    return fetch_options(build_parser(_Parser).parse_args(arguments), environment)
 
 
 def _engine(values: argparse.Namespace) -> EngineOptions:

@@ -97,7 +97,13 @@ def load_to_wire(load: LoadState) -> inference.Load:
 
 def phases_to_wire(phases: Iterable[PhaseUpdate]) -> list[control.Phase]:
     return [
-        control.Phase(name=phase.name, seconds=phase.seconds, bytes=phase.done_bytes, done=phase.done)
+        control.Phase(
+            name=phase.name,
+            seconds=phase.seconds,
+            bytes=phase.done_bytes,
+            total_bytes=phase.total_bytes,
+            done=phase.done,
+        )
         for phase in phases
     ]
 

@@ -38,8 +38,9 @@ from shiftruntime.models.generation_config import GenerationDefaults
 from shiftruntime.models.tokenizer import TooManyTokens
 from shiftruntime.server.app import serve
 from shiftruntime.server.chat.template import ChatTemplates, TemplateSources
+from shiftruntime.server.environment import Environment
 from shiftruntime.server.listeners import Ports
-from shiftruntime.server.options import Environment, ServeOptions
+from shiftruntime.server.options import ServeOptions
 
 EOS = 0
 VOCAB_SIZE = 300

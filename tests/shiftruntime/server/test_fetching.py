@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from shiftruntime.engine.messages import PhaseUpdate
 from shiftruntime.errors import StartupError, model_not_found
-from shiftruntime.server.fetching import command, fetched
+from shiftruntime.server.fetch_cli import FetchOptions
+from shiftruntime.server.fetch_step import command
+from shiftruntime.server.fetching import fetched
 
 MIB = 1 << 20
 
@@ -24,7 +26,9 @@ class SlowHub:
         self.ended = threading.Event()
         monkeypatch.setattr("shiftruntime.server.fetching.fetch_model", self.fetch)
 
-    def fetch(self, uri: str, cache: Path, progress: Callable[[int, int], None], stop: threading.Event) -> Path:
+    def fetch(
+        self, uri: str, cache: Path, progress: Callable[[int, int], None], stop: threading.Event, limit: int | None
+    ) -> Path:
         try:
             for piece in range(self._num_pieces):
                 if stop.wait(0.01):
@@ -83,11 +87,11 @@ async def test_a_cancelled_fetch_ends_its_download(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_verb_prints_the_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("shiftruntime.server.fetching.fetch_model", lambda uri, cache, progress: cache / "tiny")
-    assert command("hf://team/tiny", "/cache") == 0
+    monkeypatch.setattr("shiftruntime.server.fetch_step.fetch_model", lambda uri, cache, *_: cache / "tiny")
+    assert command(FetchOptions("hf://team/tiny", "/cache")) == 0
     assert capsys.readouterr().out == "/cache/tiny\n"
 
 
 def test_the_verb_says_why_there_is_no_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("gs://bucket/tiny", None) == 1
+    assert command(FetchOptions("gs://bucket/tiny")) == 1
     assert "unknown scheme 'gs'" in capsys.readouterr().err

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _LIST_SECONDS = 30.0
 _ATTEMPTS = 3
+_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 # What the hub's HTTP client raises, and what its downloader makes of it.
 _UNREACHABLE: tuple[type[Exception], ...] = (hub_errors.HTTPError, OSError)  # type: ignore[attr-defined]
@@ -30,7 +31,7 @@ _UNREACHABLE: tuple[type[Exception], ...] = (hub_errors.HTTPError, OSError)  # t
 def fetch_hub(model: HubModel, cache: Path, progress: Progress, stop: threading.Event) -> Path:
     """One folder per commit: a revision that moves never mixes two of them."""
     root = cache / model.slug
-    pointer = root / f"{model.revision.replace('/', '--')}.commit"
+    pointer = _pointer(model, root)
     try:
         info = _info(model)
     except _UNREACHABLE as error:
@@ -40,8 +41,42 @@ def fetch_hub(model: HubModel, cache: Path, progress: Progress, stop: threading.
     remote = [_remote(file) for file in info.siblings or () if not is_manifest(file.rfilename)]
     index = _index(model, commit, root / commit, remote, stop)
     path = _download(model, commit, root / commit, select(remote, str(model), model.file, index), progress, stop)
-    pointer.write_text(f"{commit}\n")
+    _point(pointer, commit)
     return path
+
+
+def cached_hub(model: HubModel, cache: Path) -> Path:
+    """What this revision was last; raises StartupError(FetchFailed) when it was not fetched whole."""
+    root = cache / model.slug
+    path = _last(model, root, _pointer(model, root))
+    if path is None or read_manifest(path) is None:
+        raise fetch_failed(f"{model} is not in {root}, and the hub is not to be asked; fetch it first")
+    return path
+
+
+def _pointer(model: HubModel, root: Path) -> Path:
+    """The file that says which commit a revision was last."""
+    return root / f"{model.revision.replace('/', '--')}.commit"
+
+
+def _point(pointer: Path, commit: str) -> None:
+    """Whole or not at all: others may read it while it is written."""
+    partial = pointer.with_name(pointer.name + ".partial")
+    partial.write_text(f"{commit}\n")
+    partial.replace(pointer)
+
+
+def _last(model: HubModel, root: Path, pointer: Path) -> Path | None:
+    try:
+        folder = root / pointer.read_text().strip()
+    except FileNotFoundError:
+        return None
+    return _model_path(folder, model.file or _only_gguf(folder))
+
+
+def _said(error: Exception) -> str:
+    """Without what follows a file's name in its address: that may be a signature which opens it."""
+    return _QUERY.sub(r"\1?…", str(error))
 
 
 def _info(model: HubModel) -> ModelInfo:
@@ -70,14 +105,14 @@ def _commit(model: HubModel, info: ModelInfo) -> str:
 
 def _known(model: HubModel, root: Path, pointer: Path, error: Exception) -> Path:
     """What this revision was last; raises StartupError(FetchFailed) when it was never fetched."""
-    try:
-        folder = root / pointer.read_text().strip()
-    except FileNotFoundError:
-        raise fetch_failed(f"{model}: the hub cannot be reached and the model is not in {root}: {error}") from error
-    path = _model_path(folder, model.file or _only_gguf(folder))
+    path = _last(model, root, pointer)
+    if path is None:
+        raise fetch_failed(
+            f"{model}: the hub cannot be reached and the model is not in {root}: {_said(error)}"
+        ) from error
     if read_manifest(path) is None:
-        raise fetch_failed(f"{model}: the hub cannot be reached and {path} is not complete: {error}") from error
-    log.warning("%s: the hub cannot be reached (%s); using %s as it was fetched last", model, error, path)
+        raise fetch_failed(f"{model}: the hub cannot be reached and {path} is not complete: {_said(error)}") from error
+    log.warning("%s: the hub cannot be reached (%s); using %s as it was fetched last", model, _said(error), path)
     return path
 
 
@@ -103,6 +138,7 @@ def _download(
     if manifest_path(path).exists():  # written last
         progress(total, total)
         return path
+    progress(0, total)
     counter = _counter(total, progress, stop)
     for file in chosen.files:
         _file(model, commit, folder, file.name, counter, stop)
@@ -122,8 +158,8 @@ def _file(
             break
         except _UNREACHABLE as error:
             if attempt == _ATTEMPTS:
-                raise fetch_failed(f"{model}: {name}: {error}; start again, it resumes") from error
-            log.warning("%s: %s: %s; trying again", model, name, error)
+                raise fetch_failed(f"{model}: {name}: {_said(error)}; start again, it resumes") from error
+            log.warning("%s: %s: %s; trying again", model, name, _said(error))
 
 
 def _seal(path: Path, folder: Path, files: tuple[RemoteFile, ...]) -> None:

@@ -20,7 +20,15 @@ from shiftruntime.errors import StartupError, fetch_failed, model_damaged, model
 from shiftruntime.models.fetch.selection import RemoteFile, Selection, belongs_to_folder, index_to_read, select
 from shiftruntime.models.fetch.tags import Tags
 from shiftruntime.models.fetch.uri import S3Model
-from shiftruntime.models.manifest import Progress, Stopped, manifest_path, narrow_manifest, verify, write_manifest
+from shiftruntime.models.manifest import (
+    Progress,
+    Stopped,
+    manifest_path,
+    narrow_manifest,
+    read_manifest,
+    verify,
+    write_manifest,
+)
 
 if TYPE_CHECKING:  # obstore has these for type checkers only
     from obstore.store import ClientConfig, S3Config
@@ -37,8 +45,7 @@ _REQUEST_TIMEOUT = "60s"
 
 def fetch_s3(model: S3Model, cache: Path, progress: Progress, stop: threading.Event) -> Path:
     """A folder that follows the bucket: files whose tag changed are fetched anew, and their manifest with them."""
-    single = model.prefix.rpartition("/")[2] if model.prefix.endswith(".gguf") else None
-    prefix = model.prefix.rpartition("/")[0] if single else model.prefix
+    single, prefix = _place(model)
     folder = cache / "s3" / model.bucket / prefix
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -65,13 +72,39 @@ def fetch_s3(model: S3Model, cache: Path, progress: Progress, stop: threading.Ev
         return _known(model, folder, single, error, stop)
 
 
+def cached_s3(model: S3Model, cache: Path) -> Path:
+    """What was fetched last; raises StartupError(FetchFailed) when it was not fetched whole. Sums are not compared:
+    every start does that."""
+    single, prefix = _place(model)
+    folder = cache / "s3" / model.bucket / prefix
+    try:
+        path = _last(folder, single)
+    except FileNotFoundError:
+        path = None
+    if path is None or read_manifest(path) is None:
+        raise fetch_failed(f"{model} is not in {folder}, and the bucket is not to be asked; fetch it first")
+    return path
+
+
+def _place(model: S3Model) -> tuple[str | None, str]:
+    """The one GGUF file that is meant, if it is one, and the prefix of the folder."""
+    if not model.prefix.endswith(".gguf"):
+        return None, model.prefix
+    prefix, _, single = model.prefix.rpartition("/")
+    return single, prefix
+
+
+def _last(folder: Path, single: str | None) -> Path:
+    """Of this URI alone: a file that lies there may have been fetched under another one. Raises FileNotFoundError."""
+    name = single or (folder / _POINTER).read_text()
+    return folder / name if name else folder
+
+
 def _known(model: S3Model, folder: Path, single: str | None, error: Exception, stop: threading.Event) -> Path:
     """What was fetched last, if its sums are still right; raises StartupError(FetchFailed) otherwise."""
     failure = f"{model}: {_first_line(error)}"
     try:
-        # Only this URI's own: a file that lies there may have been fetched under another one.
-        name = single or (folder / _POINTER).read_text()
-        path = folder / name if name else folder
+        path = _last(folder, single)
         whole = verify(path, stop=stop)
     except FileNotFoundError:
         whole = False
@@ -117,6 +150,7 @@ def _download(
         tags.forget(name)
     changed = _changed(folder, files, tags)  # with the manifest, where the bucket has one
     done = total - sum(file.num_bytes for file in changed)
+    progress(0, total)
     for file in changed:
         start = done
 
