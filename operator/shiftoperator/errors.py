@@ -6,6 +6,7 @@ from __future__ import annotations
 INVALID_SPEC = "InvalidSpec"
 INVALID_POD_TEMPLATE = "InvalidPodTemplate"  # the API server would not take the pods that it makes
 SECRET_MISSING = "SecretMissing"  # noqa: S105 - a reason: pods could not start without that Secret
+CLAIM_MISSING = "ClaimMissing"  # nor without that PersistentVolumeClaim
 NAME_CONFLICT = "NameConflict"
 FORBIDDEN = "Forbidden"  # the operator lacks a right
 REFUSED_BY_API = "RefusedByApi"  # validation or admission of the API server

@@ -8,7 +8,10 @@ from shiftprotos import contract
 
 RUNTIME_CONTAINER = "runtime"
 TEMPLATE_HASH_LENGTH = 10
+FETCH_CONTAINER = "shift-fetch"
 MODELS_MOUNT = "/models"
+CACHE_MOUNT = "/cache"
+CACHE_VOLUME = "cache"
 CONTROL_MOUNT = "/run/shift/control"
 # Of the certificate for clients, where there is one.
 SERVING_TLS_VOLUME = "serving-tls"

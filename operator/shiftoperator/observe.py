@@ -8,7 +8,7 @@ from shiftprotos import contract
 
 from shiftoperator import manifests, names
 from shiftoperator.cluster import Cluster
-from shiftoperator.errors import SECRET_MISSING, UserError
+from shiftoperator.errors import CLAIM_MISSING, SECRET_MISSING, UserError
 from shiftoperator.snapshot import Object, Snapshot, pod_from
 from shiftoperator.spec import Spec
 
@@ -43,6 +43,10 @@ async def needs(cluster: Cluster, key: names.Key, spec: Spec, template: Object) 
     if claim is not None and not await cluster.exists("PersistentVolumeClaim", key.namespace, claim):
         message = f"PersistentVolumeClaim {claim} of model.uri does not exist; create it or correct the URI"
         raise UserError(contract.REASON_MODEL_NOT_FOUND, message)
+    cache = spec.cache.claim if spec.cache is not None else None
+    if cache is not None and not await cluster.exists("PersistentVolumeClaim", key.namespace, cache):
+        message = f"PersistentVolumeClaim {cache} of cache.claimName does not exist; create it or correct the name"
+        raise UserError(CLAIM_MISSING, message)
 
 
 async def serving_certificate(cluster: Cluster, key: names.Key, spec: Spec) -> None:

@@ -275,7 +275,7 @@ def state_from_wire(state: control_pb2.GetStateResponse, read_at: float) -> Runt
         crossover_reason=state.crossover.reason,
         self_check=check,
         load=_load(state.load),
-        phases=tuple(Phase(p.name, p.seconds, p.bytes, p.done) for p in state.phases),
+        phases=tuple(Phase(p.name, p.seconds, p.bytes, p.done, p.total_bytes) for p in state.phases),
         dtype=state.dtype,
         version=state.version,
     )

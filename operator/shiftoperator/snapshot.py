@@ -63,6 +63,8 @@ class Pod:
     retiring: str = ""
     # Its control port asks for a certificate; pods of an older template have none.
     control_tls: bool = False
+    # What the step before the runtime took to fetch the model.
+    fetch_seconds: float = 0.0
 
     @property
     def failure(self) -> Failure | None:
@@ -154,6 +156,8 @@ class Phase:
     seconds: float = 0.0
     num_bytes: int = 0
     done: bool = False
+    # 0 while it is not known, or does not apply.
+    total_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -247,6 +251,7 @@ def pod_from(obj: Object) -> Pod:
         changed_at=_changed_at(obj),
         retiring=metadata.get("annotations", {}).get(contract.ANNOTATION_RETIRING, ""),
         control_tls=_has_control_tls(obj),
+        fetch_seconds=_fetch_seconds(status),
     )
 
 
@@ -264,8 +269,27 @@ def _changed_at(obj: Object) -> float | None:
 
 
 def _container(status: Object) -> Object:
-    statuses: list[Object] = status.get("containerStatuses", [])
-    return next((c for c in statuses if c["name"] == names.RUNTIME_CONTAINER), {})
+    """The step that fetches the model until it has ended well, then the runtime."""
+    step = _of(status, "initContainerStatuses", names.FETCH_CONTAINER)
+    return _of(status, "containerStatuses", names.RUNTIME_CONTAINER) if not step or _ended_well(step) else step
+
+
+def _of(status: Object, kind: str, name: str) -> Object:
+    statuses: list[Object] = status.get(kind, [])
+    return next((c for c in statuses if c["name"] == name), {})
+
+
+def _ended_well(step: Object) -> bool:
+    ended = step.get("state", {}).get("terminated")
+    return bool(ended) and ended.get("exitCode") == 0
+
+
+def _fetch_seconds(status: Object) -> float:
+    """How long the model's fetch took, in the try that ended well; 0 without one."""
+    step = _of(status, "initContainerStatuses", names.FETCH_CONTAINER)
+    ended = step.get("state", {}).get("terminated", {})
+    times = [datetime.fromisoformat(ended[name]) for name in ("startedAt", "finishedAt") if ended.get(name)]
+    return (times[1] - times[0]).total_seconds() if len(times) == 2 and _ended_well(step) else 0.0
 
 
 def _failure(pod: str, container: Object) -> Failure | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+PAUSE_SECONDS = 120.0
 LARGE_BYTES = 1024  # files from this size on are kept by their SHA-256, as the hub does
 
 
@@ -24,6 +25,8 @@ class Hub:
     private: bool = False
     down: bool = False
     cut_after: int | None = None  # bytes of the next large download, then the connection breaks
+    token: str = ""  # without it nothing is found
+    pause: threading.Event | None = None  # large downloads stop in their middle until it is set
     requests: list[str] = field(default_factory=list)  # "GET name" and "GET name from OFFSET" of files
 
 
@@ -47,7 +50,7 @@ def loopback_hub(files: dict[str, bytes]) -> Iterator[Hub]:
             path = unquote(urlsplit(self.path).path)
             if hub.down:
                 self._send(503, b"down")
-            elif hub.private:
+            elif hub.private or (hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}"):
                 self._send(401, b"", {"X-Error-Code": "RepoNotFound"})
             elif path.startswith("/api/models/team/tiny"):
                 self._describe(path.partition("/revision/")[2])
@@ -80,11 +83,12 @@ def loopback_hub(files: dict[str, bytes]) -> Iterator[Hub]:
                 headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
             cut = hub.cut_after if len(content) >= LARGE_BYTES else None
             hub.cut_after = None if cut else hub.cut_after
-            self._send(206 if first else 200, content[first:], headers, cut=cut)
+            pause = hub.pause if len(content) >= LARGE_BYTES else None
+            self._send(206 if first else 200, content[first:], headers, cut=cut, pause=pause)
 
         def _send(
             self, status: int, content: bytes, headers: dict[str, str] | None = None, *, body: bool = True,
-            cut: int | None = None,
+            cut: int | None = None, pause: threading.Event | None = None,
         ) -> None:  # fmt: skip
             self.send_response(status)
             for key, value in (headers or {}).items():
@@ -92,7 +96,11 @@ def loopback_hub(files: dict[str, bytes]) -> Iterator[Hub]:
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             if body and self.command != "HEAD":
-                self.wfile.write(content[:cut])
+                middle = len(content) // 2 if pause is not None else 0
+                self.wfile.write(content[:middle])
+                if pause is not None:
+                    pause.wait(PAUSE_SECONDS)
+                self.wfile.write(content[middle:cut])
             if cut is not None:
                 self.close_connection = True
 

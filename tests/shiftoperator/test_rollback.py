@@ -202,7 +202,9 @@ ENV = [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "t
     ("missing", "spec", "reason"),
     [
         ("hub", {"runtime": {"image": "runtime:1", "device": "cpu", "env": ENV}}, "SecretMissing"),
+        ("hub", {"model": {"uri": "hf://meta/llama", "secretRef": {"name": "hub"}}}, "SecretMissing"),
         ("nowhere", {"model": {"uri": "pvc://nowhere/m.gguf"}}, "ModelNotFound"),
+        ("nowhere", {"cache": {"claimName": "nowhere"}}, "ClaimMissing"),
     ],
 )
 async def test_what_pods_need_must_be_there_before_one_is_replaced(

@@ -16,7 +16,7 @@ def test_defaults() -> None:
     assert spec.base_gear == Gear(4, 1)
     assert spec.policy == Policy("Auto", None)
     assert (spec.replicas, spec.autoscaling.mode, spec.runtime.device) == (1, Mode.DISABLED, "cpu")
-    assert spec.model.path("/models") == "/m.gguf"
+    assert spec.model.location("/models") == "/m.gguf"
     assert spec.model.claim is None
 
 
@@ -44,7 +44,32 @@ def test_base_gear(parallelism: dict[str, int], gear: Gear) -> None:
 )
 def test_model_location(uri: str, claim: str | None, path: str) -> None:
     model = parse({**MINIMAL, "model": {"uri": uri}}).model
-    assert (model.claim, model.path("/models")) == (claim, path)
+    assert (model.claim, model.location("/models")) == (claim, path)
+
+
+@pytest.mark.parametrize(
+    ("model", "location"),
+    [
+        ({"uri": "hf://google/gemma"}, "hf://google/gemma"),
+        ({"uri": "hf://google/gemma", "revision": "refs/pr/1"}, "hf://google/gemma@refs/pr/1"),
+        ({"uri": "hf://google/gemma/sub/q4.gguf", "revision": "v1"}, "hf://google/gemma@v1/sub/q4.gguf"),
+        ({"uri": "s3://models/team/gemma"}, "s3://models/team/gemma"),
+    ],
+)
+def test_what_is_fetched_keeps_its_uri(model: dict[str, Any], location: str) -> None:
+    found = parse({**MINIMAL, "model": model}).model
+    assert (found.fetched, found.claim, found.location("/models")) == (True, None, location)
+
+
+@pytest.mark.parametrize(("text", "size"), [("64Mi", 2**26), ("200Gi", 200 * 2**30), ("2Ti", 2**41)])
+def test_the_size_of_a_cache(text: str, size: int) -> None:
+    cache = parse({**MINIMAL, "cache": {"sizeLimit": text}}).cache
+    assert cache is not None
+    assert cache.limit_bytes == size
+
+
+def test_an_empty_cache_is_none() -> None:
+    assert parse({**MINIMAL, "cache": {}}).cache is None
 
 
 @pytest.mark.parametrize(
@@ -64,7 +89,15 @@ def test_model_location(uri: str, claim: str | None, path: str) -> None:
             "lowUtilizationPercent 80 must be below highUtilizationPercent 80",
         ),
         ({"slo": {"percentile": 42}}, "slo.percentile 42 is not reported by the pods; use 50, 90, 95, 99"),
-        ({"model": {"uri": "hf://google/gemma"}}, "'hf://google/gemma' cannot be read"),
+        ({"model": {"uri": "gs://bucket/gemma"}}, "'gs://bucket/gemma' cannot be read"),
+        ({"model": {"uri": "hf://google/gemma@main"}}, "its revision in model.revision"),
+        ({"model": {"uri": "s3://bucket/"}}, "'s3://bucket/' cannot be read"),
+        ({"model": {"uri": "hf://google/../gemma.gguf"}}, "remove the '..'"),
+        ({"model": {"uri": "s3://bucket/a", "revision": "v1"}}, "'v1' is of hf:// alone"),
+        ({"model": {"uri": "hf://google/gemma", "revision": "a/../b"}}, "no branch, tag or commit"),
+        ({"model": {"uri": "pvc://models/a", "secretRef": {"name": "hub"}}}, "opens hf:// and s3://"),
+        ({"cache": {"claimName": "a", "sizeLimit": "1Gi"}}, "'1Gi' bounds the node's disk"),
+        ({"cache": {"sizeLimit": "1G"}}, "'1G' is no size; write a number with Mi, Gi or Ti"),
         ({"model": {"uri": "pvc://a/../b"}}, "remove the '..'"),
     ],
 )

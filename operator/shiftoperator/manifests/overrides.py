@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from shiftprotos import contract
@@ -46,9 +47,20 @@ _PORTS = {
 }
 
 
-def check(template: Any, claim: bool, grace_seconds: int, serving_tls: bool = False) -> None:
-    """Raises InvalidSpecError that names the path of what is wrong. `claim` and `serving_tls` say whether we mount the
-    models and a certificate for clients, `grace_seconds` is what a pod needs to end its requests."""
+@dataclass(frozen=True)
+class Taken:
+    """Names of volumes, mount paths and init containers that the operator renders for this spec; `sealed` are mounts
+    into which nothing else may be mounted."""
+
+    volumes: tuple[str, ...] = ()
+    mounts: tuple[str, ...] = ()
+    sealed: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
+
+
+def check(template: Any, taken: Taken, grace_seconds: int) -> None:
+    """Raises InvalidSpecError that names the path of what is wrong. `grace_seconds` is what a pod needs to end its
+    requests."""
     _check_shape(template)
     spec = template.get("spec", {})
     if spec.get("hostNetwork"):
@@ -59,14 +71,16 @@ def check(template: Any, claim: bool, grace_seconds: int, serving_tls: bool = Fa
     if not isinstance(grace, int) or grace < grace_seconds:
         why = f"{_shown(grace)} is less than the {grace_seconds} s that a drain needs; set spec.rollout.drainSeconds"
         raise _refused(f"{_ROOT}.spec.terminationGracePeriodSeconds", why)
-    volumes = {"control": True, "models": claim, names.SERVING_TLS_VOLUME: serving_tls}
-    mounts = {names.CONTROL_MOUNT: True, names.MODELS_MOUNT: claim, names.SERVING_TLS_MOUNT: serving_tls}
     for index, volume in enumerate(spec.get("volumes", ())):
-        if volumes.get(volume["name"], False):
+        if volume["name"] in ("control", *taken.volumes):
             raise _refused(f"{_ROOT}.spec.volumes[{index}]", f"the name {volume['name']} is the operator's")
     for where, container in _containers(spec, "containers"):
         if container.get("name") == names.RUNTIME_CONTAINER:
-            _check_runtime(container, where, {path for path, is_ours in mounts.items() if is_ours})
+            _check_owned(container, where, taken)
+            _check_runtime(container, where)
+    for where, container in _containers(spec, "initContainers"):
+        if container.get("name") in taken.steps:
+            _check_owned(container, where, taken)
 
 
 # --- shape ---
@@ -121,22 +135,26 @@ def _containers(spec: Object, kind: str) -> Iterator[tuple[str, Object]]:
 # --- what is not the user's ---
 
 
-def _check_runtime(container: Object, where: str, mounts: set[str]) -> None:
+def _check_owned(container: Object, where: str, taken: Taken) -> None:
+    """Of a container that the operator renders."""
     for name, instead in _OWNED.items():
         if name in container:
             raise _refused(f"{where}.{name}", instead)
     for index, variable in enumerate(container.get("env", ())):
         if variable["name"] in RESERVED_ENVIRONMENT:
             raise _refused(f"{where}.env[{index}]", f"the operator sets {variable['name']}")
+    for index, mount in enumerate(container.get("volumeMounts", ())):
+        path = posixpath.normpath(str(mount["mountPath"]))
+        sealed = (names.CONTROL_MOUNT, *taken.sealed)
+        inside = tuple(f"{mount}/" for mount in sealed)
+        if path in (contract.TERMINATION_LOG_PATH, *sealed, *taken.mounts) or path.startswith(inside):
+            raise _refused(f"{where}.volumeMounts[{index}]", f"the operator mounts {mount['mountPath']}")
+
+
+def _check_runtime(container: Object, where: str) -> None:
     for index, port in enumerate(container.get("ports", ())):
         if port.get("name") in _PORTS or port["containerPort"] in _PORTS.values():
             raise _refused(f"{where}.ports[{index}]", "its name or number is one of the runtime's own ports")
-    for index, mount in enumerate(container.get("volumeMounts", ())):
-        path = posixpath.normpath(str(mount["mountPath"]))
-        taken = path in mounts or path == contract.TERMINATION_LOG_PATH
-        inside = tuple(f"{mount}/" for mount in mounts - {names.MODELS_MOUNT})
-        if taken or path.startswith(inside):
-            raise _refused(f"{where}.volumeMounts[{index}]", f"the operator mounts {mount['mountPath']}")
     for probe in _PROBES:
         handler = next((h for h in _HANDLERS if h in _object(container, probe, where)), None)
         if handler is not None:

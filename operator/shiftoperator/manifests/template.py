@@ -13,11 +13,11 @@ from typing import Any
 from shiftprotos import contract
 
 from shiftoperator import names
-from shiftoperator.manifests import overrides
+from shiftoperator.manifests import fetching, overrides
 from shiftoperator.manifests.overlay import overlay
 from shiftoperator.spec import Calibration, ServingTls, Spec, section
 
-_POD_FIELDS = ("model", "parallelism", "engine", "runtime", "podTemplate")
+_POD_FIELDS = ("model", "parallelism", "engine", "runtime", "cache", "podTemplate")
 # Of sections that are live otherwise. None has a default in the CRD: the API server would fill it into stored objects.
 _POD_PARTS = {
     "rollout": ("restartedAt", "drainSeconds"),
@@ -50,12 +50,7 @@ def template_hash(spec: dict[str, Any]) -> str:
 def pod_template(name: str, spec: Spec, hash_: str, default_image: str) -> dict[str, Any]:
     """Raises InvalidSpecError for a podTemplate that cannot be merged or is about things that are not its to set."""
     grace = spec.rollout.drain_seconds + DRAIN_MARGIN_SECONDS
-    overrides.check(
-        spec.pod_template,
-        claim=spec.model.claim is not None,
-        serving_tls=spec.service.tls is not None,
-        grace_seconds=grace,
-    )
+    overrides.check(spec.pod_template, _taken(spec), grace)
     volumes: list[dict[str, Any]] = [
         {"name": "tmp", "emptyDir": {}},
         # Readable by everyone in the pod instead of an fsGroup: that would re-group the files of every mounted volume.
@@ -67,6 +62,10 @@ def pod_template(name: str, spec: Spec, hash_: str, default_image: str) -> dict[
     if spec.model.claim:
         claim = {"claimName": spec.model.claim, "readOnly": True}
         volumes.append({"name": "models", "persistentVolumeClaim": claim})
+    if fetching.has_cache(spec):
+        volumes.append(fetching.cache_volume(spec))
+    container = _container(name, spec, default_image)
+    steps = {"initContainers": [fetching.fetch_step(spec, container)]} if spec.model.fetched else {}
     ours = {
         "metadata": {
             "labels": names.labels(name),
@@ -83,12 +82,31 @@ def pod_template(name: str, spec: Spec, hash_: str, default_image: str) -> dict[
                 "runAsUser": _NONROOT,
                 "runAsGroup": _NONROOT,
                 "seccompProfile": {"type": "RuntimeDefault"},
+                **fetching.pod_security(spec, _NONROOT),
             },
-            "containers": [_container(spec, default_image)],
+            **steps,
+            "containers": [container],
             "volumes": volumes,
         },
     }
     return _keep_identity(overlay(ours, spec.pod_template), ours)
+
+
+def _taken(spec: Spec) -> overrides.Taken:
+    """What the operator renders besides what every pod has."""
+    volumes, mounts, sealed, steps = [], [], [], []
+    if spec.service.tls is not None:
+        volumes.append(names.SERVING_TLS_VOLUME)
+        sealed.append(names.SERVING_TLS_MOUNT)
+    if spec.model.claim:
+        volumes.append("models")
+        mounts.append(names.MODELS_MOUNT)
+    if fetching.has_cache(spec):
+        volumes.append(names.CACHE_VOLUME)
+        mounts.append(names.CACHE_MOUNT)
+    if spec.model.fetched:
+        steps.append(names.FETCH_CONTAINER)
+    return overrides.Taken(tuple(volumes), tuple(mounts), tuple(sealed), tuple(steps))
 
 
 def _keep_identity(merged: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +116,7 @@ def _keep_identity(merged: dict[str, Any], ours: dict[str, Any]) -> dict[str, An
     return merged
 
 
-def _container(spec: Spec, default_image: str) -> dict[str, Any]:
+def _container(name: str, spec: Spec, default_image: str) -> dict[str, Any]:
     mounts: list[dict[str, Any]] = [
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of its own, the root is read-only
         {"name": "control", "mountPath": names.CONTROL_MOUNT, "readOnly": True},
@@ -107,11 +125,13 @@ def _container(spec: Spec, default_image: str) -> dict[str, Any]:
         mounts.append({"name": names.SERVING_TLS_VOLUME, "mountPath": names.SERVING_TLS_MOUNT, "readOnly": True})
     if spec.model.claim:
         mounts.append({"name": "models", "mountPath": names.MODELS_MOUNT, "readOnly": True})
+    if fetching.has_cache(spec):
+        mounts.append(fetching.cache_mount())
     return {
         "name": names.RUNTIME_CONTAINER,
         "image": spec.runtime.image or default_image,
         "command": ["shift-runtime"],
-        "args": list(arguments(spec)),
+        "args": list(arguments(name, spec)),
         "env": _environment(spec),
         "ports": [
             {"name": "grpc", "containerPort": contract.INFERENCE_PORT, "protocol": "TCP"},
@@ -136,9 +156,12 @@ def _container(spec: Spec, default_image: str) -> dict[str, Any]:
     }
 
 
-def arguments(spec: Spec) -> tuple[str, ...]:
+def arguments(name: str, spec: Spec) -> tuple[str, ...]:
     """The runtime's command line. Policy and threshold are missing on purpose: they are set live."""
-    arguments = ["serve", spec.model.path(names.MODELS_MOUNT)]
+    arguments = ["serve", spec.model.location(names.MODELS_MOUNT)]
+    if spec.model.fetched:
+        # What the step before this container has fetched, whatever the hub or bucket has by now.
+        arguments.append("--offline")
     options: dict[str, Any] = {
         "--ranks": spec.gpus,
         "--base-gear": spec.base_gear.name,
@@ -154,10 +177,11 @@ def arguments(spec: Spec) -> tuple[str, ...]:
         "--port": contract.INFERENCE_PORT,
         "--control-port": contract.CONTROL_PORT,
         "--ops-port": contract.OPS_PORT,
-        "--calibration": _KEPT_CALIBRATION if spec.calibration is Calibration.KEEP else None,
+        "--calibration": _calibration_file(name, spec),
         "--log-format": spec.logs.format,
         "--log-level": spec.logs.level,
         **_tls_options(spec.service.tls),
+        **fetching.cache_options(spec),
     }
     for option, value in options.items():
         if value is not None:
@@ -172,6 +196,13 @@ def _tls_options(tls: ServingTls | None) -> dict[str, str]:
     folder = names.SERVING_TLS_MOUNT
     files = {"--tls-cert": f"{folder}/{TLS_CERTIFICATE}", "--tls-key": f"{folder}/{TLS_KEY}"}
     return files | ({"--tls-client-ca": f"{folder}/{TLS_AUTHORITY}"} if tls.asks_clients else {})
+
+
+def _calibration_file(name: str, spec: Spec) -> str | None:
+    if spec.calibration is not Calibration.KEEP:
+        return None
+    # A claim may be shared by several ShiftDeployments; costs of one hold for no other.
+    return f"{names.CACHE_MOUNT}/calibration-{name}.json" if fetching.has_cache(spec) else _KEPT_CALIBRATION
 
 
 def _environment(spec: Spec) -> list[dict[str, Any]]:

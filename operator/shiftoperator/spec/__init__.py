@@ -5,6 +5,7 @@ stored under an older CRD.
 """
 
 from shiftoperator.spec.asked import percentile_asked, pods_asked, replicas_asked, section
+from shiftoperator.spec.cache import Cache
 from shiftoperator.spec.engine import Engine
 from shiftoperator.spec.model import Model
 from shiftoperator.spec.rollout import Rollout, Strategy
@@ -22,6 +23,7 @@ __all__ = [
     "Adaptive",
     "AdaptiveMode",
     "Autoscaling",
+    "Cache",
     "Calibration",
     "Engine",
     "Model",

@@ -9,6 +9,7 @@ from shiftcore.layout import Gear
 
 from shiftoperator.errors import InvalidSpecError
 from shiftoperator.spec.asked import pods_asked
+from shiftoperator.spec.cache import Cache, cache
 from shiftoperator.spec.engine import Engine, engine
 from shiftoperator.spec.model import Model, model
 from shiftoperator.spec.observability import Logs, logs
@@ -31,6 +32,7 @@ class Spec:
     calibration: Calibration
     engine: Engine
     runtime: Runtime
+    cache: Cache | None
     pod_template: dict[str, Any]
     replicas: int
     autoscaling: Autoscaling
@@ -70,6 +72,7 @@ def _parse(spec: dict[str, Any]) -> Spec:
         calibration=calibration(shift),
         engine=engine(spec.get("engine", {})),
         runtime=runtime(spec.get("runtime", {})),
+        cache=cache(spec.get("cache")),
         pod_template=spec.get("podTemplate", {}),
         replicas=replicas(spec),
         autoscaling=autoscaling(spec),

@@ -7,7 +7,7 @@ from math import floor, isfinite, log10
 
 from shiftprotos import contract
 
-from shiftoperator.snapshot import Object, Pod, RuntimeState, Snapshot
+from shiftoperator.snapshot import Object, Phase, Pod, RuntimeState, Snapshot
 from shiftoperator.status.fit import int32, int64, text
 
 MAX_GEARS = 16
@@ -70,22 +70,29 @@ def slowest_start(snapshot: Snapshot) -> Object | None:
     if not reporting:
         known: Object | None = snapshot.status.get("slowestStart")
         return known
-    started = [(pod, state) for pod, state in reporting if state.phases]
+    started = [(pod, phases(pod, state)) for pod, state in reporting if state.phases]
     if not started:
         return None
-    pod, state = max(started, key=lambda pair: (start_seconds(pair[1]), pair[0].name))
+    pod, slowest = max(started, key=lambda pair: (_seconds(pair[1]), pair[0].name))
     return {
         "pod": text(pod.name, 253),
-        "seconds": int32(start_seconds(state)),
+        "seconds": int32(_seconds(slowest)),
         "phases": [
             {"name": text(phase.name, 64), "seconds": int32(phase.seconds), "bytes": int64(phase.num_bytes)}
-            for phase in state.phases[:MAX_PHASES]
+            for phase in slowest[:MAX_PHASES]
         ],
     }
 
 
-def start_seconds(state: RuntimeState) -> float:
-    return sum(phase.seconds for phase in state.phases)
+def phases(pod: Pod, state: RuntimeState) -> tuple[Phase, ...]:
+    """Of the whole start: the step that fetches has ended when the runtime begins, and cannot be asked any more."""
+    if not pod.fetch_seconds:
+        return state.phases
+    return (Phase(contract.PHASE_FETCH, pod.fetch_seconds, done=True), *state.phases)
+
+
+def _seconds(phases: tuple[Phase, ...]) -> float:
+    return sum(phase.seconds for phase in phases)
 
 
 def _reporting(snapshot: Snapshot) -> list[tuple[Pod, RuntimeState]]:

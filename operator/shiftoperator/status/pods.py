@@ -87,8 +87,18 @@ def _progress(pod: Pod, state: RuntimeState | None) -> tuple[int, str, Verdict]:
     if not phase:
         return 2, pod.name, Verdict(FALSE, reasons.STARTING, f"pod {pod.name} has begun to start")
     status = TRUE if phase in _AFTER_LOAD else FALSE
-    verdict = Verdict(status, reasons.OF_PHASE[phase], f"pod {pod.name} is in start-up phase {phase}")
+    message = f"pod {pod.name} is in start-up phase {phase}{_share(state, phase)}"
+    verdict = Verdict(status, reasons.OF_PHASE[phase], message)
     return 3 + contract.PHASES.index(phase), pod.name, verdict
+
+
+def _share(state: RuntimeState, phase: str) -> str:
+    """Of its bytes, in steps of ten percent: a status is not rewritten with every look."""
+    of = next((p for p in state.phases if p.name == phase and p.total_bytes), None)
+    if of is None:
+        return ""
+    percent = min(of.num_bytes * 10 // of.total_bytes, 10) * 10
+    return f", {percent} % of {of.total_bytes / 2**30:.1f} GiB"
 
 
 def current_phase(state: RuntimeState) -> str:

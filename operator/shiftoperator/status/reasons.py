@@ -9,6 +9,7 @@ from __future__ import annotations
 from shiftprotos import contract
 
 from shiftoperator.errors import (
+    CLAIM_MISSING,
     FORBIDDEN,
     INVALID_POD_TEMPLATE,
     INVALID_SPEC,
@@ -95,7 +96,7 @@ ANOTHER_POD_LEFT = "AnotherPodLeft"  # another pod left in its place
 
 _REFUSED = (INVALID_SPEC, NAME_CONFLICT, FORBIDDEN, REFUSED_BY_API)
 # Before pods are replaced; REASON_MODEL_NOT_FOUND is said then as well.
-_UNMET = (INVALID_POD_TEMPLATE, SECRET_MISSING)
+_UNMET = (INVALID_POD_TEMPLATE, SECRET_MISSING, CLAIM_MISSING)
 _FAILED = (
     contract.REASON_INVALID_LAYOUT,
     contract.REASON_MODEL_NOT_FOUND,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import platform
+import secrets
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -110,7 +110,8 @@ def read(path: Path, wanted: Provenance, gears: tuple[Gear, ...]) -> Costs | Non
 def write(path: Path, provenance: Provenance, costs: Costs) -> None:
     """Replace the file as a whole; a folder that cannot be written only costs the next start its time."""
     content = _File(_FORMAT, provenance, {gear.name: curve for gear, curve in costs.items()})
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    # Pods that share a volume have the same process ids.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         partial.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1))
         partial.replace(path)
