@@ -138,6 +138,10 @@ MAX_GPUS = 64
 MAX_DRAIN_SECONDS = 3600
 DEFAULT_DRAIN_SECONDS = 30
 
+# Share of the free memory that the KV cache may take.
+MIN_KV_MEMORY_PERCENT = 10
+MAX_KV_MEMORY_PERCENT = 95
+
 # Metric names. Runtime:
 METRIC_STEPS = "shift_steps_total"  # gear
 METRIC_STEP_TOKENS = "shift_step_tokens_total"  # gear

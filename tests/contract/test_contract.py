@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
+import yaml
+from helpers.chart import ROOT
 from shiftcore import gears, policy
+from shiftoperator.spec.engine import KV_CACHE_DTYPES
 from shiftprotos import contract
 from shiftruntime.metrics import OUTCOMES
 
@@ -62,6 +65,15 @@ def test_bounds_are_those_of_the_core():
         policy.MAX_THRESHOLD_TOKENS,
     )
     assert contract.DEFAULT_THRESHOLD_TOKENS == gears.DEFAULT_THRESHOLD_TOKENS
+
+
+def test_the_crd_has_the_bounds_of_the_command_line():
+    crd = yaml.safe_load((ROOT / "charts" / "shift" / "crds" / "shiftdeployments.yaml").read_text())
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    engine = schema["engine"]["properties"]
+    percent = engine["gpuMemoryPercent"]
+    assert (percent["minimum"], percent["maximum"]) == (contract.MIN_KV_MEMORY_PERCENT, contract.MAX_KV_MEMORY_PERCENT)
+    assert tuple(engine["kvCacheDtype"]["enum"]) == KV_CACHE_DTYPES
 
 
 def test_outcomes_are_label_values():

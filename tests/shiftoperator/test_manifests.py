@@ -66,6 +66,15 @@ def test_what_pods_cannot_be_told_is_refused(make: Make, changed: Object, said: 
         specs.parse(make.resource(**changed)["spec"])
 
 
+def test_what_the_engine_keeps_is_on_the_command_line(make: Make) -> None:
+    engine = {"gpuMemoryPercent": 60, "prefixCaching": False, "kvCacheDtype": "bfloat16"}
+    arguments = " ".join(container(make.resource(engine=engine))["args"])
+    assert "--no-prefix-cache" in arguments
+    assert "--kv-memory-percent 60 --kv-cache-dtype bfloat16" in arguments
+    untold = " ".join(container(make.resource(engine={"prefixCaching": True}))["args"])
+    assert not {"--no-prefix-cache", "--kv-memory-percent", "--kv-cache-dtype"} & set(untold.split())
+
+
 def test_policy_is_no_argument(make: Make) -> None:
     arguments = container(make.resource())["args"]
     assert not {"--policy", "--threshold"} & set(arguments)

@@ -97,6 +97,8 @@ def test_an_empty_cache_is_none() -> None:
         ({"model": {"uri": "hf://google/gemma", "revision": "a/../b"}}, "no branch, tag or commit"),
         ({"model": {"uri": "pvc://models/a", "secretRef": {"name": "hub"}}}, "opens hf:// and s3://"),
         ({"cache": {"claimName": "a", "sizeLimit": "1Gi"}}, "'1Gi' bounds the node's disk"),
+        ({"engine": {"gpuMemoryPercent": 96}}, "gpuMemoryPercent 96 must lie in 10..95"),
+        ({"engine": {"kvCacheDtype": "fp8"}}, "'fp8' is unknown; use auto, bfloat16"),
         ({"cache": {"sizeLimit": "1G"}}, "'1G' is no size; write a number with Mi, Gi or Ti"),
         ({"model": {"uri": "pvc://a/../b"}}, "remove the '..'"),
     ],

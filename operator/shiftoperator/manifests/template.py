@@ -162,6 +162,8 @@ def arguments(name: str, spec: Spec) -> tuple[str, ...]:
     if spec.model.fetched:
         # What the step before this container has fetched, whatever the hub or bucket has by now.
         arguments.append("--offline")
+    if not spec.engine.prefix_caching:
+        arguments.append("--no-prefix-cache")
     options: dict[str, Any] = {
         "--ranks": spec.gpus,
         "--base-gear": spec.base_gear.name,
@@ -171,6 +173,8 @@ def arguments(name: str, spec: Spec) -> tuple[str, ...]:
         "--max-num-seqs": spec.engine.max_num_seqs,
         "--max-batched-tokens": spec.engine.max_batched_tokens,
         "--max-model-len": spec.engine.max_model_len,
+        "--kv-memory-percent": spec.engine.gpu_memory_percent,
+        "--kv-cache-dtype": spec.engine.kv_cache_dtype,
         "--drain-seconds": spec.rollout.drain_seconds,
         # The runtime listens on loopback unless told otherwise.
         "--host": "0.0.0.0",  # noqa: S104 - the NetworkPolicy says who may connect

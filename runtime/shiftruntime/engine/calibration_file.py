@@ -50,6 +50,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cores: int  # that this process may keep busy
     torch: str
     runtime: str
+    kv_cache_dtype: str = "auto"
 
     @staticmethod
     def of(options: EngineOptions, config: ModelConfig, dtype: str, max_model_len: int) -> Provenance:
@@ -70,6 +71,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             cores=Cgroups().cores(),
             torch=version("torch"),
             runtime=version("shift-runtime"),
+            kv_cache_dtype=options.kv_cache_dtype,
         )
 
     def differences(self, other: Provenance) -> list[str]:

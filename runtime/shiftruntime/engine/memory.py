@@ -13,7 +13,6 @@ from shiftruntime.engine.options import EngineOptions
 from shiftruntime.engine.self_check import SELF_CHECK_TOKENS
 from shiftruntime.errors import StartupError
 
-_KV_SHARE = 0.8  # of what is free beside weights and activations; the rest is for the processes around the ranks
 _MIB = 1 << 20
 
 
@@ -77,7 +76,7 @@ def kv_blocks(
     per_sequence = peak_blocks(windows, options.block_size, max_model_len, chunk_tokens)
     budget = options.kv_memory_bytes
     if budget is None:
-        budget = int(free_bytes * _KV_SHARE) // options.ranks
+        budget = free_bytes * options.kv_memory_percent // 100 // options.ranks
     fitting = budget // block_bytes
     if fitting < per_sequence:
         tokens = _longest(fitting, options, max_model_len, windows)

@@ -24,6 +24,8 @@ class EngineOptions:
     max_model_len: int | None = None  # None: the model's own length, at most 8192 on CPU
     max_waiting_requests: int = 256
     kv_memory_bytes: int | None = None  # per rank; None: from what is free
+    kv_memory_percent: int = 80  # of what is free beside weights and steps; the rest is for the other processes
+    kv_cache_dtype: str = "auto"  # as the model is computed
     block_size: int = 16
     prefix_cache: bool = True
     overlap: bool = True  # schedule a step while the ranks run the one before

@@ -139,7 +139,9 @@ class Startup:
     def _kv(self, opened: Opened, max_model_len: int) -> int:
         options, ranks = self._options, self._ranks
         self._windows = opened.config.group_windows
-        attach = Attach(opened.config, opened.dtype, options.exact, opened.weights_bytes, options.block_size)
+        attach = Attach(
+            opened.config, opened.dtype, options.exact, opened.weights_bytes, options.block_size, options.kv_cache_dtype
+        )
         with self._phase(contract.PHASE_KV):
             attached = ranks.ask_all(attach, Attached, self._left())
             # Identical figures by construction; the largest is the safe one.
@@ -226,7 +228,8 @@ class Startup:
         return self_check(
             score,
             self._gears,
-            dtype=opened.dtype,
+            # Gears round what they cache apart from each other, and no finer than the cache.
+            dtype=opened.dtype if self._options.kv_cache_dtype == "auto" else self._options.kv_cache_dtype,
             exact=self._options.exact,
             vocab_size=opened.config.vocab_size,
             max_model_len=max_model_len,

@@ -117,7 +117,7 @@ class ExactOps:
         assert isinstance(plan, ExactPlan)
         out = torch.empty_like(q)
         for chunk, slots in plan.chunks:
-            k, v = keys[slots], values[slots]  # [positions, kv heads, head_dim]
+            k, v = keys[slots].to(q.dtype), values[slots].to(q.dtype)  # [positions, kv heads, head_dim]
             step = max(1, _PRODUCT_ELEMENTS // (k.shape[0] * q.shape[1] * q.shape[2]))
             for first in range(0, chunk.num_rows, step):
                 stop = min(first + step, chunk.num_rows)

@@ -115,7 +115,7 @@ class Ops(Protocol):
     ) -> Tensor:  # fmt: skip
         """q [tokens, query heads of rank, head_dim]; keys, values [slots, kv heads of rank, head_dim] → like q.
 
-        ``soft_cap`` bends the scaled scores, before the mask.
+        The cache may be of a coarser dtype than q. ``soft_cap`` bends the scaled scores, before the mask.
         """
         ...
 

@@ -178,7 +178,9 @@ def _attend_prefill(
     """q [rows, query heads, head_dim] of one sequence; query heads of a kv head are a batch dimension."""
     rows, heads, dim = q.shape
     kv_heads = keys.shape[1]
-    k, v = (cache[plan.slots].transpose(0, 1)[:, None] for cache in (keys, values))  # [kv, 1, context, head_dim]
+    k, v = (
+        cache[plan.slots].to(q.dtype).transpose(0, 1)[:, None] for cache in (keys, values)
+    )  # [kv, 1, context, head_dim]
     grouped = q.view(rows, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3)  # [kv, group, rows, head_dim]
     share = (kv_heads, heads // kv_heads, -1, -1)
     out = _attend(grouped, k.expand(share), v.expand(share), plan.mask, scale, soft_cap)
@@ -191,7 +193,9 @@ def _attend_decodes(
     """q [sequences, query heads, head_dim], one token each; query heads of a kv head act as its rows."""
     sequences, heads, dim = q.shape
     kv_heads = keys.shape[1]
-    k, v = (cache[plan.slots].transpose(1, 2) for cache in (keys, values))  # [sequences, kv, context, head_dim]
+    k, v = (
+        cache[plan.slots].to(q.dtype).transpose(1, 2) for cache in (keys, values)
+    )  # [sequences, kv, context, head_dim]
     grouped = q.view(sequences, kv_heads, heads // kv_heads, dim)
     mask = plan.mask.expand(-1, 1, heads // kv_heads, -1)
     return _attend(grouped, k, v, mask, scale, soft_cap).reshape(sequences, heads, dim)

@@ -53,8 +53,8 @@ def attend(
     n = state.num_tokens  # padding rows come last and get no slot
     keys, values = cache
     plan = state.attention[layer]
-    keys.index_copy_(0, plan.write_slots, k[:n])
-    values.index_copy_(0, plan.write_slots, v[:n])
+    keys.index_copy_(0, plan.write_slots, k[:n].to(keys.dtype))
+    values.index_copy_(0, plan.write_slots, v[:n].to(values.dtype))
     out = torch.zeros_like(q)
     window = config.window(layer)
     out[:n] = ops.attention(q[:n], keys, values, plan, window, config.scale, config.attention_soft_cap)

@@ -164,6 +164,19 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         "--kv-memory", metavar="SIZE", help="KV cache of each rank, for example 512Mi (default: from what is free)"
     )
     group.add_argument(
+        "--kv-memory-percent",
+        type=_integer(contract.MIN_KV_MEMORY_PERCENT, contract.MAX_KV_MEMORY_PERCENT),
+        metavar="N",
+        help="KV cache of all ranks together, of the memory that weights and the largest steps leave free (default: "
+        f"{EngineOptions.kv_memory_percent})",
+    )
+    group.add_argument(
+        "--kv-cache-dtype",
+        choices=("auto", "bfloat16"),
+        default="auto",
+        help="auto: as the model is computed (default); bfloat16 holds twice the tokens of float32, a little coarser",
+    )
+    group.add_argument(
         "--tpot-target-ms",
         type=float,
         metavar="MS",

@@ -128,7 +128,9 @@ def _engine(values: argparse.Namespace) -> EngineOptions:
         max_batched_tokens=values.max_batched_tokens,
         max_model_len=values.max_model_len,
         max_waiting_requests=values.max_waiting,
-        kv_memory_bytes=_kv_memory(values.kv_memory),
+        kv_memory_bytes=_kv_memory(values.kv_memory, values.kv_memory_percent),
+        kv_cache_dtype=values.kv_cache_dtype,
+        kv_memory_percent=values.kv_memory_percent or EngineOptions.kv_memory_percent,
         prefix_cache=values.prefix_cache,
         overlap=values.overlap,
         calibrate=values.calibrate,
@@ -198,9 +200,11 @@ def _tpot_target(milliseconds: float | None) -> float | None:
     return milliseconds / 1e3
 
 
-def _kv_memory(text: str | None) -> int | None:
+def _kv_memory(text: str | None, percent: int | None) -> int | None:
     if text is None:
         return None
+    if percent is not None:
+        raise UsageError(f"--kv-memory {text} says all; remove --kv-memory-percent {percent}")
     try:
         size = parse_size(text)
     except UsageError as error:

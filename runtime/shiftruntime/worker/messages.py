@@ -37,6 +37,7 @@ class Attach(msgspec.Struct, frozen=True, tag=True):
     exact: bool
     weights_bytes: int
     block_size: int
+    kv_dtype: str = "auto"  # as the model is computed
 
 
 class AllocateKv(msgspec.Struct, frozen=True, tag=True):

@@ -88,15 +88,14 @@ class Rank:
         layout = plan_arena(message.config, DTYPES[message.dtype], self.size)
         self._weights = view(layout, self._map_weights(message.weights_bytes))
         self._attach = message
-        config, dtype = message.config, DTYPES[message.dtype]
+        config, dtype = message.config, _kv_dtype(message)
         self._send(Attached(kv_block_bytes(config, self.size, message.block_size, dtype, config.layer_groups)))
 
     def allocate(self, message: AllocateKv) -> None:
         attach = self._attach
         assert attach is not None, "AllocateKv before Attach"
         self._decoder = None  # give the old cache back first
-        dtype = DTYPES[attach.dtype]
-        config = attach.config
+        config, dtype = attach.config, _kv_dtype(attach)
         kv = allocate_kv(config, self.size, message.num_blocks, attach.block_size, dtype, config.layer_groups)
         ops: Ops = ExactOps() if attach.exact else PlainOps()
         self._decoder = Decoder(config, self._weights, self._comm, ops, kv)
@@ -201,6 +200,10 @@ def _with_tokens(done: Done, sampled: Sampled) -> Done:
         logprobs=tuple(sampled.logprobs.tolist()),
         likeliest=sampled.likeliest if any(ids for ids, _ in sampled.likeliest) else (),
     )
+
+
+def _kv_dtype(attach: Attach) -> torch.dtype:
+    return DTYPES[attach.dtype if attach.kv_dtype == "auto" else attach.kv_dtype]
 
 
 def _choose(name: str, exact: bool) -> torch.dtype:

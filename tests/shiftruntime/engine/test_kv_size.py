@@ -17,7 +17,7 @@ from shiftcore.layout import Gear
 from shiftruntime.engine import activations
 from shiftruntime.engine import startup as startup_module
 from shiftruntime.engine.activations import Activations, StepShape
-from shiftruntime.engine.memory import peak_bytes, reset_peak, resident_bytes
+from shiftruntime.engine.memory import kv_blocks, peak_bytes, reset_peak, resident_bytes
 from shiftruntime.engine.ranks import RankGroup
 from shiftruntime.engine.startup import Startup
 from shiftruntime.errors import StartupError
@@ -49,6 +49,25 @@ def test_the_pool_is_what_is_free_beside_the_largest_step(llama: TinyLlama, monk
     with starting(llama) as startup:
         blocks = startup.run().num_blocks
     assert blocks == int((10 - 2) * MIB * SHARE) // 2 // BLOCK_BYTES
+
+
+@pytest.mark.ranks
+def test_a_cache_of_bfloat16_holds_twice_the_tokens_and_the_gears_agree(
+    llama: TinyLlama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup_module, "available_bytes", lambda: 10 * MIB)
+    monkeypatch.setattr(Activations, "growth_bytes", lambda _: 2 * MIB)
+    with starting(llama, kv_cache_dtype="bfloat16") as startup:
+        started = startup.run()
+    assert started.num_blocks == int((10 - 2) * MIB * SHARE) // 2 // (BLOCK_BYTES // 2)
+    assert started.self_check.passed
+    assert 0 < started.self_check.max_logprob_difference < 0.5, "rounded, and not by more than rounding explains"
+
+
+@pytest.mark.parametrize(("percent", "blocks"), [(80, 800), (40, 400), (95, 950)])
+def test_the_share_of_the_free_memory_that_the_cache_takes(llama: TinyLlama, percent: int, blocks: int) -> None:
+    options = engine_options(llama.path, kv_memory_bytes=None, max_num_seqs=64, kv_memory_percent=percent)
+    assert kv_blocks(options, 512, BLOCK_BYTES, 1000 * BLOCK_BYTES * options.ranks, (None,)) == blocks
 
 
 @pytest.mark.ranks

@@ -13,7 +13,7 @@ from shiftruntime.__main__ import main
 from shiftruntime.log import JsonFormatter, TextFormatter
 from shiftruntime.server import termination
 from shiftruntime.server.limits import ServerLimits
-from shiftruntime.server.options import parse
+from shiftruntime.server.options import parse, parse_fetch
 from shiftruntime.server.tls import TlsFiles
 from shiftruntime.server.usage import UsageError, parse_size
 
@@ -56,6 +56,21 @@ def test_everything_reaches_the_engine():
     assert (options.environment.pod_name, options.environment.termination_log) == ("pod-0", None)
 
 
+def test_memory_and_dtype_of_the_cache_reach_the_engine():
+    assert (serve().engine.kv_memory_percent, serve().engine.kv_cache_dtype) == (80, "auto")
+    engine = serve(*_words("--kv-memory-percent 60 --kv-cache-dtype bfloat16 --no-prefix-cache")).engine
+    assert (engine.kv_memory_percent, engine.kv_cache_dtype, engine.prefix_cache) == (60, "bfloat16", False)
+
+
+def test_a_fetch_has_its_own_options():
+    options = parse_fetch(_words("fetch hf://a/b --model-cache /c --limit 2Gi --control-port 7 --host ::"), {})
+    assert (options.uri, options.cache, options.limit_bytes) == ("hf://a/b", "/c", 2**31)
+    assert (options.control_port, options.host) == (7, "::")
+    with pytest.raises(UsageError, match="--limit: 'much' is no size"):
+        parse_fetch(_words("fetch hf://a/b --limit much"), {})
+    assert serve("--offline").offline is True
+
+
 @pytest.mark.parametrize(
     ("policy", "mode", "gear"),
     [("latency", "Latency", None), ("Throughput", "Throughput", None), ("tp2", "Auto", "tp2"), ("sp2", "Auto", "sp2")],
@@ -87,6 +102,9 @@ REFUSED = [
     ("--policy latency --threshold 5", ["--threshold 5", "--policy auto"]),
     ("--kv-memory much", ["--kv-memory", "'much'", "512Mi"]),
     ("--kv-memory 12Ki", ["12Ki", "at least 1Mi"]),
+    ("--kv-memory 1Gi --kv-memory-percent 50", ["1Gi says all", "remove --kv-memory-percent 50"]),
+    ("--kv-memory-percent 5", ["5 is outside 10..95"]),
+    ("--kv-cache-dtype fp8", ["fp8"]),
     ("--port 70000", ["70000 is outside 0..65535"]),
     ("--port 8080", ["--ops-port 8080", "--port"]),
     ("--drain-seconds nan", ["nan", "0..3600"]),
