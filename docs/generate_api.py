@@ -24,8 +24,8 @@ CRD (`charts/shift/crds/shiftdeployments.yaml`), which the API server enforces; 
 `kubectl explain shd.spec` says the same.
 
 [CONDITIONS.md](CONDITIONS.md) has the conditions and reasons of `status.conditions`, [ROLLOUT.md](ROLLOUT.md) and
-[AUTOSCALING.md](AUTOSCALING.md) what the fields of these names do together, [UPGRADE.md](UPGRADE.md) how a cluster gets
-a new version of this.
+[AUTOSCALING.md](AUTOSCALING.md) what the fields of these names do together, [MODELS.md](MODELS.md) how pods come to
+their model, devices and nodes, [UPGRADE.md](UPGRADE.md) how a cluster gets a new version of this.
 """
 
 

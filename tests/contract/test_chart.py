@@ -74,11 +74,17 @@ def test_bounds(schema: Object) -> None:
 def test_fields(schema: Object) -> None:
     fields = {name: set(value.get("properties", ())) for name, value in schema["spec"]["properties"].items()}
     assert fields == {
-        "model": {"uri", "servedName", "dtype"},
+        "model": {"uri", "servedName", "dtype", "revision", "secretRef", "quantization"},
+        "cache": {"claimName", "sizeLimit"},
         "parallelism": {"gpus", "sequence", "tensor"},
         "shift": {"policy", "thresholdTokens", "adaptive", "schedules", "calibration"},
-        "engine": {"maxNumSeqs", "maxBatchedTokens", "maxModelLen"},
-        "runtime": {"image", "device", "resources", "env"},
+        "engine": {
+            *("maxNumSeqs", "maxBatchedTokens", "maxModelLen", "gpuMemoryPercent", "prefixCaching", "kvCacheDtype"),
+        },
+        "runtime": {"image", "device", "resources", "env", "shmSize", "gpuResource", "resourceClaims"},
+        "placement": {
+            *("nodeSelector", "tolerations", "spread", "priorityClassName", "runtimeClassName", "schedulerName"),
+        },
         "podTemplate": {"metadata", "spec"},
         "replicas": set(),
         "suspend": set(),

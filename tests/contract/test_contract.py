@@ -9,6 +9,7 @@ import yaml
 from helpers.chart import ROOT
 from shiftcore import gears, policy
 from shiftoperator.spec.engine import KV_CACHE_DTYPES
+from shiftoperator.spec.model import QUANTIZATIONS
 from shiftprotos import contract
 from shiftruntime.metrics import OUTCOMES
 
@@ -74,6 +75,7 @@ def test_the_crd_has_the_bounds_of_the_command_line():
     percent = engine["gpuMemoryPercent"]
     assert (percent["minimum"], percent["maximum"]) == (contract.MIN_KV_MEMORY_PERCENT, contract.MAX_KV_MEMORY_PERCENT)
     assert tuple(engine["kvCacheDtype"]["enum"]) == KV_CACHE_DTYPES
+    assert tuple(schema["model"]["properties"]["quantization"]["enum"]) == QUANTIZATIONS
 
 
 def test_outcomes_are_label_values():

@@ -33,37 +33,10 @@ def test_command_line(make: Make) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"shift": {"calibration": {"mode": "Keep"}}}, "--calibration /tmp/calibration.json"),
-        ({"shift": {"calibration": {"mode": "Off"}}}, "--no-calibration"),
-        ({"shift": {"calibration": {"mode": "EveryStart"}}}, ""),
-        ({"shift": {"calibration": {}}}, ""),
-        ({"observability": {"logs": {"format": "json", "level": "debug"}}}, "--log-format json --log-level debug"),
-        ({"observability": {"logs": {"requests": True}}}, "--log-requests"),
-        ({"observability": {}}, ""),
-    ],
-)
-def test_what_pods_are_told_at_their_start(make: Make, changed: Object, words: str) -> None:
-    before = " ".join(container(make.resource())["args"])
-    asked = make.resource(**changed)
-    assert " ".join(container(asked)["args"]) == f"{before} {words}".strip()
-    same = manifests.template_hash(make.resource()["spec"]) == manifests.template_hash(asked["spec"])
-    assert same == (changed in ({"observability": {}},)), "pods are replaced when the user sets it, and only then"
-
-
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"shift": {"calibration": {"mode": "Never"}}}, "'Never' is unknown; use EveryStart, Keep, Off"),
-        ({"observability": {"logs": {"level": "trace"}}}, "observability.logs.level 'trace' is unknown"),
-        ({"observability": {"logs": {"format": "xml"}}}, "observability.logs.format 'xml' is unknown"),
-    ],
-)
-def test_what_pods_cannot_be_told_is_refused(make: Make, changed: Object, said: str) -> None:
-    with pytest.raises(InvalidSpecError, match=said):
-        specs.parse(make.resource(**changed)["spec"])
+def test_how_weights_must_be_stored_is_on_the_command_line(make: Make) -> None:
+    model = {"uri": "pvc://models/llama", "quantization": "fp8"}
+    assert "--quantization fp8" in " ".join(container(make.resource(model=model))["args"])
+    assert "--quantization" not in container(make.resource())["args"]
 
 
 def test_what_the_engine_keeps_is_on_the_command_line(make: Make) -> None:

@@ -11,6 +11,8 @@ from shiftoperator.spec import Spec
 
 Object = dict[str, Any]
 
+# Of the runtime's, those that the step needs.
+_VOLUMES = ("tmp", "control", names.CACHE_VOLUME)
 _MODELS = f"{names.CACHE_MOUNT}/models"
 
 
@@ -48,11 +50,9 @@ def fetch_step(spec: Spec, runtime: Object) -> Object:
         arguments += ["--limit", str(spec.cache.limit_bytes)]
     # The operator asks it how far it is, as it asks the runtime later.
     arguments += ["--host", "0.0.0.0", "--control-port", str(contract.CONTROL_PORT)]  # noqa: S104
-    alike = (
-        "image", "command", "env", "securityContext", "terminationMessagePath", "terminationMessagePolicy",
-        "volumeMounts",
-    )  # fmt: skip
+    alike = ("image", "command", "env", "securityContext", "terminationMessagePath", "terminationMessagePolicy")
     step = {"name": names.FETCH_CONTAINER, **{key: runtime[key] for key in alike}, "args": arguments}
+    step["volumeMounts"] = [mount for mount in runtime["volumeMounts"] if mount["name"] in _VOLUMES]
     step["resources"] = _without_devices(spec.runtime.resources)
     if spec.model.secret is not None:
         step["envFrom"] = [{"secretRef": {"name": spec.model.secret}}]

@@ -13,11 +13,11 @@ from typing import Any
 from shiftprotos import contract
 
 from shiftoperator import names
-from shiftoperator.manifests import fetching, overrides
+from shiftoperator.manifests import fetching, overrides, placing
 from shiftoperator.manifests.overlay import overlay
 from shiftoperator.spec import Calibration, ServingTls, Spec, section
 
-_POD_FIELDS = ("model", "parallelism", "engine", "runtime", "cache", "podTemplate")
+_POD_FIELDS = ("model", "parallelism", "engine", "runtime", "cache", "placement", "podTemplate")
 # Of sections that are live otherwise. None has a default in the CRD: the API server would fill it into stored objects.
 _POD_PARTS = {
     "rollout": ("restartedAt", "drainSeconds"),
@@ -51,19 +51,6 @@ def pod_template(name: str, spec: Spec, hash_: str, default_image: str) -> dict[
     """Raises InvalidSpecError for a podTemplate that cannot be merged or is about things that are not its to set."""
     grace = spec.rollout.drain_seconds + DRAIN_MARGIN_SECONDS
     overrides.check(spec.pod_template, _taken(spec), grace)
-    volumes: list[dict[str, Any]] = [
-        {"name": "tmp", "emptyDir": {}},
-        # Readable by everyone in the pod instead of an fsGroup: that would re-group the files of every mounted volume.
-        {"name": "control", "secret": {"secretName": names.control_secret(name), "defaultMode": 0o444}},
-    ]
-    if spec.service.tls is not None:
-        secret = {"secretName": spec.service.tls.secret, "defaultMode": 0o444}
-        volumes.append({"name": names.SERVING_TLS_VOLUME, "secret": secret})
-    if spec.model.claim:
-        claim = {"claimName": spec.model.claim, "readOnly": True}
-        volumes.append({"name": "models", "persistentVolumeClaim": claim})
-    if fetching.has_cache(spec):
-        volumes.append(fetching.cache_volume(spec))
     container = _container(name, spec, default_image)
     steps = {"initContainers": [fetching.fetch_step(spec, container)]} if spec.model.fetched else {}
     ours = {
@@ -86,10 +73,31 @@ def pod_template(name: str, spec: Spec, hash_: str, default_image: str) -> dict[
             },
             **steps,
             "containers": [container],
-            "volumes": volumes,
+            "volumes": _volumes(name, spec),
+            **placing.claims(spec),
+            **placing.placed(name, spec.placement),
         },
     }
     return _keep_identity(overlay(ours, spec.pod_template), ours)
+
+
+def _volumes(name: str, spec: Spec) -> list[dict[str, Any]]:
+    volumes: list[dict[str, Any]] = [
+        {"name": "tmp", "emptyDir": {}},
+        # Readable by everyone in the pod instead of an fsGroup: that would re-group the files of every mounted volume.
+        {"name": "control", "secret": {"secretName": names.control_secret(name), "defaultMode": 0o444}},
+    ]
+    if spec.service.tls is not None:
+        secret = {"secretName": spec.service.tls.secret, "defaultMode": 0o444}
+        volumes.append({"name": names.SERVING_TLS_VOLUME, "secret": secret})
+    if spec.model.claim:
+        claim = {"claimName": spec.model.claim, "readOnly": True}
+        volumes.append({"name": "models", "persistentVolumeClaim": claim})
+    if fetching.has_cache(spec):
+        volumes.append(fetching.cache_volume(spec))
+    if shared := placing.shared_memory(spec):
+        volumes.append(shared[0])
+    return volumes
 
 
 def _taken(spec: Spec) -> overrides.Taken:
@@ -104,6 +112,9 @@ def _taken(spec: Spec) -> overrides.Taken:
     if fetching.has_cache(spec):
         volumes.append(names.CACHE_VOLUME)
         mounts.append(names.CACHE_MOUNT)
+    if spec.runtime.shm_size is not None:
+        volumes.append(placing.SHM_VOLUME)
+        mounts.append(placing.SHM_MOUNT)
     if spec.model.fetched:
         steps.append(names.FETCH_CONTAINER)
     return overrides.Taken(tuple(volumes), tuple(mounts), tuple(sealed), tuple(steps))
@@ -117,16 +128,6 @@ def _keep_identity(merged: dict[str, Any], ours: dict[str, Any]) -> dict[str, An
 
 
 def _container(name: str, spec: Spec, default_image: str) -> dict[str, Any]:
-    mounts: list[dict[str, Any]] = [
-        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of its own, the root is read-only
-        {"name": "control", "mountPath": names.CONTROL_MOUNT, "readOnly": True},
-    ]
-    if spec.service.tls is not None:
-        mounts.append({"name": names.SERVING_TLS_VOLUME, "mountPath": names.SERVING_TLS_MOUNT, "readOnly": True})
-    if spec.model.claim:
-        mounts.append({"name": "models", "mountPath": names.MODELS_MOUNT, "readOnly": True})
-    if fetching.has_cache(spec):
-        mounts.append(fetching.cache_mount())
     return {
         "name": names.RUNTIME_CONTAINER,
         "image": spec.runtime.image or default_image,
@@ -139,7 +140,7 @@ def _container(name: str, spec: Spec, default_image: str) -> dict[str, Any]:
             {"name": "control", "containerPort": contract.CONTROL_PORT, "protocol": "TCP"},
             {"name": "ops", "containerPort": contract.OPS_PORT, "protocol": "TCP"},
         ],
-        "resources": _resources(spec),
+        "resources": overlay(placing.resources(spec), spec.runtime.resources),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -152,8 +153,24 @@ def _container(name: str, spec: Spec, default_image: str) -> dict[str, Any]:
         "readinessProbe": _probe("/readyz", period=2, failures=2),
         # The runtime fails by itself when a rank stands still; this catches only a process that no longer answers.
         "livenessProbe": _probe("/livez", period=10, failures=6),
-        "volumeMounts": mounts,
+        "volumeMounts": _mounts(spec),
     }
+
+
+def _mounts(spec: Spec) -> list[dict[str, Any]]:
+    mounts: list[dict[str, Any]] = [
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of its own, the root is read-only
+        {"name": "control", "mountPath": names.CONTROL_MOUNT, "readOnly": True},
+    ]
+    if spec.service.tls is not None:
+        mounts.append({"name": names.SERVING_TLS_VOLUME, "mountPath": names.SERVING_TLS_MOUNT, "readOnly": True})
+    if spec.model.claim:
+        mounts.append({"name": "models", "mountPath": names.MODELS_MOUNT, "readOnly": True})
+    if fetching.has_cache(spec):
+        mounts.append(fetching.cache_mount())
+    if shared := placing.shared_memory(spec):
+        mounts.append(shared[1])
+    return mounts
 
 
 def arguments(name: str, spec: Spec) -> tuple[str, ...]:
@@ -169,6 +186,7 @@ def arguments(name: str, spec: Spec) -> tuple[str, ...]:
         "--base-gear": spec.base_gear.name,
         "--device": spec.runtime.device,
         "--dtype": spec.model.dtype,
+        "--quantization": spec.model.quantization,
         "--served-name": spec.model.served_name,
         "--max-num-seqs": spec.engine.max_num_seqs,
         "--max-batched-tokens": spec.engine.max_batched_tokens,
@@ -220,13 +238,6 @@ def _environment(spec: Spec) -> list[dict[str, Any]]:
         {"name": contract.ENV_TERMINATION_LOG, "value": contract.TERMINATION_LOG_PATH},
     ]
     return ours + [variable for variable in spec.runtime.env if variable["name"] not in overrides.RESERVED_ENVIRONMENT]
-
-
-def _resources(spec: Spec) -> dict[str, Any]:
-    if spec.runtime.device != "cuda":
-        return spec.runtime.resources
-    # Extended resources need a limit; the request follows it.
-    return overlay({"limits": {"nvidia.com/gpu": str(spec.gpus)}}, spec.runtime.resources)  # type: ignore[no-any-return]
 
 
 def _probe(path: str, period: int, failures: int) -> dict[str, Any]:

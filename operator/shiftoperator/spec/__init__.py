@@ -8,8 +8,9 @@ from shiftoperator.spec.asked import percentile_asked, pods_asked, replicas_aske
 from shiftoperator.spec.cache import Cache
 from shiftoperator.spec.engine import Engine
 from shiftoperator.spec.model import Model
+from shiftoperator.spec.placement import Placement
 from shiftoperator.spec.rollout import Rollout, Strategy
-from shiftoperator.spec.runtime import Runtime
+from shiftoperator.spec.runtime import ResourceClaim, Runtime
 from shiftoperator.spec.scaling import PERCENTILES, Autoscaling
 from shiftoperator.spec.schedules import Schedule
 from shiftoperator.spec.service import Service, ServingTls
@@ -27,7 +28,9 @@ __all__ = [
     "Calibration",
     "Engine",
     "Model",
+    "Placement",
     "Policy",
+    "ResourceClaim",
     "Rollout",
     "Runtime",
     "Schedule",

@@ -13,6 +13,7 @@ _FILE_URI = re.compile(r"file:///\S+")
 _HUB_URI = re.compile(r"(hf://[\w.-]+/[\w.-]+)(/[^@\s]+\.gguf)?", re.ASCII)
 _BUCKET_URI = re.compile(r"s3://[a-z0-9][a-z0-9.-]+/[^/\s]\S*")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+QUANTIZATIONS = ("auto", "none", "fp8", "int8", "gguf")
 _FORMS = "hf://OWNER/NAME (its revision in model.revision), s3://BUCKET/PREFIX, pvc://CLAIM/PATH or file:///PATH"
 
 
@@ -24,6 +25,8 @@ class Model:
     revision: str | None = None
     # Name of the Secret with what opens the hub or bucket.
     secret: str | None = None
+    # How the weights must be stored; None takes them as they are.
+    quantization: str | None = None
 
     @property
     def claim(self) -> str | None:
@@ -52,7 +55,10 @@ def model(asked: dict[str, Any]) -> Model:
         raise InvalidSpecError(f"model.uri {uri!r} cannot be read; write {_FORMS}")
     if ".." in uri.split("/"):
         raise InvalidSpecError(f"model.uri {uri!r} leaves its volume; remove the '..'")
-    found = Model(uri, asked.get("servedName"), asked.get("dtype", "auto"), revision, _secret(asked))
+    quantization = asked.get("quantization")
+    if quantization is not None and quantization not in QUANTIZATIONS:
+        raise InvalidSpecError(f"model.quantization {quantization!r} is unknown; use {', '.join(QUANTIZATIONS)}")
+    found = Model(uri, asked.get("servedName"), asked.get("dtype", "auto"), revision, _secret(asked), quantization)
     if revision is not None and not uri.startswith("hf://"):
         raise InvalidSpecError(f"model.revision {revision!r} is of hf:// alone; remove it, or put it into the path")
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision.split("/")):

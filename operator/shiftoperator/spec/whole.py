@@ -13,6 +13,7 @@ from shiftoperator.spec.cache import Cache, cache
 from shiftoperator.spec.engine import Engine, engine
 from shiftoperator.spec.model import Model, model
 from shiftoperator.spec.observability import Logs, logs
+from shiftoperator.spec.placement import Placement, placement
 from shiftoperator.spec.rollout import Rollout, rollout
 from shiftoperator.spec.runtime import Runtime, runtime
 from shiftoperator.spec.scaling import Autoscaling, autoscaling, replicas
@@ -33,6 +34,7 @@ class Spec:
     engine: Engine
     runtime: Runtime
     cache: Cache | None
+    placement: Placement
     pod_template: dict[str, Any]
     replicas: int
     autoscaling: Autoscaling
@@ -73,6 +75,7 @@ def _parse(spec: dict[str, Any]) -> Spec:
         engine=engine(spec.get("engine", {})),
         runtime=runtime(spec.get("runtime", {})),
         cache=cache(spec.get("cache")),
+        placement=placement(spec.get("placement", {})),
         pod_template=spec.get("podTemplate", {}),
         replicas=replicas(spec),
         autoscaling=autoscaling(spec),

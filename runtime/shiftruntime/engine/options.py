@@ -17,6 +17,7 @@ class EngineOptions:
     base_gear: Gear
     dtype: str = "auto"
     exact: bool = False
+    quantisation: str = "auto"  # refuse a model whose weights are stored otherwise
     require_manifest: bool = False  # refuse a model without a manifest; one that is there is always verified
     policy: Policy = INITIAL_POLICY
     max_num_seqs: int = 64

@@ -119,7 +119,9 @@ class Startup:
     def _load(self) -> Opened:
         options, ranks = self._options, self._ranks
         with self._phase(contract.PHASE_OPEN):
-            opened = ranks.ask(0, Open(options.model, options.dtype, options.exact), Opened, self._left())
+            opened = ranks.ask(
+                0, Open(options.model, options.dtype, options.exact, options.quantisation), Opened, self._left()
+            )
         started = time.monotonic()
 
         def progress(update: LoadProgress) -> None:

@@ -42,6 +42,10 @@ class GgufSource:
         }
         self._refuse_rest({family.file_name(canonical) for canonical in self._entries})
 
+    @property
+    def quantisation(self) -> str:
+        return "gguf"
+
     def _beside_the_header(self) -> dict[str, Any]:
         """What a configuration must know about the tensors."""
         factors: tuple[float, ...] = ()

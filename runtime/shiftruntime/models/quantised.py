@@ -30,6 +30,7 @@ class Quantisation:
     scale: str  # suffix of the tensor with the scales
     zero_point: str | None = None  # suffix, when the scheme is asymmetric
     block: tuple[int, int] | None = None  # rows and columns that share a scale, where the last block may be cut
+    kind: str = "fp8"  # or int8: how a weight is stored
 
     def sides(self, weight: str) -> tuple[str, ...]:
         """Names of the tensors that a weight needs: its scale, and its zero point when there is one."""
@@ -67,7 +68,7 @@ def _compressed_tensors(config: Mapping[str, Any], file: Path) -> Quantisation:
     groups = config.get("config_groups")
     if not isinstance(groups, Mapping) or not groups:
         raise model_damaged(f"{file}: quantization_config has no config_groups")
-    asymmetric, blocks = False, set()
+    asymmetric, blocks, kinds = False, set(), set()
     for name, group in groups.items():
         weights = group.get("weights") if isinstance(group, Mapping) else None
         if not isinstance(weights, Mapping):
@@ -79,11 +80,14 @@ def _compressed_tensors(config: Mapping[str, Any], file: Path) -> Quantisation:
                 f"supported: 8 bits by {', '.join(_STRATEGIES)}"
             )
         asymmetric |= weights.get("symmetric") is False
+        kinds.add("int8" if weights.get("type", "int" if form == "int-quantized" else "float") == "int" else "fp8")
         if strategy == "block":
             blocks.add(_block(weights.get("block_structure"), file))
     if len(blocks) > 1:
         raise model_unsupported(f"{file}: weights in blocks of several sizes: {sorted(map(str, blocks))}")
-    return Quantisation("weight_scale", "weight_zero_point" if asymmetric else None, *blocks)
+    block = next(iter(blocks), None)
+    kind = kinds.pop() if len(kinds) == 1 else "mixed"
+    return Quantisation("weight_scale", "weight_zero_point" if asymmetric else None, block, kind)
 
 
 def _block(value: object, file: Path) -> tuple[int, int] | None:

@@ -47,6 +47,10 @@ class SafetensorsSource:
         self._sides: dict[str, Path] = {}  # scales and zero points of quantised weights
         self._wanted = self._plan(stored_tensors(path))
 
+    @property
+    def quantisation(self) -> str:
+        return "none" if self._quantisation is None else self._quantisation.kind
+
     def _plan(self, stored: Mapping[str, StoredTensor]) -> dict[Path, list[Reading]]:
         """What to read from each file."""
         wanted: dict[Path, list[Reading]] = {}

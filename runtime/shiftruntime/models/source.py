@@ -23,6 +23,11 @@ class ModelSource(Protocol):
     @property
     def config(self) -> ModelConfig: ...
 
+    @property
+    def quantisation(self) -> str:
+        """How weights are stored: none, fp8, int8, mixed of these, or gguf, whose tensors have types of their own."""
+        ...
+
     def pieces(self) -> Iterator[Piece]:
         """All tensors, each in one or several pieces of rows; raises StartupError(ModelDamaged)."""
         ...
@@ -32,9 +37,19 @@ class ModelSource(Protocol):
         ...
 
 
-def open_model(path: str | Path) -> ModelSource:
-    """Read the header; raises StartupError with ModelNotFound, ModelDamaged or ModelUnsupported."""
-    path = Path(path)
+def open_model(path: str | Path, quantisation: str = "auto") -> ModelSource:
+    """Read the header; raises StartupError with ModelNotFound, ModelDamaged or ModelUnsupported, which a model is that
+    is not stored as asked for."""
+    source = _open(Path(path))
+    if quantisation not in ("auto", source.quantisation):
+        raise model_unsupported(
+            f"{path}: its weights are stored as {source.quantisation}, and quantization {quantisation} was asked for; "
+            "give another checkpoint, or auto to take this one as it is"
+        )
+    return source
+
+
+def _open(path: Path) -> ModelSource:
     if not path.exists():
         raise model_not_found(f"{path} does not exist; give a .gguf file or a folder with config.json and safetensors")
     if path.is_dir():

@@ -141,6 +141,12 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         "--exact", action="store_true", help="bit-equal results in every gear, slowly; float32 (its auto) or float64"
     )
     group.add_argument(
+        "--quantization",
+        choices=("auto", "none", "fp8", "int8", "gguf"),
+        default="auto",
+        help="refuse a model whose weights are stored otherwise; auto: take it as it is (default)",
+    )
+    group.add_argument(
         "--max-num-seqs",
         type=_integer(1, 65_536),
         default=EngineOptions.max_num_seqs,

@@ -122,6 +122,7 @@ def _engine(values: argparse.Namespace) -> EngineOptions:
         base_gear=base_gear,
         dtype=_dtype(values.dtype, values.exact),
         exact=values.exact,
+        quantisation=values.quantization,
         require_manifest=values.require_manifest,
         policy=_policy(values.policy, values.threshold, base_gear),
         max_num_seqs=values.max_num_seqs,

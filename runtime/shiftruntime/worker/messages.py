@@ -21,6 +21,7 @@ class Open(msgspec.Struct, frozen=True, tag=True):
     model: str
     dtype: str  # "auto" or a torch dtype
     exact: bool
+    quantisation: str = "auto"  # as the checkpoint has it
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):

@@ -61,7 +61,7 @@ class Rank:
         self._drawn: tuple[int, ...] = ()  # by the step before: the engine may name a token by its place there
 
     def open(self, message: Open) -> None:
-        self._source = open_model(message.model)
+        self._source = open_model(message.model, message.quantisation)
         config = self._source.config
         config.check_layout(self.size)
         dtype = _choose(message.dtype, message.exact)

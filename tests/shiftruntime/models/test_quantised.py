@@ -121,6 +121,30 @@ def test_a_quantised_model_is_the_one_it_means(name: str, method: str, tmp_path:
         assert float((mine.log_softmax(-1) - theirs).abs().max()) <= 1e-4
 
 
+@pytest.mark.parametrize(
+    ("scheme", "method", "stored"),
+    [
+        ("int8-channel", "compressed-tensors", "int8"),
+        ("fp8-tensor", "compressed-tensors", "fp8"),
+        ("fp8-block", "fp8", "fp8"),
+        (None, "", "none"),
+    ],
+)
+def test_a_model_is_taken_as_it_is_or_refused_if_it_is_not_as_asked(
+    scheme: str | None, method: str, stored: str, tmp_path: Path
+) -> None:
+    if scheme is None:
+        save_llama(tmp_path)
+    else:
+        save_quantised(tmp_path, SCHEMES[scheme], method)
+    assert open_model(tmp_path).quantisation == stored
+    assert open_model(tmp_path, stored).quantisation == stored
+    other = "int8" if stored == "fp8" else "fp8"
+    with pytest.raises(StartupError, match=f"stored as {stored}, and quantization {other} was asked for") as caught:
+        open_model(tmp_path, other)
+    assert caught.value.reason == "ModelUnsupported"
+
+
 def test_a_weight_without_its_scale_is_refused(tmp_path: Path) -> None:
     save_quantised(tmp_path, SCHEMES["int8-channel"])
     tensors = load_file(tmp_path / "model.safetensors")
