@@ -10,7 +10,7 @@ import pytest
 from helpers.fetched_models import INDEX, MODEL, ORIGINAL, OTHERS, SHARDED, WEIGHTS, Progress, assert_is_model
 from helpers.loopback_hub import Hub, loopback_hub
 from shiftruntime.errors import StartupError
-from shiftruntime.models.fetch import Stopped, fetch_model
+from shiftruntime.models.fetch import Stopped, cached_model, fetch_model
 from shiftruntime.models.manifest import verify
 
 
@@ -42,6 +42,41 @@ def test_a_second_start_downloads_nothing(hub: Hub, tmp_path: Path) -> None:
     first = fetch_model("hf://team/tiny", tmp_path)
     hub.requests.clear()
     assert fetch_model("hf://team/tiny@main", tmp_path) == first
+    assert hub.requests == []
+
+
+def test_what_was_fetched_is_found_without_asking(hub: Hub, tmp_path: Path) -> None:
+    first = fetch_model("hf://team/tiny", tmp_path)
+    hub.down = True
+    assert cached_model("hf://team/tiny", tmp_path) == first
+    with pytest.raises(StartupError, match=r"is not in .* and the hub is not to be asked; fetch it first") as refused:
+        cached_model("hf://team/tiny@v2", tmp_path)
+    assert refused.value.reason == "FetchFailed"
+
+
+def test_a_fetch_that_broke_off_is_not_served(hub: Hub, tmp_path: Path) -> None:
+    hub.cut_after = 0
+    stop = threading.Event()
+    with pytest.raises(Stopped):
+        fetch_model("hf://team/tiny", tmp_path, lambda done, total: stop.set(), stop)
+    with pytest.raises(StartupError, match="fetch it first"):
+        cached_model("hf://team/tiny", tmp_path)
+
+
+def test_an_address_that_opens_a_file_is_not_told(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError("403 for https://cdn.example/file?X-Amz-Signature=abc&Expires=9 (denied)")
+
+    monkeypatch.setattr("shiftruntime.models.fetch.hub.hf_hub_download", fails)
+    with pytest.raises(StartupError) as refused:
+        fetch_model("hf://team/tiny", tmp_path)
+    assert "403 for https://cdn.example/file?… (denied)" in refused.value.message
+    assert "abc" not in refused.value.message
+
+
+def test_a_model_above_the_limit_is_refused_before_it_is_fetched(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="and its cache may hold 1000000; raise that limit"):
+        fetch_model("hf://team/tiny", tmp_path, limit_bytes=1_000_000)
     assert hub.requests == []
 
 

@@ -13,7 +13,7 @@ from helpers.fetched_models import INDEX, MODEL, ORIGINAL, OTHERS, SHARDED, WEIG
 from moto.server import ThreadedMotoServer
 from obstore.exceptions import GenericError
 from shiftruntime.errors import StartupError
-from shiftruntime.models.fetch import Stopped, fetch_model
+from shiftruntime.models.fetch import Stopped, cached_model, fetch_model
 from shiftruntime.models.manifest import verify
 
 
@@ -51,6 +51,16 @@ def test_a_prefix_becomes_a_folder_with_a_manifest(bucket: Bucket, tmp_path: Pat
     assert_is_model(path)
     total = sum(map(len, MODEL.values()))
     assert progress.seen[-1] == (total, total)
+
+
+def test_what_came_from_a_bucket_is_found_without_asking(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fetch_model("s3://models/team/tiny", tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert cached_model("s3://models/team/tiny", tmp_path) == path
+    with pytest.raises(StartupError, match="the bucket is not to be asked; fetch it first"):
+        cached_model("s3://models/team/other", tmp_path)
 
 
 def test_only_what_changed_in_the_bucket_is_fetched_anew(bucket: Bucket, tmp_path: Path) -> None:
