@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from shiftsim import autoscale_command, describe, paper_command, replay_command, trace
+from shiftsim import describe, paper_command, replay_command, trace
 from shiftsim.trace_options import add_shape, shape
 
 EPILOG = """\
@@ -39,7 +39,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_trace(commands.add_parser("trace", help="say what is in a trace", description=describe.__doc__))
-    autoscale_command.add(commands.add_parser("autoscale", help="play a trace to a fleet that grows and shrinks"))
     replay_command.add(commands.add_parser("replay", help="play a trace to layouts, side by side"))
     paper_command.add(commands.add_parser("paper", help="hold the model against the published figures"))
     return parser

@@ -23,7 +23,7 @@ from shiftcore.steady import SteadyScheduler
 
 from shiftsim.errors import UserError
 from shiftsim.generation import Generation
-from shiftsim.measures import Listener
+from shiftsim.measures import Measures
 from shiftsim.work import Executor, Work
 
 _MOST_AT_ONCE = 4096  # steps whose seconds are asked for together
@@ -81,20 +81,18 @@ class _AnyToken(dict[str, int]):
 class Engine:
     """Takes requests by ``submit``, in order of time, and decides all that is due before a moment in ``advance``."""
 
-    def __init__(self, executor: Executor, options: EngineOptions, listener: Listener) -> None:
+    def __init__(self, executor: Executor, options: EngineOptions, measures: Measures) -> None:
         blocks = executor.kv_tokens // options.block_size
         if not blocks:
             raise UserError(f"a KV cache of {executor.kv_tokens} tokens holds no block of {options.block_size}")
         self.scheduler = SteadyScheduler(options.limits, BlockPool(blocks, options.block_size))
         self.use: defaultdict[Gear, GearUse] = defaultdict(GearUse)
         self.shifts = 0  # steps in another gear than the step before
-        self.prompt_tokens = 0  # of requests that came, as the next since the start
-        self.output_tokens = 0
         self._executor = executor
         self._table = executor.table
         self._options = options
         self._policy = options.policy
-        self._listener = listener
+        self._measures = measures
         self._chosen: dict[int, Gear] = {}  # by tokens, under the present policy
         self._flight: _Step | None = None
         self._last_gear: Gear | None = None
@@ -124,7 +122,6 @@ class Engine:
             self.scheduler.add(request)
         except (NeverFitsError, QueueFullError) as error:
             return str(error)
-        self.prompt_tokens += len(request.prompt)
         return ""
 
     def advance(self, until: float = math.inf) -> None:
@@ -163,10 +160,10 @@ class Engine:
 
     def _yielded(self, request: Request, finish: Finish | None) -> None:
         assert isinstance(request, Generation), f"request {request.id} is of somebody else"
-        self.output_tokens += 1
-        self._begun(request, self.now)
+        if request.first_token_seconds is None:
+            request.first_token_seconds = self.now
         if finish is not None:
-            self._listener.finished(request, self.now)
+            self._measures.finished(request, self.now)
 
     def _count(self, gear: Gear, steps: int, tokens: int) -> None:
         use = self.use[gear]
@@ -193,7 +190,6 @@ class Engine:
         work = Work(0, 0, len(running), context, len(running))
         steps, first_end = self._pass(gear, work, limit, until)
         self.scheduler.repeat(steps)
-        self.output_tokens += steps * len(running)
         self._count(gear, steps, steps * len(running))
         for request in running:
             self._begun(request, first_end)
@@ -224,7 +220,6 @@ class Engine:
     def _begun(self, request: Request, now: float) -> None:
         if isinstance(request, Generation) and request.first_token_seconds is None:
             request.first_token_seconds = now
-            self._listener.began(request, now)
 
 
 def work_of(batch: Batch) -> Work:

@@ -6,7 +6,6 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
 
 from shiftsim.generation import Generation
 
@@ -80,16 +79,6 @@ def _bucket(value: float) -> int:
     return math.floor(math.log(value) / _RATIO) if value > 0 else _ZERO
 
 
-class Listener(Protocol):
-    """Is told what becomes of requests, at these seconds of the engine's clock."""
-
-    def began(self, request: Generation, now: float) -> None:
-        """It has its first token."""
-
-    def finished(self, request: Generation, now: float) -> None:
-        """It has its last token."""
-
-
 class Measures:
     """Of the requests of one replay, over all its engines. Times in seconds, from arrival."""
 
@@ -101,9 +90,6 @@ class Measures:
         self.prompt_tokens = 0
         self.output_tokens = 0
         self.last_end_seconds = 0.0
-
-    def began(self, request: Generation, now: float) -> None:
-        """Counted when it ends."""
 
     def finished(self, request: Generation, now: float) -> None:
         assert request.first_token_seconds is not None, f"request {request.id} ends without a token"

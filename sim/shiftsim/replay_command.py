@@ -38,8 +38,7 @@ finished all within a tenth of the trace's time, or a minute, after the last arr
 """
 
 
-def add_pods(parser: argparse.ArgumentParser) -> None:
-    """What is replayed, and on which pods."""
+def add(parser: argparse.ArgumentParser) -> None:
     add_argument = parser.add_argument
     add_argument("--trace", type=Path, required=True, metavar="FILE", help="CSV or CSV.GZ: " + ", ".join(trace.COLUMNS))
     add_argument("--model", metavar="NAME|CONFIG.JSON", help="one of " + ", ".join(models.names())
@@ -47,15 +46,10 @@ def add_pods(parser: argparse.ArgumentParser) -> None:
     add_argument("--hardware", metavar="8xH200", help="GPUs of one replica")
     add_argument("--measured", type=Path, metavar="FILE", help="in place of both: what a running pod measured, "
                  "its calibration file (shift-runtime serve --calibration) or GetState as JSON")  # fmt: skip
-    add_argument("--json", action="store_true", help="one JSON object instead of a table; the same bytes each time")
-
-
-def add(parser: argparse.ArgumentParser) -> None:
-    add_pods(parser)
-    add_argument = parser.add_argument
     add_argument("--layout", action="append", metavar="LAYOUT", help="may be given more than once (default: "
                  + ", ".join(layouts.NAMES) + ")")  # fmt: skip
     add_argument("--replicas", type=int, default=1, metavar="N", help="pods behind one balancer (default: 1)")
+    add_argument("--json", action="store_true", help="one JSON object instead of a table; the same bytes each time")
     add_engine(parser)
     add_shape(parser)
     parser.epilog, parser.description = EPILOG, DESCRIPTION
@@ -148,8 +142,10 @@ def _outcomes(options: argparse.Namespace) -> Iterator[Outcome | tuple[str, str]
         layouts.parse(name, pods.ranks, base=options.base or pods.base, threshold_tokens=options.threshold)
         for name in dict.fromkeys(options.layout or layouts.NAMES)
     ]
-    arrivals = trace.count(options.trace, played)
-    with show_progress() as progress:
+    arrivals = sum(1 for _ in trace.read(options.trace, played))  # and so every row has been read once
+    if not arrivals:
+        raise UserError(f"{options.trace}: no request in this part of the trace; widen --start and --end")
+    with _progress() as progress:
         for layout in chosen:
             task = progress.add_task(layout.name, total=arrivals)
             try:
@@ -162,7 +158,7 @@ def _outcomes(options: argparse.Namespace) -> Iterator[Outcome | tuple[str, str]
                 yield layout.name, str(error)
 
 
-def show_progress() -> Progress:
+def _progress() -> Progress:
     """On stderr, and only for a person."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)

@@ -68,14 +68,6 @@ def read(path: Path, shape: Shape = AS_RECORDED) -> Iterator[Arrival]:
         yield Arrival(seconds, row.prompt_tokens, row.output_tokens)
 
 
-def count(path: Path, shape: Shape = AS_RECORDED) -> int:
-    """How many requests, of which there is one at least; every row has then been read. Raises as ``read``."""
-    found = sum(1 for _ in read(path, shape))
-    if not found:
-        raise UserError(f"{path}: no request in this part of the trace; widen --start and --end")
-    return found
-
-
 def _window(rows: Iterator[Arrival], shape: Shape) -> Iterator[Arrival]:
     for row in rows:
         if row.seconds >= shape.end_seconds:

@@ -1,4 +1,4 @@
-"""What the simulator reads of a runtime and repeats of the operator is what these have."""
+"""What a runtime writes of its measurements is what the simulator reads."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from pathlib import Path
 from google.protobuf.json_format import MessageToJson
 from shiftcore.costs import CostCurve, CostPoint
 from shiftcore.layout import Gear
-from shiftoperator.settings import Settings
 from shiftprotos.v1 import control_pb2, inference_pb2
 from shiftruntime.engine import calibration_file
 from shiftruntime.engine.calibration_file import Provenance
-from shiftsim.autoscaled import POLL_SECONDS
 from shiftsim.executor import measured
 
 POINTS = (CostPoint(1, 0.004, 0.0001, 5), CostPoint(2048, 0.9, 0.01, 3))
@@ -42,7 +40,3 @@ def test_the_simulator_reads_an_answer_of_get_state(tmp_path: Path) -> None:
         found = measured.read(path)
         assert found.costs == {gear: CostCurve(POINTS[:1]) for gear in COSTS}
         assert (found.base, found.max_num_seqs) == (Gear(2, 1), 64)
-
-
-def test_the_simulated_autoscaler_looks_as_often_as_the_operator() -> None:
-    assert Settings.__dataclass_fields__["poll_seconds"].default == POLL_SECONDS

@@ -104,24 +104,3 @@ def test_what_cannot_be_replayed_is_refused_with_a_sentence(
         replayed(monkeypatch, capsys, path, *arguments)
     assert end.value.code == command.EXIT_USAGE
     assert reason in capsys.readouterr().err
-
-
-def test_a_fleet_that_grows_is_shown_with_and_without_shift_before_scale(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    path = tmp_path / "t.csv"
-    path.write_text(TRACE)
-    targets = ("--ttft-ms", "500", "--tpot-ms", "50")
-    arguments = ("--trace", str(path), "--model", "llama-3.1-8b-fp8", "--hardware", "2xH100", *targets)
-    shift_sim(monkeypatch, "autoscale", *arguments, "--json")
-    found = json.loads(capsys.readouterr().out)
-    assert [fleet["autoscaler"] for fleet in found["fleets"]] == ["shift before scale", "scale first", "tp pods"]
-    for fleet in found["fleets"]:
-        assert fleet["slo_attainment"] == 1.0
-        assert fleet["requests"] == {"arrived": 4, "finished": 4, "refused": 0}
-        assert fleet["gpu_hours"] == pytest.approx(2 * 25 / 3600, rel=0.1)
-    shift_sim(monkeypatch, "autoscale", *arguments)
-    assert "GPU-hours" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        shift_sim(monkeypatch, "autoscale", *arguments, "--min-replicas", "9")
-    assert "--min-replicas 9 and --max-replicas 8" in capsys.readouterr().err
