@@ -71,6 +71,16 @@ class _Step:
     work: Work
 
 
+@dataclass(slots=True)
+class _Run:
+    """Steps that only repeat, of which ``taken`` have passed; the scheduler hears of them when it is needed again."""
+
+    gear: Gear
+    work: Work  # of the first
+    limit: int
+    taken: int = 0
+
+
 class _AnyToken(dict[str, int]):
     """What is sampled for whom does not matter."""
 
@@ -85,7 +95,7 @@ class Engine:
         blocks = executor.kv_tokens // options.block_size
         if not blocks:
             raise UserError(f"a KV cache of {executor.kv_tokens} tokens holds no block of {options.block_size}")
-        self.scheduler = SteadyScheduler(options.limits, BlockPool(blocks, options.block_size))
+        self._scheduler = SteadyScheduler(options.limits, BlockPool(blocks, options.block_size))
         self.use: defaultdict[Gear, GearUse] = defaultdict(GearUse)
         self.shifts = 0  # steps in another gear than the step before
         self._executor = executor
@@ -95,14 +105,26 @@ class Engine:
         self._measures = measures
         self._chosen: dict[int, Gear] = {}  # by tokens, under the present policy
         self._flight: _Step | None = None
+        self._run: _Run | None = None
         self._last_gear: Gear | None = None
         self._tokens = _AnyToken()
         self.now = 0.0  # of the next decision
 
     @property
+    def scheduler(self) -> SteadyScheduler:
+        """As it stands now."""
+        self._settle()
+        return self._scheduler
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._scheduler.waiting)
+
+    @property
     def unfinished(self) -> int:
         """Requests that run or wait."""
-        return len(self.scheduler.running) + len(self.scheduler.waiting)
+        return len(self._scheduler.running) + len(self._scheduler.waiting)
 
     @property
     def policy(self) -> Policy:
@@ -111,6 +133,7 @@ class Engine:
     @policy.setter
     def policy(self, policy: Policy) -> None:
         """For steps that are planned from now on."""
+        self._settle()
         self._policy = policy
         self._chosen.clear()
 
@@ -118,8 +141,9 @@ class Engine:
         """Queue a request; the reason when it can never run here, else nothing."""
         if not self.unfinished and self._flight is None:
             self.now = max(self.now, now)
+        self._settle()
         try:
-            self.scheduler.add(request)
+            self._scheduler.add(request)
         except (NeverFitsError, QueueFullError) as error:
             return str(error)
         return ""
@@ -140,13 +164,15 @@ class Engine:
         self.now += seconds
         self._count(step.gear, 1, step.work.tokens)
         self.use[step.gear].seconds += seconds
-        for request, _, finish in self.scheduler.complete(self._tokens):
+        for request, _, finish in self._scheduler.complete(self._tokens):
             self._yielded(request, finish)
 
     def _begin(self) -> _Step | None:
         options = self._options
-        budget = step_budget(self.scheduler, self._table, self._policy, options.tpot_target_seconds, options.block_size)
-        batch = self.scheduler.schedule(self.now, budget)
+        budget = step_budget(
+            self._scheduler, self._table, self._policy, options.tpot_target_seconds, options.block_size
+        )
+        batch = self._scheduler.schedule(self.now, budget)
         if not batch:
             return None
         work = work_of(batch)
@@ -176,26 +202,45 @@ class Engine:
 
     def _skip(self, until: float) -> bool:
         """Take the steps that only repeat at once; False if there are none."""
+        run = self._run or self._steady_run()
+        if run is None:
+            return False
+        self._run = run
+        n = run.work.decodes
+        before, work = run.taken, Work(0, 0, n, run.work.decode_context + run.taken * n, n)
+        steps, first_end = self._pass(run.gear, work, run.limit - run.taken, until)
+        run.taken += steps
+        self._count(run.gear, steps, steps * n)
+        if not before:
+            for request in self._scheduler.running:
+                self._begun(request, first_end)
+        if run.taken == run.limit:
+            self._settle()
+        return True
+
+    def _steady_run(self) -> _Run | None:
         flight, options = self._flight, self._options
         if not options.skip or (flight is None) == options.overlap:
-            return False
-        running = self.scheduler.running
+            return None
+        running = self._scheduler.running
         gear = self._gear(len(running))
         if flight is not None and flight.gear != gear:
-            return False
-        limit = self.scheduler.steady_steps()
+            return None
+        limit = self._scheduler.steady_steps()
         if not limit:
-            return False
+            return None
         context = sum(request.computed for request in running)
-        work = Work(0, 0, len(running), context, len(running))
-        steps, first_end = self._pass(gear, work, limit, until)
-        self.scheduler.repeat(steps)
-        self._count(gear, steps, steps * len(running))
-        for request in running:
-            self._begun(request, first_end)
-        if flight is not None:
-            self._flight = _Step(gear, Work(0, 0, len(running), context + steps * len(running), len(running)))
-        return True
+        return _Run(gear, Work(0, 0, len(running), context, len(running)), limit)
+
+    def _settle(self) -> None:
+        """Let the scheduler know of the steps that it was not asked for."""
+        run, self._run = self._run, None
+        if run is None or not run.taken:
+            return
+        self._scheduler.repeat(run.taken)
+        if self._flight is not None:
+            n = run.work.decodes
+            self._flight = _Step(run.gear, Work(0, 0, n, run.work.decode_context + run.taken * n, n))
 
     def _pass(self, gear: Gear, work: Work, limit: int, until: float) -> tuple[int, float]:
         """Let steps pass, those that begin before ``until``; how many, and when the first of them ended."""

@@ -47,7 +47,7 @@ class Fleet:
         refused = engine.submit(request, ready)
         if refused:
             self.refusals[refused] = self.refusals.get(refused, 0) + 1
-        self.peak_waiting = max(self.peak_waiting, sum(len(engine.scheduler.waiting) for engine in self.engines))
+        self.peak_waiting = max(self.peak_waiting, sum(engine.waiting for engine in self.engines))
 
     def _tokenized(self, arrivals: Iterable[Arrival]) -> Iterator[tuple[float, Arrival]]:
         """With the moment at which an engine gets it, in order of these: a long prompt takes longer to tokenize."""

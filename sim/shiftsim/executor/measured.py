@@ -114,7 +114,7 @@ def read(path: Path) -> Measurement:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, LayoutError) as error:
         raise UserError(
-            f"{path} is neither a calibration file (shift-runtime serve --calibration-file) nor an answer of GetState: "
+            f"{path} is neither a calibration file (shift-runtime serve --calibration) nor an answer of GetState: "
             f"{type(error).__name__} {error}"
         ) from error
 
@@ -146,7 +146,7 @@ def _from_state(content: dict[str, Any]) -> Measurement:
 def _base(name: str, costs: Mapping[Gear, CostCurve]) -> Gear:
     base = Gear.parse(name)
     if base not in costs:
-        raise UserError(f"the base gear {base} was not measured; let the pod calibrate itself (--calibrate)")
+        raise UserError(f"the base gear {base} was not measured; start the pod without --no-calibration")
     return base
 
 
