@@ -14,7 +14,7 @@ from shiftprotos import contract
 
 from shiftoperator import apply, plan, retire, rollout, status
 from shiftoperator.cluster import Cluster
-from shiftoperator.errors import RuntimeCallError, UserError
+from shiftoperator.errors import ConflictError, RuntimeCallError, UserError
 from shiftoperator.metrics import Metrics
 from shiftoperator.runtime_client import RuntimeClient, endpoints
 from shiftoperator.settings import Settings
@@ -29,7 +29,16 @@ class Memory:
     """What is kept of one object between two passes. All of it can be lost: windows begin anew."""
 
     windows: scaling.Memory = field(default_factory=scaling.Memory)
+    # A decision whose write was sent and not yet answered, and one that the status may not have yet.
+    asked: Object | None = None
+    told: Object | None = None
     samples: dict[str, deque[plan.TokenSample]] = field(default_factory=dict)
+
+    def with_told(self, decisions: list[Object]) -> list[Object]:
+        """With the newest, which a status that was not written lacks."""
+        if self.told is not None and _what(self.told) in map(_what, decisions):
+            self.told = None
+        return decisions if self.told is None else [self.told, *decisions]
 
     def forget_windows(self) -> None:
         self.windows = scaling.Memory()
@@ -72,6 +81,11 @@ class Autoscaler:
         self._clock, self._wall = clock, wall
 
     async def run(self, memory: Memory, snapshot: Snapshot, spec: Spec, decisions: list[Object]) -> Result:
+        decisions = memory.with_told(decisions)
+        asked, memory.asked = memory.asked, None
+        if asked is not None and retire.replicas_of(snapshot) == asked["to"]:
+            # It arrived, and only its answer did not.
+            decisions = await self._tell(memory, snapshot, decisions, asked)
         try:
             # Of a suspended service every pod leaves, marked or not.
             if retire.marked(snapshot) and not spec.suspend:
@@ -90,33 +104,38 @@ class Autoscaler:
         active = decision.reason not in (scaling.Reason.METRICS_STALE, scaling.Reason.METRICS_LOST)
         result = Result(snapshot, status.Scaling(active, str(decision.reason), decision.message), decisions)
         if decision.action is not scaling.Action.HOLD:
-            result = await self._carry_out(result, spec, seen, decision)
+            result = await self._carry_out(memory, result, spec, seen, decision)
         # Only now: a decision that was not carried out must not wait for its window again.
         memory.windows = after
         return result
 
     async def _carry_out(
-        self, result: Result, spec: Spec, seen: scaling.Observation, decision: scaling.Decision
+        self, memory: Memory, result: Result, spec: Spec, seen: scaling.Observation, decision: scaling.Decision
     ) -> Result:
         if spec.autoscaling.mode is not scaling.Mode.APPLY:
-            return await self._recommend(result, decision)
+            return await self._recommend(memory, result, decision)
         target = decision.replicas
         if decision.action is scaling.Action.IN:
             if not seen.missing:
                 return await self._mark(result, seen, decision)
             # Pods that do not serve leave first by themselves: who of the others follows is chosen when they are gone.
             target = max(target, seen.replicas - seen.missing)
-        await apply.scale(self._cluster, result.snapshot.resource, target)
-        entry = _entry(seen.replicas, target, str(decision.reason), decision.message, applied=True)
-        return await self._tell(result, entry, str(decision.action))
+        entry = memory.asked = _entry(seen.replicas, target, str(decision.reason), decision.message, applied=True)
+        try:
+            await apply.scale(self._cluster, result.snapshot.resource, target)
+        except ConflictError:
+            memory.asked = None
+            raise
+        memory.asked = None
+        return await self._told(memory, result, entry)
 
-    async def _recommend(self, result: Result, decision: scaling.Decision) -> Result:
+    async def _recommend(self, memory: Memory, result: Result, decision: scaling.Decision) -> Result:
         replicas = retire.replicas_of(result.snapshot)
         entry = _entry(replicas, decision.replicas, str(decision.reason), decision.message, applied=False)
         last = result.decisions[0] if result.decisions else {}
         if all(last.get(key) == entry[key] for key in ("to", "reason", "applied")):
             return result
-        return await self._tell(result, entry, str(decision.action))
+        return await self._told(memory, result, entry)
 
     # --- scale-in, pod by pod ---
 
@@ -136,9 +155,13 @@ class Autoscaler:
         cancelled = _keeps_pods(snapshot, spec) or self._needs_pods(memory, snapshot, spec)
         step = retire.step(snapshot, cancelled, spec.autoscaling.drain_seconds, self._wall())
         result = Result(snapshot, status.Scaling(True, step.reason, step.message), decisions)
+        lowered = retire.lowered(snapshot)
+        if lowered is not None and not _is_told(decisions, lowered):
+            # It was asked for, and whoever did it got no answer or ended before it was told.
+            result = await self._tell_lowered(memory, result, lowered, retire.replicas_of(snapshot))
         await self._drain(snapshot, step.drain)
         if step.lower_to is not None:
-            result = await self._lower(result, step.lower_to)
+            result = await self._lower(memory, result, step.lower_to)
         for pod in step.delete:
             await apply.delete_pod(self._cluster, snapshot.key.namespace, pod)
             result = replace(result, snapshot=_changed(result.snapshot, pod, deleting=True))
@@ -169,22 +192,31 @@ class Autoscaler:
             if isinstance(error, RuntimeCallError):
                 log.info("not drained, asked again key=%s pod=%s: %s", snapshot.key, uid, error)
 
-    async def _lower(self, result: Result, replicas: int) -> Result:
+    async def _lower(self, memory: Memory, result: Result, replicas: int) -> Result:
         snapshot = result.snapshot
         mark = retire.mark_of(retire.marked(snapshot)[0])
         await apply.scale(self._cluster, snapshot.resource, replicas)
-        return await self._tell(result, _entry(mark.source, replicas, mark.reason, mark.message, True), "ScaleIn")
+        return await self._tell_lowered(memory, result, mark, replicas)
+
+    async def _tell_lowered(self, memory: Memory, result: Result, mark: retire.Mark, replicas: int) -> Result:
+        entry = _entry(mark.source, replicas, mark.reason, mark.message, applied=True)
+        return await self._told(memory, result, entry)
 
     # --- what is told ---
 
-    async def _tell(self, result: Result, entry: Object, action: str) -> Result:
+    async def _told(self, memory: Memory, result: Result, entry: Object) -> Result:
+        return replace(result, decisions=await self._tell(memory, result.snapshot, result.decisions, entry))
+
+    async def _tell(self, memory: Memory, snapshot: Snapshot, decisions: list[Object], entry: Object) -> list[Object]:
+        memory.told = entry
         verb = "scaled" if entry["applied"] else "would scale"
         note = f"{verb} from {entry['from']} to {entry['to']} pods: {entry['message']}"
-        key, reason = result.snapshot.key, entry["reason"]
+        key, reason = snapshot.key, entry["reason"]
+        action = str(scaling.Action.OUT if entry["to"] > entry["from"] else scaling.Action.IN)
         log.info("scale key=%s applied=%s reason=%s %s", key, entry["applied"], reason, note)
         self._metrics.scale_decisions.labels(action, reason).inc()
-        await self._event(result.snapshot, reason, note, action)
-        return replace(result, decisions=[entry, *result.decisions])
+        await self._event(snapshot, reason, note, action)
+        return [entry, *decisions]
 
     async def _event(self, snapshot: Snapshot, reason: str, note: str, action: str, warning: bool = False) -> None:
         identity = self._settings.identity
@@ -227,6 +259,18 @@ def _changed(snapshot: Snapshot, pod: Pod, **fields: Any) -> Snapshot:
 def _entry(source: int, target: int, reason: str, message: str, applied: bool) -> Object:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {"time": now, "from": source, "to": target, "reason": reason, "message": message, "applied": applied}
+
+
+def _what(entry: Object) -> tuple[Any, ...]:
+    return tuple(entry.get(name) for name in ("time", "from", "to", "reason", "applied"))
+
+
+def _is_told(decisions: list[Object], mark: retire.Mark) -> bool:
+    return any(
+        (told["from"], told["reason"]) == (mark.source, mark.reason)
+        and datetime.fromisoformat(told["time"]).timestamp() >= mark.since
+        for told in decisions
+    )
 
 
 def _names(pods: tuple[Pod, ...]) -> str:

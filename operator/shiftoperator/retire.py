@@ -109,6 +109,16 @@ def _not_lowered(snapshot: Snapshot) -> tuple[Pod, ...]:
     return tuple(pod for pod in marked(snapshot) if replicas >= mark_of(pod).source)
 
 
+def lowered(snapshot: Snapshot) -> Mark | None:
+    """Of pods that are empty, or on the way to it, and have been asked to leave, as far as they are still there."""
+    pods, replicas = marked(snapshot), replicas_of(snapshot)
+    leave = pods and not _not_lowered(snapshot) and len(snapshot.live_pods) > replicas
+    if not leave or not all(_drains(snapshot, pod) or _empty(snapshot, pod) for pod in pods):
+        return None
+    known = [mark for pod in pods if (mark := mark_of(pod)) != _UNREADABLE]
+    return known[0] if known else None
+
+
 def replicas_of(snapshot: Snapshot) -> int:
     return replicas_asked(snapshot.resource["spec"])
 

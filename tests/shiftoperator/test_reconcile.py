@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from shiftoperator import manifests
-from shiftoperator.errors import ConflictError, RuntimeCallError, UserError
+from shiftoperator.errors import ConflictError, RuntimeCallError, TransientError, UserError
 from shiftoperator.metrics import Metrics
 from shiftoperator.names import Key
 from shiftoperator.reconcile import Reconciler
@@ -51,6 +52,8 @@ class FakeCluster:
         self.statuses: list[Object] = []
         # What the API server says to a write, by the kind applied, "dry run" or "scale".
         self.refusals: dict[str, Exception] = {}
+        # Writes, "status" or "scale", that arrive without an answer, once each.
+        self.lost: set[str] = set()
         # What somebody else does just before the next write of the status, once.
         self.meanwhile: Callable[[Object], None] | None = None
 
@@ -94,6 +97,7 @@ class FakeCluster:
         self.writes.append("status")
         self.statuses.append(copy.deepcopy(status))
         self.resource["status"] = merged(self.resource.get("status", {}), copy.deepcopy(status))
+        self._lose("status")
         return copy.deepcopy(self.resource)
 
     async def patch_scale(self, obj: Object, replicas: int) -> None:
@@ -101,6 +105,7 @@ class FakeCluster:
         self.writes.append(f"scale {replicas}")
         self.resource["spec"]["replicas"] = replicas
         self.resource["metadata"]["generation"] += 1
+        self._lose("scale")
 
     async def annotate(self, obj: Object, annotations: dict[str, str | None]) -> None:
         name = obj["metadata"]["name"]
@@ -111,6 +116,11 @@ class FakeCluster:
     async def delete(self, obj: Object) -> None:
         self.writes.append(f"delete {obj['kind']}/{obj['metadata']['name']}")
         del self.objects[obj["kind"], obj["metadata"]["name"]]
+
+    def _lose(self, what: str) -> None:
+        if what in self.lost:
+            self.lost.remove(what)
+            raise TransientError(f"no answer to {what}")
 
     def _refuse(self, what: str) -> None:
         if what in self.refusals:
@@ -305,6 +315,20 @@ async def test_scales_out_and_in(make: Make) -> None:
         (1, 2, "QueueTooOld", True),
     ]
     assert world.condition("ScalingActive")[0] == "True"
+
+
+async def scale_out_through_losses(world: World, **lost: str) -> list[tuple[int, int]]:
+    """From one pod to two; what is lost is lost once the scaling begins. Returns the decisions told."""
+    burst = Load(running_requests=16, waiting_requests=4, max_running_requests=16, oldest_wait_seconds=5.0)
+    world.cluster.lost = set(lost.values())
+    for _ in range(4):
+        with suppress(TransientError):
+            await scale_path(world, burst, 3)
+    return [(d["from"], d["to"]) for d in world.cluster.resource["status"].get("decisions", [])]
+
+
+async def test_a_scale_out_whose_answer_was_lost_is_told(make: Make) -> None:
+    assert await scale_out_through_losses(await World(make).healthy(), lost="scale") == [(1, 2)]
 
 
 async def test_recommend_only_says_it_and_once(make: Make) -> None:

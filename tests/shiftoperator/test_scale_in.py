@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from shiftoperator.errors import TransientError
 from shiftoperator.snapshot import Load, Phase
 
 from .conftest import Make
@@ -186,6 +188,31 @@ async def test_a_marked_pod_that_serves_and_stays_keeps_serving(make: Make) -> N
     assert set(fleet.pods) == {"p2"}
     assert not {MARK, COST} & set(fleet.pods["p2"]["metadata"]["annotations"])
     assert "delete Pod/p2" not in fleet.writes()
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("lost", ["scale", "status"])
+async def test_a_scale_in_is_told_whatever_answer_was_lost(make: Make, lost: str, restarts: bool) -> None:
+    """The size was lowered and nobody said why, when the writer heard nothing of it or ended just then."""
+    fleet = await Fleet(make).started()
+    fleet.loads = {"p1": ONE, "p2": TWO}
+    await fleet.until_marked()
+    fleet.loads["p1"] = IDLE
+    lower = fleet.cluster.patch_scale
+
+    async def losing(obj: Object, replicas: int) -> None:
+        fleet.cluster.lost = {lost}
+        await lower(obj, replicas)
+
+    fleet.cluster.patch_scale = losing  # type: ignore[method-assign]
+    while fleet.replicas == 2:
+        with suppress(TransientError):
+            await fleet.turn(controllers=False)
+    if restarts:
+        fleet.restart_operator()
+    await fleet.turns(3)
+    assert [(d["from"], d["to"]) for d in fleet.cluster.resource["status"]["decisions"]] == [(2, 1)]
+    assert set(fleet.pods) == {"p2"}
 
 
 async def burst(fleet: Fleet) -> None:
