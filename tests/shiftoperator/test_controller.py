@@ -117,6 +117,20 @@ async def test_many_objects_are_looked_at_more_rarely(recorder: Recorder, monkey
     assert 1 <= polls <= 30, "one of them alone would have been looked at 100 times"
 
 
+async def test_full_passes_of_many_objects_wait_their_turn(controller: Controller, recorder: Recorder) -> None:
+    """Five hundred at once let nearly every call to the API server run out of time, and cost the lead."""
+    recorder.gate.clear()
+    await controller.start()
+    for number in range(50):
+        controller.wake(Key("team", f"model-{number}"))
+    await settle()
+    assert recorder.running == controllers.MOST_PASSES_AT_ONCE
+    recorder.gate.set()
+    await settle()
+    assert len({key for key, _, _ in recorder.calls}) == 50
+    assert recorder.most_running == controllers.MOST_PASSES_AT_ONCE
+
+
 async def test_a_gone_object_ends_its_worker(controller: Controller, recorder: Recorder) -> None:
     await controller.start()
     recorder.answers = [False]

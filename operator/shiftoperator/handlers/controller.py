@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 from shiftoperator.errors import ConflictError, TransientError
@@ -24,6 +25,8 @@ LONGEST_BACKOFF_SECONDS = 30.0
 # Of all objects together: with many of them each is looked at more rarely, so that what happens finds a free operator.
 MOST_RESYNCS_PER_SECOND = 10.0
 MOST_POLLS_PER_SECOND = 100.0
+# More would only wait for each other at the API server, past their deadlines, and the Lease with them.
+MOST_PASSES_AT_ONCE = 16
 
 
 class Reconciles(Protocol):
@@ -48,6 +51,7 @@ class Controller:
         self._known: set[Key] = set()
         self._workers: dict[Key, Worker] = {}
         self._leading = False
+        self._slots = asyncio.Semaphore(MOST_PASSES_AT_ONCE)
 
     def wake(self, key: Key, hint: Object | None = None) -> None:
         """Something happened to the object or its pods; events while a worker is busy are merged."""
@@ -96,7 +100,8 @@ class Controller:
             hint, woken = await worker.next(pause)
             full = woken or failures > 0 or self._clock() >= full_due
             try:
-                exists = await self._reconcile_once(worker.key, hint, full)
+                async with self._slots if full else nullcontext():
+                    exists = await self._reconcile_once(worker.key, hint, full)
             except TransientError as error:
                 # An event is worth a try at once, and no reason to wait longer after it: in an outage many come.
                 failures = max(1, failures) if woken else failures + 1
