@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import kopf
 import pytest
 from shiftoperator.errors import TransientError
-from shiftoperator.handlers import Controller
+from shiftoperator.handlers import Controller, run
 from shiftoperator.handlers import controller as controllers
 from shiftoperator.metrics import Metrics
 from shiftoperator.names import Key
+from shiftoperator.settings import Settings
 
 KEY, OTHER = Key("team", "gemma"), Key("team", "other")
 
@@ -236,3 +238,20 @@ async def test_a_cancellation_that_was_swallowed_does_not_keep_a_standby_from_le
     assert len(recorder.calls) == passes + 1
     async with asyncio.timeout(5):
         await controller.stop()
+
+
+async def test_a_call_that_fails_while_the_process_is_told_to_end_is_no_failure(
+    recorder: Recorder, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kopf ends every task of the loop, ours too, and raises what it finds: SIGTERM after an outage made exit 1."""
+
+    async def operator(**_: Any) -> None:
+        async def read() -> None:
+            raise TransientError("GET secrets: cannot connect")
+
+        ours = asyncio.create_task(read())
+        await asyncio.wait({ours})
+        ours.result()
+
+    monkeypatch.setattr(kopf, "operator", operator)
+    await run(controller, Settings())

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Protocol
 
 from shiftoperator.errors import ConflictError, TransientError
@@ -99,8 +99,9 @@ class Controller:
         while self._workers.get(worker.key) is worker:
             hint, woken = await worker.next(pause)
             full = woken or failures > 0 or self._clock() >= full_due
+            turn: AbstractAsyncContextManager[None] = self._slots if full else nullcontext()
             try:
-                async with self._slots if full else nullcontext():
+                async with turn:
                     exists = await self._reconcile_once(worker.key, hint, full)
             except TransientError as error:
                 # An event is worth a try at once, and no reason to wait longer after it: in an outage many come.

@@ -82,13 +82,17 @@ def register(controller: Controller) -> kopf.OperatorRegistry:
 
 async def run(controller: Controller, settings: Settings) -> None:
     """Watches until the process is told to end."""
-    await kopf.operator(
-        registry=register(controller),
-        settings=operator_settings(settings),
-        standalone=True,
-        clusterwide=settings.cluster_wide,
-        namespaces=settings.watch_namespaces,
-    )
+    try:
+        await kopf.operator(
+            registry=register(controller),
+            settings=operator_settings(settings),
+            standalone=True,
+            clusterwide=settings.cluster_wide,
+            namespaces=settings.watch_namespaces,
+        )
+    except (TransientError, UserError) as error:
+        # As it ends, kopf takes every task of this loop for one of its own and raises what any of them failed with.
+        log.info("a call failed while the watch ended: %s", error)
 
 
 async def sweep(controller: Controller, cluster: Cluster, settings: Settings) -> None:
