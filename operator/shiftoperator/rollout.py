@@ -315,10 +315,12 @@ def _is_not_made(case: _Case) -> _Verdict | None:
     if case.pods or not seen or deployed(case.snapshot) != case.known.target:
         return None
     said = {c["type"]: c for c in status.get("conditions", ())}
-    if said.get("Progressing", {}).get("reason") != PROGRESS_DEADLINE_EXCEEDED:
+    # The deadline alone may have passed for the template before: its controller corrects that a moment later.
+    refused = said.get("ReplicaFailure", {})
+    late = said.get("Progressing", {}).get("reason") == PROGRESS_DEADLINE_EXCEEDED
+    if not late or refused.get("status") != "True":
         return None
-    why = said.get("ReplicaFailure", {}).get("message") or "no pod of it was made in time"
-    return PROGRESS_DEADLINE_EXCEEDED, why
+    return PROGRESS_DEADLINE_EXCEEDED, refused.get("message") or "no pod of it was made in time"
 
 
 _RULES: tuple[Callable[[_Case], _Verdict | None], ...] = (

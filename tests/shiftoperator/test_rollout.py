@@ -179,6 +179,15 @@ def test_no_pod_can_be_made(make: Make) -> None:
     assert scene.new().verdict is None, "there is a pod to look at"
 
 
+def test_a_deadline_that_passed_for_the_template_before_rejects_nothing(make: Make) -> None:
+    """What its controller had said of the last template stood a moment beside the new one, which was rolled back."""
+    scene = Scene(make).old()
+    scene.deployment["status"]["conditions"] = conditions(("Progressing", "False", "ProgressDeadlineExceeded"))
+    assert scene.verdict is None
+    scene.deployment["status"]["conditions"] += conditions(("ReplicaFailure", "False", "Made"))
+    assert scene.verdict is None
+
+
 @pytest.mark.parametrize("change", [{"autoRollback": False}, {"paused": True}])
 def test_who_wants_no_rollback_gets_none(make: Make, change: Object) -> None:
     assert Scene(make, **change).old().new(**DOWN, ended=failed("ModelNotFound")).verdict is None
