@@ -110,12 +110,15 @@ def stored(data: Mapping[str, bytes], now: datetime) -> Certificates | None:
     )
 
 
-def renewed(found: Certificates | None, name: str, now: datetime) -> Certificates:
-    """What should be stored now; `found` itself when nothing is due. `name` appears in the certificates, for people."""
+def renewed(found: Certificates | None, name: str, now: datetime, asked: datetime | None = None) -> Certificates:
+    """What should be stored now; `found` itself when nothing is due. `name` appears in the certificates, for people;
+    an authority made before `asked` is replaced from that time on."""
     if found is None:
         authority = _authority(name, now)
         return Certificates(authority, _leaf(_SERVER, authority, now), _leaf(_CLIENT, authority, now))
-    if found.following is None and found.before is None and found.authority.due(now):
+    # Asked again by every pass: the authority that came of it is younger, and one that is on its way ends first.
+    due = found.authority.due(now) or (asked is not None and found.authority.issued_at < asked <= now)
+    if found.following is None and found.before is None and due:
         found = replace(found, following=_authority(name, now))
     elif found.following is not None and now >= found.following.issued_at + TRUST_BEFORE_USE:
         authority, before = found.following, found.authority.certificate

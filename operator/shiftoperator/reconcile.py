@@ -152,7 +152,9 @@ class Reconciler:
         now = datetime.now(UTC)
         control = manifests.Control(
             plan.control_token(snapshot) or secrets.token_urlsafe(32),
-            certificates.renewed(plan.stored_certificates(snapshot, now), str(snapshot.key), now),
+            certificates.renewed(
+                plan.stored_certificates(snapshot, now), str(snapshot.key), now, plan.rotation_asked(snapshot)
+            ),
         )
         settings = self._settings
         desired = manifests.children(

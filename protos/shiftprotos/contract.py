@@ -38,6 +38,8 @@ LABEL_COMPONENT = "app.kubernetes.io/component"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 LABEL_DEPLOYMENT = f"{API_GROUP}/deployment"
 ANNOTATION_TEMPLATE_HASH = f"{API_GROUP}/template-hash"
+# On a ShiftDeployment: an authority of its control channel made before this time (RFC 3339) is replaced.
+ANNOTATION_ROTATE = f"{API_GROUP}/rotate-control-certificates"
 # On a pod that is to leave at a scale-in: {"from", "since", "reason", "message"}.
 ANNOTATION_RETIRING = f"{API_GROUP}/retiring"
 # Of Kubernetes: a ReplicaSet takes away the ready pod with the lowest cost first.

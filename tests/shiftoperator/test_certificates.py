@@ -177,3 +177,35 @@ def test_keys_of_the_secret_are_always_the_same(first: Certificates) -> None:
 
 def test_long_names_fit(first: Certificates) -> None:
     renewed(None, "n" * 63 + "/" + "m" * 63, START)
+
+
+# --- on demand ---
+
+
+def test_an_authority_that_is_older_than_asked_for_is_replaced_once(first: Certificates) -> None:
+    asked = START + HOUR
+    assert renewed(first, "team/gemma", asked - HOUR / 60, asked) == first, "not before that time"
+    now, held, steps = asked, first, [first]
+    while now < asked + timedelta(days=2):
+        held = renewed(held, "team/gemma", now, asked)
+        if held != steps[-1]:
+            for a, b in ((held, steps[-1]), (steps[-1], held)):
+                assert verified(a.server, b.trusted, now, server=True), "both ends may have either"
+                assert verified(a.client, b.trusted, now, server=False)
+            steps.append(held)
+        now += timedelta(minutes=5)
+    assert len(steps) == 4, "trusted, then used, then the one before is gone, and nothing after that"
+    assert held.authority != first.authority
+    assert held.trusted == held.authority.certificate
+
+
+def test_asking_again_while_one_is_on_its_way_waits_for_its_end(first: Certificates) -> None:
+    asked = START + HOUR
+    trusting = renewed(first, "team/gemma", asked, asked)
+    again = asked + HOUR / 60
+    assert renewed(trusting, "team/gemma", again, again) == trusting
+    done = renewed(trusting, "team/gemma", asked + TRUST_BEFORE_USE, again)
+    done = renewed(done, "team/gemma", asked + TRUST_BEFORE_USE + KEEP_AFTER_USE, again)
+    assert done.following is None
+    later = renewed(done, "team/gemma", asked + 2 * HOUR, again)
+    assert later.following is not None, "made before the second time that was asked for"

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -521,3 +522,35 @@ async def test_gone(make: Make) -> None:
     del world.cluster.objects["ShiftDeployment", "gemma"]
     assert await world.full() is False
     assert world.runtimes.pods == {}
+
+
+async def test_certificates_are_rotated_when_asked_and_keys_are_kept_otherwise(make: Make) -> None:
+    world = await World(make).healthy()
+    authority = world.cluster.objects["Secret", "gemma-control-ca"]["data"]
+    kept = {key: authority[key] for key in ("authority.key", "client.key", "tls.key")}
+    annotations = world.cluster.resource["metadata"].setdefault("annotations", {})
+    annotations["shiftparallel.dev/rotate-control-certificates"] = "2020-01-01T00:00:00Z"
+    await world.full()
+    assert world.cluster.writes == [], "the authority is younger than that"
+    annotations["shiftparallel.dev/rotate-control-certificates"] = datetime.now(UTC).isoformat()
+    await world.full()
+    assert sorted(world.cluster.writes) == ["apply Secret/gemma-control", "apply Secret/gemma-control-ca"]
+    data = world.cluster.objects["Secret", "gemma-control-ca"]["data"]
+    assert {key: data[key] for key in kept} == kept, "the next one is trusted first, and nothing else changes"
+    assert data["next.key"]
+    world.cluster.writes.clear()
+    for _ in range(3):
+        await world.full()
+    assert world.cluster.writes == []
+
+
+async def test_a_rotation_asked_for_at_no_time_is_told(make: Make) -> None:
+    world = await World(make).healthy()
+    annotations = world.cluster.resource["metadata"].setdefault("annotations", {})
+    for said in ("now", "2026-01-01T00:00:00", ""):
+        annotations["shiftparallel.dev/rotate-control-certificates"] = said
+        await world.full()
+        assert world.condition("Ready") == ("False", "InvalidSpec"), said
+    del annotations["shiftparallel.dev/rotate-control-certificates"]
+    await world.full()
+    assert world.condition("Ready") == ("True", "AllPodsReady")

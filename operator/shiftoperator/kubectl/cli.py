@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 from shiftprotos import contract
 
-from shiftoperator.kubectl import drain, explain, pages, policy
+from shiftoperator.kubectl import drain, explain, pages, policy, rotate
 from shiftoperator.kubectl import output as out
 from shiftoperator.kubectl.client import RESOURCE, Kubectl, KubectlError
 from shiftoperator.kubectl.errors import FAILED, RefusedError
@@ -108,6 +108,10 @@ def _drain(kubectl: Kubectl, options: argparse.Namespace) -> int:
     return drain.drain(kubectl, options.name, options.yes, options.wait)
 
 
+def _rotate(kubectl: Kubectl, options: argparse.Namespace) -> int:
+    return rotate.rotate(kubectl, options.name)
+
+
 def _all(kubectl: Kubectl, options: argparse.Namespace) -> list[Deployment]:
     everywhere = ("--all-namespaces",) if options.all_namespaces else ()
     found = [read(resource) for resource in kubectl.list(RESOURCE, *everywhere)]
@@ -192,6 +196,11 @@ def _add_drain(verb: argparse.ArgumentParser) -> None:
     verb.set_defaults(run=_drain)
 
 
+def _add_rotate(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("name", type=_name, metavar="NAME", help="a ShiftDeployment")
+    verb.set_defaults(run=_rotate)
+
+
 def _add_everywhere(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces")
 
@@ -225,4 +234,11 @@ def _seconds(given: str) -> float:
     return seconds
 
 
-_VERBS = {"status": _add_status, "why": _add_why, "policy": _add_policy, "top": _add_top, "drain": _add_drain}
+_VERBS = {
+    "status": _add_status,
+    "why": _add_why,
+    "policy": _add_policy,
+    "top": _add_top,
+    "drain": _add_drain,
+    "rotate": _add_rotate,
+}

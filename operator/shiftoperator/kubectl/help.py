@@ -109,4 +109,14 @@ examples:
 
 Exit code 2 when it lasts longer than --wait; the pod drains on all the same.""",
     ),
+    "rotate": Help(
+        "new certificates for the control channel, while it serves",
+        """\
+Asks for a new authority of the channel between operator and pods, as after a leak. Old and new are trusted together
+until every pod has read the new one, in little more than an hour; no call fails and no pod restarts. Certificates are
+renewed without this long before they expire.""",
+        """\
+examples:
+  kubectl shift rotate llama""",
+    ),
 }

@@ -9,7 +9,7 @@ from shiftoperator.plan.children import (
     in_words_of_the_spec,
     revision,
 )
-from shiftoperator.plan.control import access, control_token, stored_certificates
+from shiftoperator.plan.control import access, control_token, rotation_asked, stored_certificates
 from shiftoperator.plan.loads import SHARE_SECONDS, TokenSample, observation, pod_load, sample, throughput_share
 from shiftoperator.plan.policies import (
     PolicyPlan,
@@ -44,6 +44,7 @@ __all__ = [
     "pod_load",
     "policy",
     "revision",
+    "rotation_asked",
     "sample",
     "stored_certificates",
     "throughput_share",

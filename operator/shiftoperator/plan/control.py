@@ -10,6 +10,7 @@ from datetime import datetime
 from shiftprotos import contract
 
 from shiftoperator import certificates, names
+from shiftoperator.errors import InvalidSpecError
 from shiftoperator.snapshot import Access, ClientTls, Snapshot
 
 
@@ -26,6 +27,22 @@ def control_token(snapshot: Snapshot) -> str | None:
 def stored_certificates(snapshot: Snapshot, now: datetime) -> certificates.Certificates | None:
     """None when there are none that can be used."""
     return certificates.stored(_secret(snapshot, names.authority_secret(snapshot.key.name)), now)
+
+
+def rotation_asked(snapshot: Snapshot) -> datetime | None:
+    """The time before which an authority is too old, as somebody asked; raises InvalidSpecError for what is no time."""
+    text = (snapshot.resource["metadata"].get("annotations") or {}).get(contract.ANNOTATION_ROTATE)
+    if text is None:
+        return None
+    try:
+        asked = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        asked = None
+    if asked is None or asked.tzinfo is None:
+        raise InvalidSpecError(
+            f"annotation {contract.ANNOTATION_ROTATE} {text!r} is no time; write 2026-01-31T12:00:00Z or remove it"
+        )
+    return asked
 
 
 def access(snapshot: Snapshot) -> Access | None:

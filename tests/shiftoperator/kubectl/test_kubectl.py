@@ -128,3 +128,13 @@ def test_the_program(shift: Shift) -> None:
     early = ["/bin/sh", "-c", '"$@" | true', "sh", *command]
     closed = subprocess.run(early, capture_output=True, timeout=60, check=False)
     assert (closed.returncode, closed.stderr) == (0, b"")
+
+
+def test_rotate_writes_the_time_on_the_resource(shift: Shift) -> None:
+    shift.answer(f"patch-{RESOURCE}-llama", case("healthy"))
+    done = shift("rotate", "llama")
+    assert (done.code, done.err) == (0, "")
+    [call] = shift.calls
+    asked = {"shiftparallel.dev/rotate-control-certificates": "2030-01-01T12:00:00Z"}
+    assert json.loads(call[5]) == {"metadata": {"annotations": asked}}
+    assert "team/llama gets a new authority, asked for at 2030-01-01T12:00:00Z" in done.out
