@@ -95,7 +95,8 @@ class Engine:
         blocks = executor.kv_tokens // options.block_size
         if not blocks:
             raise UserError(f"a KV cache of {executor.kv_tokens} tokens holds no block of {options.block_size}")
-        self._scheduler = SteadyScheduler(options.limits, BlockPool(blocks, options.block_size))
+        self._pool = BlockPool(blocks, options.block_size)
+        self._scheduler = SteadyScheduler(options.limits, self._pool)
         self.use: defaultdict[Gear, GearUse] = defaultdict(GearUse)
         self.shifts = 0  # steps in another gear than the step before
         self._executor = executor
@@ -142,6 +143,7 @@ class Engine:
         if not self.unfinished and self._flight is None:
             self.now = max(self.now, now)
         self._settle()
+        self._measures.series.arrival(request.arrival_seconds)
         try:
             self._scheduler.add(request)
         except (NeverFitsError, QueueFullError) as error:
@@ -164,6 +166,7 @@ class Engine:
         self.now += seconds
         self._count(step.gear, 1, step.work.tokens)
         self.use[step.gear].seconds += seconds
+        self._record(step.gear, self.now - seconds, step.work.tokens, step.work.sampled, self._kv_share())
         for request, _, finish in self._scheduler.complete(self._tokens):
             self._yielded(request, finish)
 
@@ -198,6 +201,12 @@ class Engine:
         self.shifts += self._last_gear is not None and self._last_gear != gear
         self._last_gear = gear
 
+    def _record(self, gear: Gear, start: float, tokens: int, output: int, kv: float) -> None:
+        self._measures.series.ran(gear, start, self.now, tokens, output, self.waiting, kv)
+
+    def _kv_share(self) -> float:
+        return 1 - self._pool.num_available / self._pool.num_blocks
+
     # --- many steps ---------------------------------------------------------------------------------------------------
 
     def _skip(self, until: float) -> bool:
@@ -208,9 +217,13 @@ class Engine:
         self._run = run
         n = run.work.decodes
         before, work = run.taken, Work(0, 0, n, run.work.decode_context + run.taken * n, n)
+        start = self.now
         steps, first_end = self._pass(run.gear, work, run.limit - run.taken, until)
         run.taken += steps
         self._count(run.gear, steps, steps * n)
+        # The pool does not know yet of what these steps took; on average the half of it.
+        grown = (before + steps / 2) * n / (self._pool.num_blocks * self._pool.block_size)
+        self._record(run.gear, start, steps * n, steps * n, min(1.0, self._kv_share() + grown))
         if not before:
             for request in self._scheduler.running:
                 self._begun(request, first_end)

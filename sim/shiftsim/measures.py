@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from array import array
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 
 from shiftsim.generation import Generation
+from shiftsim.series import Series
 
 EXACT = 1_000_000  # values that are kept; 8 bytes each
 _RATIO = math.log(1.01)
@@ -58,10 +60,27 @@ class Distribution:
             return self._counted(rank)
         if not self._values:
             return 0.0
+        return self._in_order()[rank - 1]
+
+    def shares(self, limits: Sequence[float]) -> list[float]:
+        """Which share of the values each limit is not exceeded by; limits in ascending order."""
+        if not self._counts:
+            values = self._in_order()
+            return [bisect_right(values, limit) / max(1, len(values)) for limit in limits]
+        buckets, seen, found = sorted(self._counts.items()), 0, []
+        at = 0
+        for limit in limits:
+            while at < len(buckets) and buckets[at][0] <= _bucket(limit):
+                seen += buckets[at][1]
+                at += 1
+            found.append(seen / self.count)
+        return found
+
+    def _in_order(self) -> array[float]:
         if not self._sorted:
             self._values = array("d", sorted(self._values))
             self._sorted = True
-        return self._values[rank - 1]
+        return self._values
 
     def _counted(self, rank: int) -> float:
         seen = 0
@@ -90,12 +109,14 @@ class Measures:
         self.prompt_tokens = 0
         self.output_tokens = 0
         self.last_end_seconds = 0.0
+        self.series = Series()
 
     def finished(self, request: Generation, now: float) -> None:
         assert request.first_token_seconds is not None, f"request {request.id} ends without a token"
         assert request.first_scheduled_seconds is not None, f"request {request.id} ends without a step"
         self.queued.add(request.first_scheduled_seconds - request.arrival_seconds)
         self.ttft.add(request.first_token_seconds - request.arrival_seconds)
+        self.series.answered(request.arrival_seconds, request.first_token_seconds - request.arrival_seconds)
         self.total.add(now - request.arrival_seconds)
         if request.num_output > 1:
             self.tpot.add((now - request.first_token_seconds) / (request.num_output - 1))
