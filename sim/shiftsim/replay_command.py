@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from shiftcore.layout import LayoutError
 
-from shiftsim import hardware, layouts, models, replay_page, trace
+from shiftsim import hardware, layouts, models, replay_page, report, trace
 from shiftsim.errors import UserError
 from shiftsim.executor import measured
 from shiftsim.planning import MAX_BATCHED_TOKENS, MAX_NUM_SEQS, Measured, Modelled, Plan, Settings
@@ -50,6 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
                  + ", ".join(layouts.NAMES) + ")")  # fmt: skip
     add_argument("--replicas", type=int, default=1, metavar="N", help="pods behind one balancer (default: 1)")
     add_argument("--json", action="store_true", help="one JSON object instead of a table; the same bytes each time")
+    add_argument("--html", type=Path, metavar="FILE", help="write a page with plots too, complete in this one file")
     add_engine(parser)
     add_shape(parser)
     parser.epilog, parser.description = EPILOG, DESCRIPTION
@@ -118,6 +119,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
     """Raises UserError."""
     if options.replicas < 1:
         raise UserError(f"--replicas {options.replicas} must be at least 1")
+    if options.html:
+        report.check_path(options.html)
     outcomes: list[Outcome] = []
     unfit: dict[str, str] = {}  # why, by layout
     for result in _outcomes(options):
@@ -127,6 +130,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
             unfit[result[0]] = result[1]
     if not outcomes:
         raise UserError("; ".join(f"{name}: {reason}" for name, reason in unfit.items()))
+    if options.html:
+        report.write(options.html, report.Report(_title(options), _asked(options), outcomes, unfit))
     if options.json:
         print(json.dumps(_json(options, outcomes, unfit), sort_keys=True, indent=1))
     else:
@@ -172,7 +177,8 @@ def _title(options: argparse.Namespace) -> str:
     return f"{options.trace.name} on {options.replicas} × {pods}"
 
 
-def _json(options: argparse.Namespace, outcomes: Sequence[Outcome], unfit: dict[str, str]) -> dict[str, object]:
+def _asked(options: argparse.Namespace) -> dict[str, object]:
+    """The settings, without what came of them."""
     return {
         "trace": {"name": options.trace.name, **{k: v for k, v in asdict(shape(options)).items() if v != float("inf")}},
         "measured": options.measured.name if options.measured else None,
@@ -180,6 +186,12 @@ def _json(options: argparse.Namespace, outcomes: Sequence[Outcome], unfit: dict[
         "hardware": options.hardware,
         "replicas": options.replicas,
         "settings": {**asdict(settings(options)), "kv_cache": options.kv_cache, "step_seconds": options.step_ms / 1000},
+    }
+
+
+def _json(options: argparse.Namespace, outcomes: Sequence[Outcome], unfit: dict[str, str]) -> dict[str, object]:
+    return {
+        **_asked(options),
         "layouts": [as_json(outcome) for outcome in outcomes],
         "do_not_fit": unfit,
     }
