@@ -52,12 +52,13 @@ def test_the_pool_is_what_is_free_beside_the_largest_step(llama: TinyLlama, monk
 
 
 @pytest.mark.ranks
+@pytest.mark.timeout(300)
 def test_a_cache_of_bfloat16_holds_twice_the_tokens_and_the_gears_agree(
     llama: TinyLlama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(startup_module, "available_bytes", lambda: 10 * MIB)
     monkeypatch.setattr(Activations, "growth_bytes", lambda _: 2 * MIB)
-    with starting(llama, kv_cache_dtype="bfloat16") as startup:
+    with starting(llama, kv_cache_dtype="bfloat16", startup_timeout_seconds=240.0) as startup:
         started = startup.run()
     assert started.num_blocks == int((10 - 2) * MIB * SHARE) // 2 // (BLOCK_BYTES // 2)
     assert started.self_check.passed
