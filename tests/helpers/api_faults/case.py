@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 # What a call to the API server is to the faults. Events of Kubernetes are never struck: they are best effort.
 WRITE, READ, LEASE, WATCH_EVENT = "write", "read", "lease", "event"
+# Writes that are counted by themselves too: on them hangs what was decided, and among all they are rarely met.
+STATUS, SCALE = "status", "scale"
 
 LOSE_REPLY = "lose-reply"  # the server acted, and nobody hears of it
 LOSE_REQUEST = "lose-request"
@@ -16,7 +18,7 @@ TOO_MANY = "429"
 SERVER_ERROR = "500"
 STALL = "stall"  # the call arrives that many tenths of a second late, also when its caller has given up
 HIDE = "hide"  # that many watch events are not passed on
-STALE = "stale"  # a list is answered as it was answered before, that many times
+STALE = "stale"  # from this read on, that many lists are answered as they were answered before
 GONE = "gone"  # the watch says 410 in place of this event
 CUT = "cut"  # all watches end at this call
 KILL_BEFORE = "kill-before"  # SIGKILL for the operator, the call does not arrive
@@ -40,7 +42,11 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     OUTAGE: ((WRITE, READ), (15, 30)),
 }
 # Up to which call of its class a fault may wait: about as many as a workload makes.
-_LAST = {WRITE: 22, READ: 60, LEASE: 4, WATCH_EVENT: 16}
+_LAST = {WRITE: 26, STATUS: 12, SCALE: 2, READ: 60, LEASE: 4, WATCH_EVENT: 16}
+# Of faults that strike writes, those that are to strike one of these.
+_STATUS_SHARE, _SCALE_SHARE = 0.35, 0.35
+# Workloads in which the operator scales.
+_SCALING = {"scale-in-by-itself"}
 _MOST_FAULTS = 3
 _STANDBY_SHARE = 0.12
 
@@ -60,14 +66,18 @@ class Fault:
     @classmethod
     def parse(cls, text: str) -> Fault:
         kind, target, at, amount = text.split(":")
-        if kind not in KINDS or target not in KINDS[kind][0]:
+        if kind not in KINDS or (WRITE if target in (STATUS, SCALE) else target) not in KINDS[kind][0]:
             raise ValueError(f"no fault {text!r}: use {', '.join(KINDS)} with one of their targets")
         return cls(kind, target, int(at), int(amount))
 
     @classmethod
-    def draw(cls, rng: random.Random) -> Fault:
+    def draw(cls, rng: random.Random, scaling: bool) -> Fault:
         kind = rng.choice(list(KINDS))
         target = rng.choice(KINDS[kind][0])
+        if target == WRITE:
+            share = rng.random()
+            target = STATUS if share < _STATUS_SHARE else WRITE
+            target = SCALE if scaling and share > 1 - _SCALE_SHARE else target
         return cls(kind, target, rng.randint(1, _LAST[target]), rng.choice(KINDS[kind][1]))
 
 
@@ -89,7 +99,7 @@ class Case:
     @classmethod
     def draw(cls, seed: int, workload: str) -> Case:
         rng = random.Random(seed)
-        faults = tuple(Fault.draw(rng) for _ in range(rng.randint(1, _MOST_FAULTS)))
+        faults = tuple(Fault.draw(rng, workload in _SCALING) for _ in range(rng.randint(1, _MOST_FAULTS)))
         return cls(workload, faults, rng.random() < _STANDBY_SHARE)
 
     def smaller(self) -> Iterator[Case]:

@@ -13,22 +13,23 @@ from typing import Any
 from helpers.api_faults.case import Case
 from helpers.api_faults.launcher import Launched, warm_up
 from helpers.api_faults.proxy import Proxy
+from helpers.api_faults.quiet import Quiet
 from helpers.api_faults.state import counts, differences, gather
-from helpers.api_faults.workloads import WORKLOADS, NotReachedError, World
+from helpers.api_faults.workloads import WORKLOADS, NotReachedError, Workload, World
 from helpers.control_plane.apiclient import ApiClient
 from helpers.control_plane.kubelet import Kubelet
 from helpers.control_plane.plane import ControlPlane
-from helpers.failures.processes import patience
 
 Object = dict[str, Any]
 
-# Against a hang, on an idle machine; a plan takes a few seconds. `Result.seconds` says how long each took.
-DEADLINE_SECONDS = 60.0
 # What is as it should be stays so for longer than the operator's own interval of looking.
 QUIET_SECONDS = 1.3
 _LEAD_SECONDS = 3.0
 _USER = "operator"
 _CLAIMS = ("gemma-270m", "shift-wheels")
+_GOOD_RUNS = 3
+# Of the process: laboratories may share a control plane.
+_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,12 @@ class Result:
     log: str
     wrong: tuple[str, ...] = ()
 
+    @property
+    def line(self) -> str:
+        return f"{self.case}: {self.seconds:.1f} s, struck {sum(self.struck.values())}"
+
     def __str__(self) -> str:
-        lines = "\n".join(f"  {line}" for line in self.wrong[:12])
-        return f"{self.case}: {self.seconds:.1f} s, struck {sum(self.struck.values())}\n{lines}"
+        return "\n  ".join([self.line, *self.wrong[:12]])
 
 
 @dataclass
@@ -54,10 +58,11 @@ class Laboratory:
     kubelet: Kubelet
     folder: Path
     good: dict[str, Result] = field(default_factory=dict)
+    # Runs without faults that ended otherwise than others: what is wrong here needs no fault.
+    odd: list[Result] = field(default_factory=list)
 
     async def open(self) -> None:
         self._settling: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._numbers = itertools.count(1)
         self._operator_user = self.plane.kubeconfig(_USER, "system:masters")
         self._api = ApiClient(self.plane.kubeconfig("user", "system:masters"))
         await self._api.open()
@@ -74,21 +79,21 @@ class Laboratory:
         return self.good[workload]
 
     async def _agreed(self, workload: str) -> Result:
-        first, second = [await self.run(Case(workload)) for _ in range(2)]
-        wrong = [*first.wrong, *second.wrong, *differences(first.state, second.state)]
-        if WORKLOADS[workload].exact_counts:
-            wrong += differences(dict(first.counted), dict(second.counted), "counts")
-        if wrong:
-            raise AssertionError(
-                f"{workload} does not end the same way without faults: {wrong}\n{first.log}\n{second.log}"
-            )
-        return first
+        runs = [await self.run(Case(workload)) for _ in range(2)]
+        while True:
+            wrong = [_unlike(workload, one, other) for one, other in itertools.pairwise(runs)]
+            if not wrong[-1]:
+                return runs[-1]
+            self.odd.append(replace(runs[-1], wrong=tuple(wrong[-1])))
+            if len(runs) >= _GOOD_RUNS:
+                raise AssertionError(f"{workload} does not end the same way without faults: {wrong}\n{runs[-1].log}")
+            runs.append(await self.run(Case(workload)))
 
     async def check(self, case: Case, bug: str = "") -> Result:
         return await self.run(case, await self.baseline(case.workload), bug)
 
     async def run(self, case: Case, good: Result | None = None, bug: str = "") -> Result:
-        namespace = f"plan-{next(self._numbers)}"
+        namespace = f"plan-{next(_numbers)}"
         await asyncio.to_thread(self.plane.create_namespace, namespace)
         await self._add_claims(namespace)
         folder = self.folder / namespace
@@ -134,34 +139,43 @@ class Laboratory:
     async def _observe(self, case: Case, good: Result | None, namespace: str, proxy: Proxy, folder: Path) -> Result:
         began, mark = time.monotonic(), self.plane.audit.position()
         workload = WORKLOADS[case.workload]
-        world = World(self._api, self.kubelet, namespace, began + DEADLINE_SECONDS * patience())
+        quiet = Quiet(self.plane.audit, namespace, _USER, 1 + case.standby)
+        world = World(self._api, self.kubelet, namespace, quiet)
         wrong: list[str] = []
         try:
             await workload.run(world)
         except NotReachedError as error:
             wrong.append(str(error))
-        state, calm_since, took = {}, time.monotonic(), 0.0
+            if good is not None:
+                wrong += differences(good.state, await self._gather(namespace, workload))
+        state, calm_since, took = {}, time.monotonic(), time.monotonic() - began
         while not wrong:
-            before, state = (
-                state,
-                await gather(
-                    self._api, namespace, self.kubelet.runtimes(namespace).values(), workload.count_generations
-                ),
-            )
+            before, state = state, await self._gather(namespace, workload)
             expected = before if good is None else good.state
             if state != expected:
                 calm_since = time.monotonic()
             took = calm_since - began
             if time.monotonic() - calm_since > QUIET_SECONDS:
                 break
-            if time.monotonic() > world.deadline:
-                wrong += differences(expected, state)
+            if why := quiet.over():
+                wrong += [why, *differences(expected, state)]
             await asyncio.sleep(0.2)
         counted = counts(self.plane.audit, mark, namespace, _USER)
         if good is not None and not wrong:
             wrong += _miscounted(good.counted, counted, workload.exact_counts)
         log = "\n".join([*proxy.log, *_logs(folder)])
         return Result(case, took, state, counted, proxy.struck, log, tuple(wrong))
+
+    async def _gather(self, namespace: str, workload: Workload) -> Object:
+        runtimes = self.kubelet.runtimes(namespace).values()
+        return await gather(self._api, namespace, runtimes, workload.count_generations)
+
+
+def _unlike(workload: str, one: Result, other: Result) -> list[str]:
+    wrong = [*one.wrong, *other.wrong, *differences(one.state, other.state)]
+    if WORKLOADS[workload].exact_counts:
+        wrong += differences(dict(one.counted), dict(other.counted), "counts")
+    return wrong
 
 
 def _logs(folder: Path) -> list[str]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
 import sys
+import threading
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 from helpers.control_plane.operator import CADENCE
 from kubernetes.aio.config import kube_config
 from shiftoperator import manifests
+from shiftoperator.handlers import controller, events
 
-_PR_SET_PDEATHSIG = 1
 STOP_SECONDS = 20.0
 
 
@@ -50,6 +51,10 @@ class Launched:
         self._process.start()
 
     @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    @property
     def alive(self) -> bool:
         return self._process is not None and self._process.is_alive()
 
@@ -65,9 +70,16 @@ class Launched:
         self.start()
 
 
+def _end_with_the_test() -> None:
+    """The kernel's own signal would follow the process that forks, which outlives the one that asked for it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _run(environment: dict[str, str], log: str, bug: str) -> None:
-    # Ends with the process that it was forked from.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_end_with_the_test, daemon=True).start()
     os.environ.update(environment)
     # Read when the module was imported.
     kube_config.KUBE_CONFIG_DEFAULT_LOCATION = environment["KUBECONFIG"]
@@ -75,9 +87,12 @@ def _run(environment: dict[str, str], log: str, bug: str) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.argv = ["shift-operator"]
-    # Each step of a rollout waits for this long, which would be most of a plan.
+    # Each step of a rollout waits for this long, and so do what no event told of and what failed again and again: that
+    # would be most of a plan.
     for module in (manifests, sys.modules["shiftoperator.manifests.children"]):
         module.SETTLE_SECONDS = 1  # type: ignore[attr-defined]
+    events.SWEEP_SECONDS = 3.0
+    controller.LONGEST_BACKOFF_SECONDS = 6.0
     if bug:
         from helpers.api_faults.planted import BUGS
 

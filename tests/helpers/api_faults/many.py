@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,6 +21,8 @@ from helpers.control_plane.plane import HOW_TO_BUILD, control_plane, find_binary
 AT_ONCE = 3
 SHRINK_TRIES = 12
 _MOST_FAILURES = 5
+# What a plan should take on an idle machine.
+LONG_SECONDS = 15.0
 
 
 def cases(seed: int) -> Iterator[Case]:
@@ -42,10 +44,12 @@ class Summary:
         struck: Counter[str] = sum((result.struck for result in self.results), Counter())
         took = sorted(result.seconds for result in self.results) or [0.0]
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(struck.items()))
+        long = sum(seconds > LONG_SECONDS for seconds in took)
         return (
             f"{len(self.results)} plans over {len({r.case.workload for r in self.results})} workloads, "
-            f"{sum(struck.values())} strikes ({kinds}); {len(self.failures)} bad; a plan took "
-            f"{took[len(took) // 2]:.1f} s in the middle and {took[-1]:.1f} s at most; {self.seconds:.0f} s in all"
+            f"{sum(struck.values())} strikes ({kinds}); {len(self.failures)} bad; "
+            f"a plan took {took[len(took) // 2]:.1f} s in the middle and {took[-1]:.1f} s at most, "
+            f"{long} more than {LONG_SECONDS:g} s; {self.seconds:.0f} s in all"
         )
 
 
@@ -60,8 +64,10 @@ def laboratory() -> Iterator[Laboratory]:
             yield Laboratory(plane, kubelet, folder)
 
 
-async def run_all(laboratory: Laboratory, plans: Iterable[Case], at_once: int = AT_ONCE) -> Summary:
-    """Failures are made smaller. A few of them end the run."""
+async def run_all(
+    laboratory: Laboratory, plans: Iterable[Case], at_once: int = AT_ONCE, tell: Callable[[str], None] = print
+) -> Summary:
+    """Failures are told as they come, then made smaller. A few of them end the run."""
     summary, began, queue = Summary(), time.monotonic(), iter(plans)
 
     async def work() -> None:
@@ -70,17 +76,21 @@ async def run_all(laboratory: Laboratory, plans: Iterable[Case], at_once: int = 
                 return
             result = await laboratory.check(case)
             summary.results.append(result)
+            tell(f"{len(summary.results)}: {result if result.wrong else result.line}")
             if result.wrong:
-                summary.failures.append(await shrink(laboratory, result))
+                tell(f"{result.log}\n{result}\n  {replay_command(case)}")
+                summary.failures.append(await shrink(laboratory, result, tell))
 
     async with asyncio.TaskGroup() as group:
         for _ in range(at_once):
             group.create_task(work())
+    # A run without faults that ends otherwise than another is a failure too.
+    summary.failures += laboratory.odd
     summary.seconds = time.monotonic() - began
     return summary
 
 
-async def shrink(laboratory: Laboratory, failure: Result, bug: str = "") -> Result:
+async def shrink(laboratory: Laboratory, failure: Result, tell: Callable[[str], None]) -> Result:
     """Greedy: the first smaller plan that fails too, whatever its failure is, and on from there."""
     tries = 0
     while True:
@@ -88,8 +98,9 @@ async def shrink(laboratory: Laboratory, failure: Result, bug: str = "") -> Resu
             if tries >= SHRINK_TRIES:
                 return failure
             tries += 1
-            result = await laboratory.check(case, bug)
+            result = await laboratory.check(case)
             if result.wrong:
+                tell(f"smaller: {result}")
                 failure = result
                 break
         else:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from shiftoperator import apply, names, observe, plan, reconcile, status
+from shiftoperator import apply, handlers, names, observe, plan, reconcile, status
 from shiftoperator.cluster import client, lease
 from shiftoperator.errors import ConflictError, TransientError
 from shiftoperator.handlers import controller
@@ -101,6 +101,15 @@ def _conflicts_ignored() -> None:
     client.Cluster._call = deaf  # type: ignore[method-assign, assignment]
 
 
+def _no_sweep() -> None:
+    """What lists all objects from time to time makes up for bugs as they are planted beside this."""
+
+    async def never(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    handlers.sweep = never  # type: ignore[assignment]
+
+
 def _no_list_after_410() -> None:
     from kopf._cogs.clients import watching
 
@@ -113,6 +122,7 @@ def _no_list_after_410() -> None:
             yield event
 
     watching.watch_objs = stuck
+    _no_sweep()
 
 
 def _errors_swallowed() -> None:
@@ -125,6 +135,7 @@ def _errors_swallowed() -> None:
             return False
 
     controller.Controller._reconcile_once = calm  # type: ignore[method-assign, assignment]
+    _no_sweep()
 
 
 def _two_writers() -> None:
@@ -179,11 +190,11 @@ def _ready_pods_forgotten() -> None:
 BUGS = {
     "no-precondition": Bug(
         "status and scale are written over what somebody else wrote", _no_precondition,
-        ("scale-in-by-itself", "recreate", "policy"),
+        ("scale-in-by-itself",),
     ),
     "random-name": Bug("a child gets another name at every try", _random_name),
     "pushed-before-stored": Bug(
-        "pods hear of a generation before it is stored", _pushed_before_stored, ("policies-in-haste", "policy")
+        "pods hear of a generation before it is stored", _pushed_before_stored, ("policies-in-haste",)
     ),
     "generation-of-process": Bug("generations begin anew with the process", _generation_of_this_process, ("policy",)),
     "creates-while-deleted": Bug("goes on while the object is being deleted", _creates_while_deleted,
@@ -191,9 +202,11 @@ BUGS = {
     "conflicts-ignored": Bug(
         "a write that met a conflict counts as done", _conflicts_ignored, ("scale-in-by-itself", "policy", "recreate")
     ),
-    "no-list-after-410": Bug("a watch that is too old is not begun anew", _no_list_after_410, ("create", "policy")),
+    "no-list-after-410": Bug("a watch that is too old is not begun anew", _no_list_after_410,
+        ("recreate", "neighbours", "create")),
     "errors-swallowed": Bug("an error ends the work on an object", _errors_swallowed),
-    "two-writers": Bug("two processes lead at once", _two_writers, ("create", "policy", "scale"), standby=True),
+    "two-writers": Bug("two processes lead at once", _two_writers,
+        ("scale-in-by-itself", "policies-in-haste", "policy"), standby=True),
     "deletes-too-much": Bug("objects of a neighbour are cleaned up", _deletes_too_much, ("neighbours",)),
     "key-made-anew": Bug("a restart makes a new control key", _key_made_anew, ("create", "policy", "rollout")),
     "lists-taken-for-empty": Bug("a list that failed counts as empty", _ready_pods_forgotten, ("rollout", "scale")),

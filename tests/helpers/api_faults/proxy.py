@@ -39,7 +39,7 @@ class Proxy:
 
     async def start(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._armed = {fault: fault.amount for fault in self.faults}
+        self._stale_left = {fault: fault.amount for fault in self.faults if fault.kind == plans.STALE}
         self._dark_until = 0.0
         self._lists: dict[str, tuple[int, bytes]] = {}
         self._watches: list[web.BaseRequest] = []
@@ -92,9 +92,10 @@ class Proxy:
             return await self._pass_on(request, body)
         if target == plans.WATCH_EVENT:
             return await self._watch(request)
-        self._counts[target] += 1
-        number = self._counts[target]
-        fault = self._due(target, number)
+        number = self._count(target)
+        own = _own_target(request)
+        fault = self._due(own, self._count(own)) if own else None
+        fault = fault or self._due(target, number) or self._stale(request, target, number)
         self._note(f"{target} {number}: {request.method} {request.path_qs}" + (f"  <-- {fault}" if fault else ""))
         if fault is None:
             return await self._pass_on(request, body)
@@ -108,7 +109,8 @@ class Proxy:
             await asyncio.sleep(fault.amount / 10)
             return await self._pass_on(request, body)
         if fault.kind == plans.STALE:
-            return await self._pass_on(request, body, stale=True)
+            status, answer = self._lists[request.path_qs]
+            return web.Response(status=status, body=answer, content_type="application/json")
         if fault.kind == plans.CUT:
             for watch in self._watches:
                 self._cut_off(watch)
@@ -121,12 +123,28 @@ class Proxy:
             self.kill()
         return self._cut_off(request)
 
+    def _count(self, target: str) -> int:
+        self._counts[target] += 1
+        return self._counts[target]
+
     def _due(self, target: str, number: int) -> Fault | None:
         """A stall or kill strikes one call, the others as many in a row as their amount says."""
         for fault in self.faults:
+            if fault.kind == plans.STALE:
+                continue
             once = fault.kind in (plans.STALL, plans.OUTAGE)
             last = fault.at if once else fault.at + fault.amount - 1
             if fault.target == target and fault.at <= number <= last:
+                return fault
+        return None
+
+    def _stale(self, request: web.BaseRequest, target: str, number: int) -> Fault | None:
+        """Not that very call but the next ones that can be answered as they were before."""
+        if target != plans.READ or request.path_qs not in self._lists:
+            return None
+        for fault, left in self._stale_left.items():
+            if number >= fault.at and left > 0:
+                self._stale_left[fault] -= 1
                 return fault
         return None
 
@@ -138,10 +156,7 @@ class Proxy:
         ) as response:
             return response.status, await response.read()
 
-    async def _pass_on(self, request: web.BaseRequest, body: bytes, stale: bool = False) -> web.StreamResponse:
-        before = self._lists.get(request.path_qs)
-        if stale and before is not None:
-            return web.Response(status=before[0], body=before[1], content_type="application/json")
+    async def _pass_on(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
         try:
             status, answer = await self._ask(request, body)
         except _NO_ANSWER:
@@ -216,6 +231,12 @@ def _target(request: web.BaseRequest) -> str | None:
     if request.method != "GET":
         return plans.WRITE
     return plans.WATCH_EVENT if "watch" in request.query else plans.READ
+
+
+def _own_target(request: web.BaseRequest) -> str | None:
+    """Of writes that are counted by themselves too."""
+    last = request.path.rpartition("/")[2]
+    return last if request.method == "PATCH" and last in (plans.STATUS, plans.SCALE) else None
 
 
 def _is_list(request: web.BaseRequest) -> bool:

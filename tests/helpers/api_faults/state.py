@@ -69,6 +69,8 @@ def _child(kind: str, obj: Object, owners: dict[str, str]) -> Object:
         "owners": [owners.get(owner["uid"], "of a former one") for owner in metadata.get("ownerReferences", ())],
         "spec": {k: v for k, v in obj.get("spec", {}).items() if k not in ("clusterIP", "clusterIPs")},
         "data": obj.get("data"),
+        # The number of a revision, the type of a Secret.
+        **{key: value for key, value in obj.items() if key not in ("metadata", "spec", "data", "status")},
     }
     if kind == "secrets":
         kept["data"] = sorted(key for key, value in obj.get("data", {}).items() if value)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from helpers.api_faults.quiet import Quiet
 from helpers.control_plane.apiclient import ApiClient, Refused
 from helpers.control_plane.kubelet import Behaviour, Kubelet
 from helpers.control_plane.plane import example
@@ -26,12 +26,12 @@ class NotReachedError(Exception):
 
 @dataclass(frozen=True)
 class World:
-    """One namespace, seen past the faults. `deadline` is a time.monotonic()."""
+    """One namespace, seen past the faults."""
 
     api: ApiClient
     kubelet: Kubelet
     namespace: str
-    deadline: float
+    quiet: Quiet
 
     def path(self, name: str = NAME, subresource: str = "") -> str:
         prefix = f"/apis/{contract.API_GROUP}/{contract.API_VERSION}/namespaces/{self.namespace}/{contract.PLURAL}"
@@ -66,8 +66,8 @@ class World:
 
     async def until(self, what: str, holds: Callable[[], Awaitable[bool]]) -> None:
         while not await holds():
-            if time.monotonic() > self.deadline:
-                raise NotReachedError(what)
+            if why := self.quiet.over():
+                raise NotReachedError(f"{what} ({why})")
             await asyncio.sleep(_POLL_SECONDS)
 
     async def settled(self, name: str = NAME, reason: str = "") -> None:

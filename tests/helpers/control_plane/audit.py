@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_LONGEST_LINE = 1 << 16
 WRITES = ("create", "update", "patch", "delete", "deletecollection")
 
 
@@ -47,14 +49,29 @@ class AuditLog:
     def position(self) -> int:
         return self._path.stat().st_size if self._path.exists() else 0
 
+    def complete(self) -> int:
+        """The position after the last complete line."""
+        with self._path.open("rb") as log:
+            end = log.seek(0, os.SEEK_END)
+            while end > 0:
+                begin = max(0, end - _LONGEST_LINE)
+                log.seek(begin)
+                newline = log.read(end - begin).rfind(b"\n")
+                if newline >= 0:
+                    return begin + newline + 1
+                end = begin
+        return 0
+
     def requests(
-        self, since: int = 0, keep: Callable[[Request], bool] = lambda _: True, marker: bytes = b""
+        self, since: int = 0, keep: Callable[[Request], bool] = lambda _: True, marker: bytes = b"", until: int = -1
     ) -> Iterator[Request]:
         """Complete lines only: one may be in the making. Lines without `marker` are not read, which is much faster."""
+        position = since
         with self._path.open("rb") as log:
             log.seek(since)
             for line in log:
-                if not line.endswith(b"\n"):
+                position += len(line)
+                if not line.endswith(b"\n") or position > until >= 0:
                     return
                 if marker not in line:
                     continue
