@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from shiftcore import scaling
 from shiftcore.layout import tp_gear
+from shiftcore.loads import tokens_shifted
 
 from shiftoperator import rollout
 from shiftoperator.snapshot import Pod, RuntimeState, Snapshot
@@ -31,12 +32,9 @@ def sample(state: RuntimeState) -> TokenSample:
 def throughput_share(state: RuntimeState, since: TokenSample | None) -> float:
     """Share of the tokens since then that did not run in the tp gear; 1 when there is no other gear, or no token."""
     before = since.tokens if since is not None else {}
-    if len(state.gears) < 2:
-        return 1.0
     made = {gear.name: max(0, gear.tokens - before.get(gear.name, 0)) for gear in state.gears}
-    total = sum(made.values())
-    slow = sum(made[gear.name] for gear in state.gears if gear.sequence == 1)
-    return 1.0 - slow / total if total else 1.0
+    in_tp = sum(made[gear.name] for gear in state.gears if gear.sequence == 1)
+    return tokens_shifted(in_tp, sum(made.values()), len(state.gears))
 
 
 def observation(

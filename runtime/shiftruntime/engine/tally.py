@@ -7,9 +7,9 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 
 from shiftcore.layout import Gear
+from shiftcore.loads import LoadWindows
 from shiftcore.scheduler import Batch, Finish, Request
 
-from shiftruntime.engine.loads import LoadWindows
 from shiftruntime.engine.messages import STEP_BUCKETS_SECONDS
 
 

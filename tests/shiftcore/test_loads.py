@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from shiftruntime.engine.loads import Window
+from shiftcore.loads import Window
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 0), (1, 1), (10, 10), (19, 19), (20, 19), (21, 20), (100, 95)])

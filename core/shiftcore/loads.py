@@ -1,4 +1,4 @@
-"""Sliding windows over what the engine did: the figures of shiftparallel.v1.Load."""
+"""Sliding windows over what an engine did, on the clock of who drives it: what the autoscaler is told of its load."""
 
 from __future__ import annotations
 
@@ -47,3 +47,8 @@ class LoadWindows:
         self.output_tokens = Window(_RATE_SECONDS)
         self.ttft_seconds = Window(_LATENCY_SECONDS)
         self.tpot_seconds = Window(_LATENCY_SECONDS)
+
+
+def tokens_shifted(in_tp: int, in_all: int, num_gears: int) -> float:
+    """Share of recent tokens that did not run in the tp gear; 1 when there is no other gear, or no token."""
+    return 1.0 - in_tp / in_all if num_gears > 1 and in_all else 1.0
