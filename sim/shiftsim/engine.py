@@ -189,8 +189,7 @@ class Engine:
 
     def _yielded(self, request: Request, finish: Finish | None) -> None:
         assert isinstance(request, Generation), f"request {request.id} is of somebody else"
-        if request.first_token_seconds is None:
-            request.first_token_seconds = self.now
+        self._begun(request, self.now)
         if finish is not None:
             self._measures.finished(request, self.now)
 
@@ -278,6 +277,7 @@ class Engine:
     def _begun(self, request: Request, now: float) -> None:
         if isinstance(request, Generation) and request.first_token_seconds is None:
             request.first_token_seconds = now
+            self._measures.began(request, now)
 
 
 def work_of(batch: Batch) -> Work:

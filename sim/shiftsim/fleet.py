@@ -29,7 +29,7 @@ class Fleet:
 
     def replay(self, arrivals: Iterable[Arrival], progress: Progress = lambda arrived: None) -> None:
         """To the last token of the last request."""
-        for ready, arrival in self._tokenized(arrivals):
+        for ready, arrival in tokenized(arrivals, self._tokenize_seconds):
             for engine in self.engines:
                 engine.advance(ready)
             self._submit(ready, arrival)
@@ -49,15 +49,15 @@ class Fleet:
             self.refusals[refused] = self.refusals.get(refused, 0) + 1
         self.peak_waiting = max(self.peak_waiting, sum(engine.waiting for engine in self.engines))
 
-    def _tokenized(self, arrivals: Iterable[Arrival]) -> Iterator[tuple[float, Arrival]]:
-        """With the moment at which an engine gets it, in order of these: a long prompt takes longer to tokenize."""
-        held: list[tuple[float, int, Arrival]] = []
-        for number, arrival in enumerate(arrivals):
-            while held and held[0][0] <= arrival.seconds:
-                ready, _, before = heapq.heappop(held)
-                yield ready, before
-            ready = arrival.seconds + self._tokenize_seconds(arrival.prompt_tokens)
-            heapq.heappush(held, (ready, number, arrival))
-        while held:
+
+def tokenized(arrivals: Iterable[Arrival], seconds: Callable[[int], float]) -> Iterator[tuple[float, Arrival]]:
+    """With the moment at which an engine gets it, in order of these: a long prompt takes longer to tokenize."""
+    held: list[tuple[float, int, Arrival]] = []
+    for number, arrival in enumerate(arrivals):
+        while held and held[0][0] <= arrival.seconds:
             ready, _, before = heapq.heappop(held)
             yield ready, before
+        heapq.heappush(held, (arrival.seconds + seconds(arrival.prompt_tokens), number, arrival))
+    while held:
+        ready, _, before = heapq.heappop(held)
+        yield ready, before

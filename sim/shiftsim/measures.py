@@ -111,6 +111,9 @@ class Measures:
         self.last_end_seconds = 0.0
         self.series = Series()
 
+    def began(self, request: Generation, now: float) -> None:
+        """Its first token is there."""
+
     def finished(self, request: Generation, now: float) -> None:
         assert request.first_token_seconds is not None, f"request {request.id} ends without a token"
         assert request.first_scheduled_seconds is not None, f"request {request.id} ends without a step"

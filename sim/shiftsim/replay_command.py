@@ -9,13 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from shiftcore.layout import LayoutError
 
 from shiftsim import hardware, layouts, models, replay_page, report, trace
 from shiftsim.errors import UserError
 from shiftsim.executor import measured
 from shiftsim.planning import MAX_BATCHED_TOKENS, MAX_NUM_SEQS, Measured, Modelled, Plan, Settings
+from shiftsim.progress import bars
 from shiftsim.replay import Outcome, as_json, replay
 from shiftsim.trace_options import add_shape, shape
 
@@ -150,7 +150,7 @@ def _outcomes(options: argparse.Namespace) -> Iterator[Outcome | tuple[str, str]
     arrivals = sum(1 for _ in trace.read(options.trace, played))  # and so every row has been read once
     if not arrivals:
         raise UserError(f"{options.trace}: no request in this part of the trace; widen --start and --end")
-    with _progress() as progress:
+    with bars() as progress:
         for layout in chosen:
             task = progress.add_task(layout.name, total=arrivals)
             try:
@@ -161,13 +161,6 @@ def _outcomes(options: argparse.Namespace) -> Iterator[Outcome | tuple[str, str]
                 )  # fmt: skip
             except (UserError, LayoutError) as error:
                 yield layout.name, str(error)
-
-
-def _progress() -> Progress:
-    """On stderr, and only for a person."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _title(options: argparse.Namespace) -> str:
