@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from shiftsim import describe, paper_command, replay_command, trace
+from shiftsim import autoscale_command, describe, paper_command, replay_command, sweep_command, trace, whatif_command
 from shiftsim.trace_options import add_shape, shape
 
 EPILOG = """\
@@ -18,6 +18,12 @@ Examples:
       what is in a trace: how many requests, how long, how large, how bursty
   shift-sim replay --trace benchmarks/traces/azure2023_code_15min.csv.gz --model llama-3.3-70b-fp8 --hardware 8xH200
       who keeps up with it, and at which latencies, in every layout
+  shift-sim sweep --model llama-3.3-70b-fp8 --hardware 8xH200 --rates 1,4,8 --prompts 1000,8000
+      where each layout is the fastest, and where it drowns
+  shift-sim whatif llama.yaml --trace day.csv --hardware 8xH200
+      the smallest fleet that meets spec.slo, with shift and without
+  shift-sim autoscale --trace day.csv --model llama-3.3-70b-fp8 --hardware 8xH200 --max 6 --ttft-ms 2000 --tpot-ms 100
+      what shifting before scaling saves, and what it costs in latency
   shift-sim paper --no-ranges
       how near the model comes to what was published, before you trust it
 """
@@ -40,6 +46,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_trace(commands.add_parser("trace", help="say what is in a trace", description=describe.__doc__))
     replay_command.add(commands.add_parser("replay", help="play a trace to layouts, side by side"))
+    sweep_command.add(commands.add_parser("sweep", help="rates, lengths of prompts and layouts, side by side"))
+    whatif_command.add(commands.add_parser("whatif", help="the fewest GPUs on which a resource meets its targets"))
+    autoscale_command.add(
+        commands.add_parser("autoscale", help="play a trace to the autoscaler, with shift and without")
+    )
     paper_command.add(commands.add_parser("paper", help="hold the model against the published figures"))
     return parser
 
