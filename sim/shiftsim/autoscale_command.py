@@ -59,7 +59,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_argument("--drain", type=float, default=300.0, metavar="SECONDS",
                  help="after which a leaving pod is cut off (default: %(default)g)")  # fmt: skip
     add_slo(parser)
-    add_engine(parser)
+    add_engine(parser, measured_pods=False)
     add_shape(parser)
     parser.epilog, parser.description = EPILOG, DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=run)
 
 
-def add_engine(parser: argparse.ArgumentParser) -> None:
+def add_engine(parser: argparse.ArgumentParser, *, measured_pods: bool = True) -> None:
     group = parser.add_argument_group("of the engines")
     add, default = group.add_argument, Settings()
     measured = "of a measured pod: what it ran with"
@@ -71,10 +71,8 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         help=f"tokens per step (default: {MAX_BATCHED_TOKENS}; {measured})")  # fmt: skip
     add("--max-model-len", type=int, metavar="N",
         help=f"tokens of the longest request (default: the model's own; {measured})")  # fmt: skip
-    add("--kv-tokens", type=int, metavar="N", help="of a measured pod: tokens that its KV cache holds (default: all "
-        "that its sequences can use)")  # fmt: skip
-    add("--step-ms", type=float, default=0.0, metavar="MS", help="of a measured pod: added to each step, for what the "
-        "engine's process takes beside the ranks (default: 0)")  # fmt: skip
+    if measured_pods:
+        _add_measured(add)
     add("--memory-fraction", type=float, default=default.memory_fraction, metavar="SHARE",
         help="of a GPU's memory that an engine uses (default: %(default)s)")  # fmt: skip
     add("--kv-cache", default="auto", metavar="fp8|bf16", help="numbers of the KV cache (default: bf16)")
@@ -82,6 +80,13 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         help="gears share one copy, as our runtime does, or tp has a second one (default: %(default)s)")  # fmt: skip
     add("--tpot-target-ms", type=float, metavar="MS", help="cut prompts so that a step with decodes ends in this time")
     add("--no-overlap", action="store_true", help="plan a step when the one before has ended, not while it runs")
+
+
+def _add_measured(add: Callable[..., argparse.Action]) -> None:
+    add("--kv-tokens", type=int, metavar="N", help="of a measured pod: tokens that its KV cache holds (default: all "
+        "that its sequences can use)")  # fmt: skip
+    add("--step-ms", type=float, default=0.0, metavar="MS", help="of a measured pod: added to each step, for what the "
+        "engine's process takes beside the ranks (default: 0)")  # fmt: skip
 
 
 def settings(options: argparse.Namespace) -> Settings:

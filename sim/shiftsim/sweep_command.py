@@ -46,7 +46,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_argument("--scales", default="1", metavar="X,X", help="times the speed of the trace (default: 1)")
     add_argument("--workers", type=int, default=2, metavar="N", help="processes (default: %(default)s)")
     add_argument("--json", action="store_true", help="one JSON object instead of a table; the same bytes each time")
-    add_engine(parser)
+    add_engine(parser, measured_pods=False)
     add_shape(parser)
     parser.epilog, parser.description = EPILOG, DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

@@ -105,10 +105,9 @@ def _layouts(asked: Resource) -> tuple[Layout, ...]:
 def _row(options: argparse.Namespace, asked: Resource, layout: Layout, progress: Progress, task: TaskID) -> _Row:
     model, gpus = models.load(asked.model, kv=options.kv_cache), hardware.parse(options.hardware)
     each = asked.gpus / layout.engines
-    default = Settings()
     common = Settings(
-        max_num_seqs=asked.engine.get("maxNumSeqs", default.max_num_seqs),
-        max_batched_tokens=asked.engine.get("maxBatchedTokens", default.max_batched_tokens),
+        max_num_seqs=asked.engine.get("maxNumSeqs"),
+        max_batched_tokens=asked.engine.get("maxBatchedTokens"),
         max_model_len=asked.engine.get("maxModelLen"),
     )
     try:
