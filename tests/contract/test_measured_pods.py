@@ -28,10 +28,8 @@ def test_the_simulator_reads_a_calibration_file_of_the_runtime(tmp_path: Path) -
 
 
 def test_the_simulator_reads_an_answer_of_get_state(tmp_path: Path) -> None:
-    point = {"tokens": 1, "median_seconds": 0.004, "spread_seconds": 0.0001, "samples": 5}
-    gears = [
-        control_pb2.Gear(name=name, costs=[control_pb2.CostPoint(**point)], steps=1 << 40) for name in ("tp2", "sp2")
-    ]
+    point = control_pb2.CostPoint(tokens=1, median_seconds=0.004, spread_seconds=0.0001, samples=5)
+    gears = [control_pb2.Gear(name=name, costs=[point], steps=1 << 40) for name in ("tp2", "sp2")]
     load = inference_pb2.Load(max_running_requests=64)
     answer = control_pb2.GetStateResponse(gears=gears, base_gear="sp2", load=load)
     for named_as_in_proto in (True, False):

@@ -62,7 +62,7 @@ class Model:
             for i in range(end):
                 assert self.slots.get(slots[i]) == tuple(request.tokens[: i + 1]), f"KV of token {i} is not there"
             if chunk.samples:
-                sampled[request.id] = next_token(request.tokens)
+                sampled[request.id] = next_token(list(request.tokens[:]))
         return sampled
 
 
@@ -151,7 +151,8 @@ def test_preemption_in_a_small_pool_loses_no_token(blocks: int, shapes: list[tup
         finished.update(r.id for r, _, finish in scheduler.complete(model.run(batch)) if finish)
         check_blocks(scheduler)
     assert finished == {r.id: 1 for r in requests}
-    assert [r.tokens[len(r.prompt) :] for r in requests] == [generation(r.prompt, r.max_tokens) for r in requests]
+    expected = [generation(tuple(r.prompt), r.max_tokens) for r in requests]
+    assert [r.tokens[len(r.prompt) :] for r in requests] == expected
 
 
 def test_the_latest_request_gives_way_and_comes_back_first() -> None:

@@ -102,7 +102,7 @@ class Ranks:
 
     def _known(self, chunk: Chunk) -> list[int]:
         """The request's tokens up to the chunk's end; one that follows is the one drawn, whether or not it counts."""
-        tokens = chunk.request.tokens
+        tokens = list(chunk.request.tokens[:])
         if chunk.follows:
             assert chunk.length == 1
             tokens = [*tokens[: chunk.start], self.drawn[chunk.request]]
@@ -366,7 +366,7 @@ class Traffic(RuleBasedStateMachine):
         assert self.live.get(request.id) is request, "output of a request that has ended"
         got = self.yielded[request]
         got.append(token)
-        expected = generation(request.prompt, request.max_tokens)
+        expected = generation(tuple(request.prompt), request.max_tokens)
         assert got == expected[: len(got)], "preemption, a shared block or a neighbour changed the tokens"
         assert (finish is not None) == (len(got) == len(expected))
         if finish is not None:

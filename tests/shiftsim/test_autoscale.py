@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.linear_executor import SP2, TP2, LinearExecutor
@@ -26,7 +27,7 @@ START = Start(2.0, 10.0, 3.0)
 COSTS = {TP2: (0.02, 0.0004), SP2: (0.05, 0.000001)}
 
 
-def service(most: int = 4, **limits: float) -> Service:
+def service(most: int = 4, **limits: Any) -> Service:
     asked = {"out_seconds": 6.0, "in_seconds": 20.0, **limits}
     return Service(Limits(maximum=most, ttft_seconds=1.0, tpot_seconds=0.2, gpus_per_pod=2, **asked), SLO, START)
 

@@ -91,7 +91,7 @@ def compare(case: Case, run: Run, alone: LoadedWeights) -> Tally | Failure:
     heads = alone.config.heads(case.ranks)
     differences: list[tuple[int, str]] = []
     for journey in run.journeys.values():
-        expected = expect(alone, journey.spec, journey.request.tokens, case.token_by_token)
+        expected = expect(alone, journey.spec, list(journey.request.tokens[:]), case.token_by_token)
         differences += [(step, f"{journey.spec.id} {text}") for step, text in _differences(journey, expected, heads)]
         _count(tally, journey)
     if differences:

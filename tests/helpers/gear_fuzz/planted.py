@@ -15,7 +15,7 @@ from helpers.gear_fuzz.check import Wiring
 from helpers.gear_fuzz.drive import Parts
 from shiftcore.block_tables import SequenceBlocks
 from shiftcore.layout import Gear, shard
-from shiftcore.prefix_cache import PrefixChain
+from shiftcore.prefix_cache import PrefixChain, Tokens
 from shiftcore.scheduler import Batch, Request, Scheduler
 from shiftruntime.engine.plans import plan_chunks
 from shiftruntime.engine.samples import History
@@ -266,7 +266,7 @@ class EagerWindow(Scheduler):
 class BlindChain(PrefixChain):
     """A block's name says its tenant and its own tokens, not what came before them."""
 
-    def digests(self, tokens: Sequence[int], num_blocks: int) -> list[bytes]:
+    def digests(self, tokens: Tokens, num_blocks: int) -> list[bytes]:
         size = self._block_size
         return [self._root + repr(tokens[i * size : (i + 1) * size]).encode() for i in range(num_blocks)]
 

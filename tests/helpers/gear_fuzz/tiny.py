@@ -87,6 +87,7 @@ class RandomSource:
 
     config: ModelConfig
     path: Path = Path("random")
+    quantisation: str = "none"
 
     def pieces(self) -> Iterator[Piece]:
         for name, shape in tensor_shapes(self.config).items():

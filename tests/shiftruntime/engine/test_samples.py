@@ -90,7 +90,8 @@ def test_answers_are_dealt_out_in_batch_order() -> None:
     batch = (Chunk(first, 0, 4, True), Chunk(second, 0, 2, False))
     targets = [History(parameters, c.request.prompt).targets(c.request.prompt, c.start, c.end) for c in batch]
     plans = [
-        ChunkPlan(c.request.prompt[: c.length], c.start, (), targets=t) for c, t in zip(batch, targets, strict=True)
+        ChunkPlan(tuple(c.request.prompt[: c.length]), c.start, (), targets=t)
+        for c, t in zip(batch, targets, strict=True)
     ]
     assert targets == [(9, 5, 2), (2, 3)]
     done = Done(1, 0, (8,), (-0.5,), (-1.0, -2.0, -3.0, -4.0, -5.0), (((6,), (-0.1,)),))
