@@ -1,15 +1,17 @@
 """An executor from what a running pod measured of itself: its calibration file, or the answer of GetState as JSON.
 
 The pod's points have costs of context in them: small steps were decodes behind 64 tokens each, large ones prompts from
-their beginning. These are taken out, and come back with the context that a step really has. An answer of GetState does
-not tell what context costs; take the calibration file where contexts are long.
+their beginning. What context adds was measured with decodes, where every row reads its own; a chunk of a prompt reads
+the context before it once for all its rows, and is charged as one decode is. An answer of GetState does not tell what
+context costs; take the calibration file where contexts are long.
 """
 
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -54,47 +56,43 @@ class MeasuredExecutor:
 
     def seconds(self, gear: Gear, work: Work) -> float:
         """Of one step."""
-        pairs = work.prefill_pairs + work.decode_context
-        return self._without_context(gear, work.tokens) + self._curves[gear].pair_seconds * pairs
+        before = max(0, work.prefill_pairs - _triangle(work.prefill_tokens)) / max(1, work.prefill_tokens)
+        return self._measured(gear, work.tokens) + self._context_seconds(gear) * (work.decode_context + before)
 
     def decode_seconds(self, gear: Gear, work: Work, steps: int) -> Sequence[float]:
         """Of so many steps in a row in which the same requests decode."""
-        rows, each, first = (
-            self._without_context(gear, work.decodes),
-            self._curves[gear].pair_seconds,
-            work.decode_context,
-        )
-        return [rows + each * pairs for pairs in range(first, first + steps * work.decodes, work.decodes)]
+        rows, each, first = self._measured(gear, work.decodes), self._context_seconds(gear), work.decode_context
+        return [rows + each * (context + 0.0) for context in range(first, first + steps * work.decodes, work.decodes)]
 
     def tokenize_seconds(self, prompt_tokens: int) -> float:
         """Not measured; small beside a step of a CPU."""
         return 0.0
 
-    def _without_context(self, gear: Gear, tokens: int) -> float:
+    def _context_seconds(self, gear: Gear) -> float:
+        return self.measurement.costs[gear].pair_seconds
+
+    def _measured(self, gear: Gear, tokens: int) -> float:
+        """Without the context that was measured along with decodes."""
         key = gear, tokens
         if key not in self._known:
-            self._known[key] = self._curves[gear].seconds(tokens) + self.step_seconds
+            context = min(CALIBRATION_CONTEXT_TOKENS, self.max_model_len - 1)
+            along = self._context_seconds(gear) * tokens * context if tokens <= self.max_num_seqs else 0.0
+            self._known[key] = max(0.0, _between(self.measurement.costs[gear].points, tokens) - along)
+            self._known[key] += self.step_seconds
         return self._known[key]
 
-    @cached_property
-    def _curves(self) -> Mapping[Gear, CostCurve]:
-        """Without the contexts that were measured along."""
-        return {gear: self._stripped(curve) for gear, curve in self.measurement.costs.items()}
 
-    def _stripped(self, curve: CostCurve) -> CostCurve:
-        def strip(point: CostPoint) -> CostPoint:
-            seconds = point.median_seconds - curve.pair_seconds * self._pairs_measured(point.tokens)
-            return replace(point, median_seconds=max(0.0, seconds))
-
-        return CostCurve(tuple(strip(point) for point in curve.points), curve.pair_seconds)
-
-    def _pairs_measured(self, tokens: int) -> int:
-        """Of a token and one that it looks back at, in the step that the runtime measures for this size."""
-        context = min(CALIBRATION_CONTEXT_TOKENS, self.max_model_len - 1)
-        if tokens <= self.max_num_seqs:
-            return tokens * context
-        full, rest = divmod(tokens, self.max_model_len)
-        return full * _triangle(self.max_model_len) + _triangle(rest)
+def _between(points: Sequence[CostPoint], tokens: int) -> float:
+    """Linear between the medians, as they were measured: unlike the choice of gears, a forecast wants no caution, and
+    some kernels do take less for more rows. Beyond the last point in proportion."""
+    if len(points) == 1 or tokens <= points[0].tokens:
+        return points[0].median_seconds
+    if tokens >= points[-1].tokens:
+        return points[-1].median_seconds * tokens / points[-1].tokens
+    right = bisect_right([point.tokens for point in points], tokens)
+    low, high = points[right - 1], points[right]
+    slope = (high.median_seconds - low.median_seconds) / (high.tokens - low.tokens)
+    return low.median_seconds + slope * (tokens - low.tokens)
 
 
 def _triangle(tokens: int) -> int:
