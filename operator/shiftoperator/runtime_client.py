@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -85,7 +86,7 @@ class RuntimeClient:
         self._questions: dict[Endpoint, asyncio.Task[RuntimeState | RuntimeCallError]] = {}
         # Pods that let the last call run out of time: they are asked like others, and not waited for.
         self._silent: set[Endpoint] = set()
-        self._pushes: set[asyncio.Task[Accepted | RuntimeCallError]] = set()
+        self._pushes: dict[Endpoint, asyncio.Task[Accepted | RuntimeCallError]] = {}  # that are on their way
 
     async def get_state(self, endpoint: Endpoint, access: Access) -> RuntimeState:
         """Raises RuntimeCallError."""
@@ -128,9 +129,16 @@ class RuntimeClient:
     def _ask(self, endpoint: Endpoint, access: Access) -> asyncio.Task[RuntimeState | RuntimeCallError]:
         question = self._questions.get(endpoint)
         if question is None:
-            question = asyncio.create_task(_or_error(self.get_state(endpoint, access)), name=f"state {endpoint.name}")
+            question = asyncio.create_task(self._state_after_push(endpoint, access), name=f"state {endpoint.name}")
             self._questions[endpoint] = question
         return question
+
+    async def _state_after_push(self, endpoint: Endpoint, access: Access) -> RuntimeState | RuntimeCallError:
+        """An answer that overtakes a push on its way would look like a pod that has lost it."""
+        push = self._pushes.get(endpoint)
+        if push is not None:
+            await asyncio.wait([push])  # it has a deadline of its own
+        return await _or_error(self.get_state(endpoint, access))
 
     async def push(
         self, endpoints: Iterable[Endpoint], access: Access, policy: Policy, generation: int
@@ -140,9 +148,11 @@ class RuntimeClient:
         # An answer given before this push would look like a pod that has lost it.
         self._drop_questions(set(asked))
         sent = {e: asyncio.create_task(_or_error(self.set_policy(e, access, policy, generation))) for e in asked}
-        for task in sent.values():
-            self._pushes.add(task)
-            task.add_done_callback(self._pushes.discard)
+        for endpoint, task in sent.items():
+            if (before := self._pushes.get(endpoint)) is not None:
+                before.cancel()  # nobody waits for it, and its generation is an older one
+            self._pushes[endpoint] = task
+            task.add_done_callback(partial(self._pushed, endpoint))
         talking = [task for endpoint, task in sent.items() if endpoint not in self._silent]
         await (asyncio.wait(talking) if talking else asyncio.sleep(0))
         answers: dict[str, Accepted | RuntimeCallError] = {}
@@ -151,6 +161,10 @@ class RuntimeClient:
                 self._remember(endpoint, task.result())
             answers[endpoint.uid] = task.result() if task.done() else RuntimeCallError(_TOO_LATE, "silent before too")
         return answers
+
+    def _pushed(self, endpoint: Endpoint, task: asyncio.Task[Accepted | RuntimeCallError]) -> None:
+        if self._pushes.get(endpoint) is task:
+            del self._pushes[endpoint]
 
     async def drain(self, endpoints: Iterable[Endpoint], access: Access) -> dict[str, RuntimeCallError | None]:
         """Lets pods take no more requests, in parallel; by pod uid what went wrong. A pod cannot be told to go back."""
@@ -179,7 +193,7 @@ class RuntimeClient:
 
     async def close(self) -> None:
         """Closes every channel; a later call opens a new one."""
-        for task in self._pushes:
+        for task in self._pushes.values():
             task.cancel()
         await self.forget({endpoint.uid for endpoint in self._channels})
         for _, channel in self._outdated:
