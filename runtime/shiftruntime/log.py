@@ -62,11 +62,17 @@ class TextFormatter(logging.Formatter):
         return line
 
 
+# Clients of HTTP that log every address they call: a signed one opens a private file to whoever reads the log.
+_TELL_ADDRESSES = ("httpcore", "httpcore2", "httpx", "httpx2", "huggingface_hub", "urllib3")
+
+
 def setup(log_format: LogFormat, pod: str = "", stream: TextIO | None = None, level: int = logging.INFO) -> None:
     """Send log lines of this process to ``stream`` (default: stderr), from ``level`` up. Replaces earlier handlers."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(pod) if log_format is LogFormat.JSON else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    for client in _TELL_ADDRESSES:
+        logging.getLogger(client).setLevel(logging.WARNING)
 
 
 def _one_line(message: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 from shiftcore.layout import Gear
 from shiftprotos import contract
+from shiftruntime import log
 from shiftruntime.__main__ import main
-from shiftruntime.log import JsonFormatter, TextFormatter
+from shiftruntime.log import JsonFormatter, LogFormat, TextFormatter
 from shiftruntime.server import termination
 from shiftruntime.server.limits import ServerLimits
 from shiftruntime.server.options import parse, parse_fetch
@@ -254,3 +256,18 @@ def test_a_model_that_is_nowhere_is_a_wrong_command_line():
 def test_a_level_of_the_log_is_one_of_the_logging_module():
     assert serve("--log-level", "warning").log_level.number == logging.WARNING
     assert serve().log_level.number == logging.INFO
+
+
+@pytest.mark.parametrize("client", ["httpx", "httpx2", "huggingface_hub", "urllib3"])
+def test_no_client_of_http_tells_the_address_it_calls(client: str) -> None:
+    """A signed address opens a private file, and the clients log each at INFO."""
+    stream = io.StringIO()
+    before = logging.getLogger().handlers[:]
+    try:
+        log.setup(LogFormat.TEXT, stream=stream, level=logging.DEBUG)
+        logging.getLogger(f"{client}._client").info("HTTP Request: GET https://cdn/x?X-Amz-Signature=abc")
+        logging.getLogger("shiftruntime").info("said")
+    finally:
+        logging.basicConfig(level=logging.WARNING, handlers=before, force=True)
+    assert stream.getvalue().endswith("said\n")
+    assert "Signature" not in stream.getvalue()
