@@ -7,8 +7,8 @@ meanwhile it is replaced when it is empty, since a drained pod cannot serve agai
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 from shiftcore import scaling
 
@@ -76,7 +76,7 @@ class ScaledFleet:
 
     def replay(self, arrivals: Iterable[Arrival], progress: Progress = lambda arrived: None) -> None:
         """To the last token of the last request."""
-        for ready, arrival in tokenized(arrivals, self._executor.tokenize_seconds):
+        for ready, arrival in tokenized(_from_the_first(arrivals), self._executor.tokenize_seconds):
             self._pass(ready)
             self._submit(ready, arrival)
             progress(self.arrived)
@@ -203,3 +203,11 @@ class ScaledFleet:
         last = self.sizes[-1] if self.sizes else None
         if last is None or (last.asked, last.serving, last.holding) != (size.asked, size.serving, size.holding):
             self.sizes.append(size)
+
+
+def _from_the_first(arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
+    """On a clock that begins with the first of them: nobody pays for the time before."""
+    first = 0.0
+    for number, arrival in enumerate(arrivals):
+        first = first if number else arrival.seconds
+        yield replace(arrival, seconds=arrival.seconds - first)

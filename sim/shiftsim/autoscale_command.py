@@ -69,6 +69,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> None:
     """Raises UserError."""
     gpus = hardware.parse(options.hardware).num_gpus
+    if not 0 <= options.drain < float("inf"):
+        raise UserError(f"--drain {options.drain:g} must be 0 or more seconds")
     if not 1 <= options.min <= options.max:
         raise UserError(f"--min {options.min} must lie in 1..--max {options.max}")
     arrivals = sum(1 for _ in trace.read(options.trace, shape(options)))

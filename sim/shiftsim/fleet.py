@@ -9,6 +9,7 @@ from shiftsim.engine import Engine
 from shiftsim.generation import Generation
 from shiftsim.trace import Arrival
 
+MOST_REASONS = 10  # each names two lengths
 Progress = Callable[[int], None]  # is told how many requests have arrived
 
 
@@ -21,7 +22,7 @@ class Fleet:
     def __init__(self, engines: Sequence[Engine], tokenize_seconds: Callable[[int], float]) -> None:
         self.engines = engines
         self.peak_waiting = 0
-        self.refusals: dict[str, int] = {}  # how many, by the sentence; the first sentence of each kind
+        self.refusals: dict[str, int] = {}  # how many, by the sentence, of which there are not many
         self.arrived = 0
         self.first_arrival_seconds = 0.0
         self.last_arrival_seconds = 0.0
@@ -46,7 +47,8 @@ class Fleet:
         engine = min(self.engines, key=lambda engine: engine.unfinished)
         refused = engine.submit(request, ready)
         if refused:
-            self.refusals[refused] = self.refusals.get(refused, 0) + 1
+            kind = refused if refused in self.refusals or len(self.refusals) < MOST_REASONS else "of other lengths"
+            self.refusals[kind] = self.refusals.get(kind, 0) + 1
         self.peak_waiting = max(self.peak_waiting, sum(engine.waiting for engine in self.engines))
 
 

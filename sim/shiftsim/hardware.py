@@ -11,6 +11,7 @@ from typing import Any
 
 from shiftsim.errors import UserError
 
+MOST_GPUS = 8  # of one machine
 _NAME = re.compile(r"([1-9]\d*)x(\w+)")
 
 
@@ -58,6 +59,8 @@ def parse(text: str) -> Hardware:
     match, gpus = _NAME.fullmatch(text), _table()["gpu"]
     if match is None or match[2] not in gpus:
         raise UserError(f"hardware {text!r} is unknown; write NUMBERxGPU with one of {', '.join(sorted(gpus))}")
+    if int(match[1]) > MOST_GPUS:
+        raise UserError(f"hardware {text!r}: a pod's GPUs share one NVLink switch, at most {MOST_GPUS}; use --replicas")
     return Hardware(Gpu(**gpus[match[2]]), int(match[1]))
 
 

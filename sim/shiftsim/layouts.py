@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shiftcore.layout import Gear, LayoutError, tp_gear
-from shiftcore.policy import Policy
+from shiftcore.policy import Policy, PolicyError
 
 from shiftsim.errors import UserError
 
@@ -37,10 +37,17 @@ def parse(
         case "sp":
             return _pinned(name, Gear(num_gpus, 1))
         case "shift":
-            return Layout(name, wide, None, Policy(threshold_tokens=threshold_tokens))
+            return Layout(name, wide, None, _policy(threshold_tokens))
         case "shift-calibrated":
             return Layout(name, wide, None, Policy())
     return _pinned(name, _gear(name, num_gpus))
+
+
+def _policy(threshold_tokens: int) -> Policy:
+    try:
+        return Policy(threshold_tokens=threshold_tokens)
+    except PolicyError as error:
+        raise UserError(f"--threshold: {error}") from error
 
 
 def _pinned(name: str, gear: Gear, engines: int = 1) -> Layout:

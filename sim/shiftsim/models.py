@@ -11,6 +11,8 @@ from typing import Any
 from shiftsim.errors import UserError
 
 _BYTES = {"fp8": 1, "bf16": 2}
+# With full attention over all layers, and one cache of keys and values.
+_KINDS = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe")
 _SUFFIXES = tuple(f"-{name}" for name in _BYTES)
 
 
@@ -71,7 +73,7 @@ def load(name: str, *, kv: str = "auto") -> Model:
     if bare in names():
         text = resources.files("shiftsim").joinpath(f"data/models/{bare}.json").read_text()
     elif Path(name).is_file():
-        text = Path(name).read_text()
+        text = _text(Path(name))
     else:
         raise UserError(
             f"model {name!r} is unknown; give the path of a config.json or one of {', '.join(names())}, with -fp8 "
@@ -82,11 +84,23 @@ def load(name: str, *, kv: str = "auto") -> Model:
     weights = "fp8" if name.endswith("-fp8") else "bf16"
     try:
         return _from_config(name, json.loads(text), weights, "bf16" if kv == "auto" else kv)
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
         raise UserError(f"{name} is no config.json of a decoder that is known here: {error!r}") from error
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as a config.json: {error}") from error
+
+
 def _from_config(name: str, config: dict[str, Any], weights: str, kv: str) -> Model:
+    kind = config.get("model_type", "llama")
+    if kind not in _KINDS:
+        raise UserError(
+            f"{name} is of type {kind}, whose attention or experts cost otherwise; known: {', '.join(_KINDS)}"
+        )
     heads, experts = config["num_attention_heads"], config.get("num_experts") or config.get("num_local_experts") or 0
     quantised = config.get("quantization_config", {}).get("quant_method") in ("fp8", "compressed-tensors")
     return Model(

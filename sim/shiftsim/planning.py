@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shiftcore.layout import Gear
+from shiftcore.layout import Gear, allowed_gears
 
 from shiftsim import hardware, models
 from shiftsim.engine import EngineOptions
@@ -124,9 +124,11 @@ class Measured:
     def engine(self, layout: Layout) -> tuple[Executor, EngineOptions]:
         """One engine of a layout; raises UserError for a gear that was not measured."""
         found, name = self.measurement, layout.name
-        needed = layout.pinned or layout.base
-        if layout.engines > 1 or needed not in found.costs:
+        gears = (layout.pinned,) if layout.pinned else allowed_gears(layout.base)
+        missing = [gear.name for gear in gears if gear not in found.costs]
+        if layout.engines > 1 or missing:
             measured = ", ".join(gear.name for gear in found.costs)
+            needed = " and ".join(missing) or "one GPU alone"
             raise UserError(f"{name} needs the costs of {needed}, measured are {measured}; measure a pod that has it")
         options = self.settings.options(
             layout, found.max_model_len or MAX_MODEL_LEN, found.max_num_seqs, found.max_batched_tokens

@@ -55,7 +55,7 @@ class Outcome:
 
     @property
     def keeps_up(self) -> bool:
-        return self.drain_seconds <= max(KEEPS_UP_SECONDS, KEEPS_UP_SHARE * self.arriving_seconds)
+        return not self.refused and self.drain_seconds <= max(KEEPS_UP_SECONDS, KEEPS_UP_SHARE * self.arriving_seconds)
 
     @property
     def preemptions(self) -> int:

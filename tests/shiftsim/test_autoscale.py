@@ -187,3 +187,9 @@ def test_what_cannot_be_scaled_is_refused_with_a_sentence(
         shift_sim(monkeypatch, tmp_path / "t.csv", *arguments)
     assert end.value.code == command.EXIT_USAGE
     assert reason in capsys.readouterr().err
+
+
+def test_nobody_pays_for_the_time_before_the_first_request() -> None:
+    late, early = (scaled(burst(20, 2, start=start), service(2)) for start in (40_000.0, 0.0))
+    assert late.gpu_hours == pytest.approx(early.gpu_hours)
+    assert late.attainment == early.attainment

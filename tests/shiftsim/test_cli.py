@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from shiftsim import __main__ as command
 
+POD = ("--model", "llama-3.3-70b-fp8", "--hardware", "8xH200")
 TRACE = "arrival_s,prompt_tokens,output_tokens\n0,100,1\n5,200,2\n10,300,3\n25,400,4\n"
 
 
@@ -104,3 +105,24 @@ def test_what_cannot_be_replayed_is_refused_with_a_sentence(
         replayed(monkeypatch, capsys, path, *arguments)
     assert end.value.code == command.EXIT_USAGE
     assert reason in capsys.readouterr().err
+
+
+def test_who_refuses_has_not_kept_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n0,300000,10\n")
+    shift_sim(monkeypatch, "replay", "--trace", str(path), *POD, "--layout", "tp", "--json")
+    (found,) = json.loads(capsys.readouterr().out)["layouts"]
+    assert found["requests"] == {"arrived": 1, "finished": 0, "refused": 1}
+    assert not found["keeps_up"]
+
+
+def test_a_threshold_that_no_policy_can_have_is_refused_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(TRACE)
+    with pytest.raises(SystemExit):
+        shift_sim(monkeypatch, "replay", "--trace", str(path), *POD, "--layout", "shift", "--threshold", "0")
+    assert "--threshold: threshold 0 is outside 1..1048576" in capsys.readouterr().err

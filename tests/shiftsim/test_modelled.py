@@ -105,7 +105,8 @@ def test_memory_decides_how_much_is_cached() -> None:
     assert second == pytest.approx(model.parameters / 8, rel=0.05), "a second copy is one share in eight"
     assert views > copies
     assert executor(SP, max_batched_tokens=131072).kv_tokens < sp, "a larger step needs room for its rows"
-    assert executor(SP, model="llama-3.3-70b-fp8").kv_tokens == views
+    model_in_two_bytes = executor(TP, model="llama-3.3-70b-bf16").kv_tokens
+    assert model_in_two_bytes < tp, "weights of two bytes leave less"
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_numbers() -> None:
@@ -135,3 +136,22 @@ def test_the_fit_finds_the_numbers_that_made_the_latencies(truth: Fitted) -> Non
     }
     found = fit({name: (of, of(truth)) for name, of in latencies.items()})
     assert list(vars(found).values()) == pytest.approx(list(vars(truth).values()), rel=1e-3)
+
+
+@pytest.mark.parametrize("gear", [TP, SP])
+def test_the_table_says_what_decodes_take_as_a_pod_would_measure_it(gear: Gear) -> None:
+    """A pod that plans with the cost of a prompt's context for that of decodes overruns its target."""
+    pod = executor()
+    for sequences in (1, 8, 256):
+        step = Work(0, 0, sequences, sequences * 4096, sequences)
+        told = pod.table.costs[gear].seconds(sequences, sequences * (4096 - 64))
+        assert told == pytest.approx(pod.seconds(gear, step))
+
+
+def test_a_kv_head_goes_to_all_who_attend_with_it() -> None:
+    """4 kv heads over 8 ranks: each is sent, and projected, twice."""
+    pod = executor(model="qwen3-30b-a3b-fp8")
+    queries, keys = 32 * 128, 2 * 8 * 128
+    there, back = (50e-6 + 7 / 8 * 512 * width * 2 / (450e9 * 0.82) for width in (queries + keys, queries))
+    experts = 2 * (50e-6 + 7 / 8 * 512 * 8 * 2048 * 2 / (450e9 * 0.82))
+    assert pod.parts(SP, PROMPT)["collectives"] == pytest.approx(48 * (there + back + experts))

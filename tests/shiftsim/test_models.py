@@ -37,12 +37,37 @@ def test_a_config_file_is_read(tmp_path: Path) -> None:
     assert (found.head_dim, found.weight_bytes, found.experts) == (64, 1, 0)
 
 
-@pytest.mark.parametrize(("content", "why"), [("{}", "num_attention_heads"), ("[1]", "list"), ("{", "Expecting")])
+SHAPE = '{"num_attention_heads": 0, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8, "vocab_size": 9, '
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("{}", "num_attention_heads"),
+        ("[1]", "list"),
+        ("{", "Expecting"),
+        (SHAPE + '"max_position_embeddings": 9}', "division"),
+        ('{"model_type": "deepseek_v3"}', "of type deepseek_v3, whose attention"),
+        ('{"model_type": "gemma3_text"}', "of type gemma3_text"),
+    ],
+)
 def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: str, why: str) -> None:
     path = tmp_path / "config.json"
     path.write_text(content)
     with pytest.raises(UserError, match=why):
         models.load(str(path))
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"cannot be read as a config\.json"):
+        models.load(str(path))
+
+
+def test_a_pod_is_one_machine() -> None:
+    with pytest.raises(UserError, match=r"16xH200.*at most 8; use --replicas"):
+        hardware.parse("16xH200")
 
 
 def test_unknown_names_are_refused_with_those_that_there_are() -> None:

@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -150,10 +151,13 @@ def _base(name: str, costs: Mapping[Gear, CostCurve]) -> Gear:
 
 def _points(points: Sequence[Mapping[str, Any]]) -> tuple[CostPoint, ...]:
     plain = ({_snake(key): value for key, value in point.items()} for point in points)
-    return tuple(
+    found = tuple(
         CostPoint(int(p["tokens"]), float(p["median_seconds"]), float(p.get("spread_seconds", 0.0)), int(p["samples"]))
         for p in plain
     )
+    if any(not 0 < point.median_seconds < inf or point.samples < 1 for point in found):
+        raise UserError("a step was measured with no time or no sample; let the pod calibrate itself anew")
+    return found
 
 
 def _snake(name: str) -> str:

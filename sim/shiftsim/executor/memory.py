@@ -56,7 +56,9 @@ def weight_bytes(model: Model, engine: Engine) -> float:
 
 
 def _weight_bytes(model: Model, gear: Gear, *, copies: bool) -> float:
-    attention = model.attention_weights * model.weight_bytes / gear.tensor
+    # A kv head is projected by every tensor rank whose queries read it.
+    copied = model.hidden * model.head_dim * 2 * (max(model.kv_heads, gear.tensor) - model.kv_heads)
+    attention = (model.attention_weights + copied) * model.weight_bytes / gear.tensor
     ffn = model.ffn_weights * model.weight_bytes / (gear.ranks if model.experts else gear.tensor)
     embedding = model.embedding_weights * BF16_BYTES / gear.tensor
     head = model.embedding_weights * BF16_BYTES / (gear.tensor if copies else gear.ranks)

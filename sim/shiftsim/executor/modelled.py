@@ -30,6 +30,7 @@ from shiftsim.models import Model
 from shiftsim.work import Work
 
 ACTIVATION_BYTES = 2  # bf16 between layers and on the wire
+CALIBRATION_CONTEXT_TOKENS = 64  # of the decodes that the runtime measures at its start
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class ModelledExecutor:
     engine: Engine
     software: Software
     fitted: Fitted
-    # By gear, tokens and sampled rows: a decode run asks for the same a hundred times.
-    _known: dict[tuple[Gear, int, int], float] = field(default_factory=dict, init=False, repr=False, compare=False)
+    # Of all layers by gear and tokens: a decode run asks for the same a hundred times.
+    _known: dict[tuple[Gear, int], float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Refuses what no pod could serve.
@@ -55,7 +56,8 @@ class ModelledExecutor:
 
     @cached_property
     def table(self) -> GearTable:
-        """Costs by size as a pod would measure them at its start: prompts without context, one row sampled."""
+        """Costs by size as a pod measures them at its start: decodes behind a short context while there may be so many
+        sequences, prompts from their beginning beyond; what context adds, with decodes."""
         largest = self.engine.max_batched_tokens
         sizes = [*(1 << i for i in range(largest.bit_length()) if 1 << i < largest), largest]
         costs = {gear: self._curve(gear, sizes) for gear in self.engine.gears}
@@ -90,22 +92,22 @@ class ModelledExecutor:
 
     # --- by rows ------------------------------------------------------------------------------------------------------
 
-    def _rows(self, *key: *tuple[Gear, int, int]) -> float:
-        rows = self._known.get(key)
-        if rows is None:
-            rows = self._known[key] = self._rows_seconds(*key)
-        return rows
-
-    def _rows_seconds(self, gear: Gear, tokens: int, sampled: int) -> float:
+    def _rows(self, gear: Gear, tokens: int, sampled: int) -> float:
         """All that does not depend on the contexts."""
+        layers = self._known.get((gear, tokens))
+        if layers is None:
+            layers = self._known[gear, tokens] = self._layers(gear, tokens)
+        return layers + self._head(gear, sampled) + self.fitted.host_seconds
+
+    def _layers(self, gear: Gear, tokens: int) -> float:
         rows = -(-tokens // gear.sequence)
         layer = self._linear(gear, rows, tokens) + self._elementwise(gear, rows, tokens) + self._collectives(gear, rows)
-        return self.model.layers * layer + self._head(gear, sampled) + self.fitted.host_seconds
+        return self.model.layers * layer
 
     def _linear(self, gear: Gear, rows: int, tokens: int) -> float:
         """The linear layers of one layer."""
         model, T = self.model, gear.tensor
-        queries, keys = model.query_heads * model.head_dim, 2 * model.kv_heads * model.head_dim
+        queries, keys = model.query_heads * model.head_dim, 2 * max(model.kv_heads, T) * model.head_dim
         shapes = [(model.hidden, (queries + keys) / T), (queries / T, model.hidden)]
         if not model.experts:
             shapes += [(model.hidden, 2 * model.ffn / T), (model.ffn / T, model.hidden)]
@@ -159,7 +161,7 @@ class ModelledExecutor:
     def _collectives(self, gear: Gear, rows: int) -> float:
         """Of one layer."""
         model, S, T = self.model, gear.sequence, gear.tensor
-        queries, keys = model.query_heads * model.head_dim, 2 * max(model.kv_heads, T) * model.head_dim
+        queries, keys = model.query_heads * model.head_dim, 2 * max(model.kv_heads, gear.ranks) * model.head_dim
         seconds = 0.0
         if T > 1:
             seconds += 2 * self._all_reduce(rows * model.hidden * ACTIVATION_BYTES, T)
@@ -209,5 +211,12 @@ class ModelledExecutor:
         return size_bytes / (self.gpu.memory_bytes_per_second * self.software.memory_of_peak)
 
     def _curve(self, gear: Gear, sizes: list[int]) -> CostCurve:
-        points = (CostPoint(n, self.seconds(gear, Work(n, 0, 0, 0, 1)), 0.0, 1) for n in sizes)
-        return CostCurve(tuple(points), self._pair_seconds)
+        points = (CostPoint(n, self.seconds(gear, self._calibration_step(n)), 0.0, 1) for n in sizes)
+        return CostCurve(tuple(points), self._context_seconds)
+
+    def _calibration_step(self, tokens: int) -> Work:
+        if tokens <= self.engine.max_num_seqs:
+            return Work(0, 0, tokens, tokens * CALIBRATION_CONTEXT_TOKENS, tokens)
+        full, rest = divmod(tokens, self.model.max_model_len)
+        pairs = sum(n * (n - 1) // 2 for n in [*[self.model.max_model_len] * full, rest])
+        return Work(tokens, pairs, 0, 0, full + (rest > 0))
