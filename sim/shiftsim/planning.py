@@ -20,6 +20,8 @@ from shiftsim.work import Executor
 MAX_NUM_SEQS = 1024
 MAX_BATCHED_TOKENS = 8192
 MAX_MODEL_LEN = 8192  # of our runtime on CPU
+# What a pod runs with whose resource says nothing of it.
+POD_MAX_NUM_SEQS, POD_MAX_BATCHED_TOKENS = 64, 2048
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from shiftsim import deployment, hardware, layouts, models, trace
 from shiftsim.deployment import Resource
 from shiftsim.errors import UserError
 from shiftsim.layouts import Layout
-from shiftsim.planning import Settings, modelled
+from shiftsim.planning import POD_MAX_BATCHED_TOKENS, POD_MAX_NUM_SEQS, Settings, modelled
 from shiftsim.progress import bars
 from shiftsim.trace_options import add_shape, shape
 from shiftsim.whatif import Answer, Demand, smallest
@@ -31,7 +31,8 @@ cost in GPU-hours: GPUs times the time from the first arrival to the last.
   dp      engines of one GPU each, bought one GPU at a time, which no pod of several GPUs can be
 
 "below" is why one replica less is not enough: the target that is missed first, or that the model does not fit.
-The size does not change during the trace: for that see shift-sim autoscale.
+The size does not change during the trace: for that see shift-sim autoscale. Schedules and bounds of a threshold are
+left aside. What spec.engine does not say is as a pod has it: 64 requests at once, steps of 2,048 tokens.
 """
 EPILOG = """\
 Example:
@@ -106,8 +107,8 @@ def _row(options: argparse.Namespace, asked: Resource, layout: Layout, progress:
     model, gpus = models.load(asked.model, kv=options.kv_cache), hardware.parse(options.hardware)
     each = asked.gpus / layout.engines
     common = Settings(
-        max_num_seqs=asked.engine.get("maxNumSeqs"),
-        max_batched_tokens=asked.engine.get("maxBatchedTokens"),
+        max_num_seqs=asked.engine.get("maxNumSeqs", POD_MAX_NUM_SEQS),
+        max_batched_tokens=asked.engine.get("maxBatchedTokens", POD_MAX_BATCHED_TOKENS),
         max_model_len=asked.engine.get("maxModelLen"),
     )
     try:

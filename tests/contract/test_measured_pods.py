@@ -10,6 +10,8 @@ from shiftcore.layout import Gear
 from shiftprotos.v1 import control_pb2, inference_pb2
 from shiftruntime.engine import calibration_file
 from shiftruntime.engine.calibration_file import Provenance
+from shiftruntime.engine.options import EngineOptions
+from shiftsim import planning
 from shiftsim.executor import measured
 
 POINTS = (CostPoint(1, 0.004, 0.0001, 5), CostPoint(2048, 0.9, 0.01, 3))
@@ -38,3 +40,11 @@ def test_the_simulator_reads_an_answer_of_get_state(tmp_path: Path) -> None:
         found = measured.read(path)
         assert found.costs == {gear: CostCurve(POINTS[:1]) for gear in COSTS}
         assert (found.base, found.max_num_seqs) == (Gear(2, 1), 64)
+
+
+def test_what_if_runs_pods_as_the_runtime_does_by_default() -> None:
+    options = EngineOptions(model="m", ranks=1, base_gear=Gear(1, 1))
+    assert (options.max_num_seqs, options.max_batched_tokens) == (
+        planning.POD_MAX_NUM_SEQS,
+        planning.POD_MAX_BATCHED_TOKENS,
+    )
