@@ -125,7 +125,7 @@ def ready(kubectl: Kubectl, name: str) -> tuple[str, str]:
         ({"shift": {"thresholdTokens": 0}}, "greater than or equal to 1"),
         ({"shift": {"thresholdTokens": 1048577}}, "less than or equal to 1048576"),
         ({"shift": {"policy": "Fast"}}, 'supported values: "Auto", "Latency", "Throughput"'),
-        ({"model": {"uri": "hf://google/gemma"}}, "model.uri 'hf://google/gemma' cannot be read"),
+        ({"model": {"uri": "ftp://google/gemma"}}, "model.uri 'ftp://google/gemma' cannot be read"),
         ({"runtime": {"env": [{"name": "SHIFT_POD_NAME", "value": "x"}]}}, "SHIFT_POD_NAME is set by the operator"),
         (
             {"podTemplate": {"spec": {"containers": [{"name": "runtime", "args": ["x"]}]}}},
