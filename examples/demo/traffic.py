@@ -58,7 +58,9 @@ class Burst:
     def end(self) -> None:
         """Closes the client's input, which ends the burst when the requests in flight have ended."""
         output, _ = self._process.communicate(timeout=_END_SECONDS)
-        lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+        # gRPC's own log, on the same stream, may begin in the middle of a line.
+        decode = json.JSONDecoder().raw_decode
+        lines = [decode(line)[0] for line in output.splitlines() if line.startswith("{")]
         self.figures = next((line for line in reversed(lines) if "prompts" in line), {})
         if self._process.returncode or not self.figures:
             raise ClusterError("BurstFailed", f"the client ended with {self._process.returncode}: {output[-500:]}")

@@ -38,6 +38,8 @@ LAST_WORDS_SECONDS = 2.0
 ENGINE_DRAIN_SECONDS = 5.0
 # Until then new calls on old connections are refused with a reason; endpoints and DNS learn meanwhile.
 GOAWAY_AFTER_SECONDS = 3.0
+# A request that has ended here may still be on its way to a client; with none on its way, nothing waits for it.
+CLOSE_SECONDS = 5.0
 ENGINE_STOP_SECONDS = 5.0
 # Fetching and the engine keep deadlines of their own and say which phase was late; this one catches a silent engine.
 START_MARGIN_SECONDS = 10.0
@@ -211,7 +213,7 @@ class _Pod:
             log.warning("%d requests did not end in time", len(self._frontend.flights))
 
     async def _close(self) -> None:
-        await self._listeners.stop(grace_seconds=0.2)
+        await self._listeners.stop(CLOSE_SECONDS)
         with suppress(TimeoutError):
             await asyncio.wait_for(
                 self._frontend.engine.stop(ENGINE_STOP_SECONDS), ENGINE_STOP_SECONDS + LAST_WORDS_SECONDS
