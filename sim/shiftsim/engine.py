@@ -24,7 +24,7 @@ from shiftcore.steady import SteadyScheduler
 from shiftsim.errors import UserError
 from shiftsim.generation import Generation
 from shiftsim.measures import Measures
-from shiftsim.work import Executor, Work
+from shiftsim.work import Executor, Work, prompt_pairs
 
 _MOST_AT_ONCE = 4096  # steps whose seconds are asked for together
 
@@ -291,5 +291,5 @@ def work_of(batch: Batch) -> Work:
             context += start
         else:
             tokens += length
-            pairs += length * start + length * (length - 1) // 2
+            pairs += length * start + prompt_pairs(length)
     return Work(tokens, pairs, decodes, context, sampled)

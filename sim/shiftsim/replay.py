@@ -76,6 +76,18 @@ class Outcome:
                 found[gear.name] = GearUse(sum(u.steps for u in used), sum(u.tokens for u in used), seconds)
         return found
 
+    def gear_shares(self, name: str) -> tuple[float, float, float] | None:
+        """Of steps, tokens and busy seconds, those that ran in a gear; None if none did."""
+        gears = self.gears
+        if name not in gears:
+            return None
+        use, every = gears[name], gears.values()
+        return (
+            use.steps / sum(other.steps for other in every),
+            use.tokens / sum(other.tokens for other in every),
+            use.seconds / sum(other.seconds for other in every),
+        )
+
     def per_second(self, tokens: int) -> float:
         return tokens / self.duration_seconds if self.duration_seconds else 0.0
 

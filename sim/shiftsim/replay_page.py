@@ -69,13 +69,5 @@ def _short(value: float) -> str:
 
 
 def _share(outcome: Outcome, name: str) -> str:
-    gears = outcome.gears
-    if name not in gears:
-        return ""
-    use, all_ = gears[name], gears.values()
-    shares = (
-        use.steps / sum(other.steps for other in all_),
-        use.tokens / sum(other.tokens for other in all_),
-        use.seconds / sum(other.seconds for other in all_),
-    )
-    return "/".join(f"{share * 100:.0f}" for share in shares)
+    shares = outcome.gear_shares(name)
+    return "/".join(f"{share * 100:.0f}" for share in shares) if shares else ""

@@ -163,16 +163,8 @@ def _policy(outcome: Outcome) -> str:
 
 
 def _share(outcome: Outcome, name: str) -> str:
-    gears = outcome.gears
-    if name not in gears:
-        return "–"
-    use, every = gears[name], gears.values()
-    shares = (
-        use.steps / sum(other.steps for other in every),
-        use.tokens / sum(other.tokens for other in every),
-        use.seconds / sum(other.seconds for other in every),
-    )
-    return " / ".join(f"{share:.0%}" for share in shares)
+    shares = outcome.gear_shares(name)
+    return " / ".join(f"{share:.0%}" for share in shares) if shares else "–"
 
 
 def _value(value: object) -> str:

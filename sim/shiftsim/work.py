@@ -9,6 +9,13 @@ from typing import Protocol
 from shiftcore.gears import GearTable
 from shiftcore.layout import Gear
 
+CALIBRATION_CONTEXT_TOKENS = 64  # of the decodes that the runtime measures at its start
+
+
+def prompt_pairs(tokens: int) -> int:
+    """Of a token and one before it, in a prompt that is computed from its beginning."""
+    return tokens * (tokens - 1) // 2
+
 
 @dataclass(frozen=True, slots=True)
 class Work:

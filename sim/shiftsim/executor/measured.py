@@ -22,9 +22,8 @@ from shiftcore.gears import GearTable
 from shiftcore.layout import Gear, LayoutError
 
 from shiftsim.errors import UserError
-from shiftsim.work import Work
+from shiftsim.work import CALIBRATION_CONTEXT_TOKENS, Work, prompt_pairs
 
-CALIBRATION_CONTEXT_TOKENS = 64  # of the decodes that the runtime measures
 _MAX_BYTES = 1 << 22
 
 
@@ -57,7 +56,7 @@ class MeasuredExecutor:
 
     def seconds(self, gear: Gear, work: Work) -> float:
         """Of one step."""
-        before = max(0, work.prefill_pairs - _triangle(work.prefill_tokens)) / max(1, work.prefill_tokens)
+        before = max(0, work.prefill_pairs - prompt_pairs(work.prefill_tokens)) / max(1, work.prefill_tokens)
         return self._measured(gear, work.tokens) + self._context_seconds(gear) * (work.decode_context + before)
 
     def decode_seconds(self, gear: Gear, work: Work, steps: int) -> Sequence[float]:
@@ -94,10 +93,6 @@ def _between(points: Sequence[CostPoint], tokens: int) -> float:
     low, high = points[right - 1], points[right]
     slope = (high.median_seconds - low.median_seconds) / (high.tokens - low.tokens)
     return low.median_seconds + slope * (tokens - low.tokens)
-
-
-def _triangle(tokens: int) -> int:
-    return tokens * (tokens - 1) // 2
 
 
 def read(path: Path) -> Measurement:

@@ -27,10 +27,9 @@ from shiftsim.executor.fitted import Fitted
 from shiftsim.executor.memory import Engine, kv_tokens
 from shiftsim.hardware import Gpu, Software
 from shiftsim.models import Model
-from shiftsim.work import Work
+from shiftsim.work import CALIBRATION_CONTEXT_TOKENS, Work, prompt_pairs
 
 ACTIVATION_BYTES = 2  # bf16 between layers and on the wire
-CALIBRATION_CONTEXT_TOKENS = 64  # of the decodes that the runtime measures at its start
 
 
 @dataclass(frozen=True)
@@ -218,5 +217,5 @@ class ModelledExecutor:
         if tokens <= self.engine.max_num_seqs:
             return Work(0, 0, tokens, tokens * CALIBRATION_CONTEXT_TOKENS, tokens)
         full, rest = divmod(tokens, self.model.max_model_len)
-        pairs = sum(n * (n - 1) // 2 for n in [*[self.model.max_model_len] * full, rest])
+        pairs = full * prompt_pairs(self.model.max_model_len) + prompt_pairs(rest)
         return Work(tokens, pairs, 0, 0, full + (rest > 0))
