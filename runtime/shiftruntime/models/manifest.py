@@ -44,6 +44,13 @@ class Manifest:
         return self.path.parent / name
 
 
+@dataclass(frozen=True)
+class Difference:
+    file: Path
+    found: str  # hexadecimal SHA-256, as the next
+    expected: str
+
+
 def manifest_path(model: str | Path) -> Path:
     """Where the manifest of a model lies, if it has one."""
     model = Path(model)
@@ -93,15 +100,19 @@ def _read(path: Path) -> Manifest | None:
     return Manifest(path, tuple(sorted(files.items())))
 
 
-def write_manifest(model: str | Path, progress: Progress = lambda done, total: None) -> Manifest:
-    """Hash every file of a model and write its manifest, whole or not at all; raises StartupError."""
-    manifest = make_manifest(model, progress)
+def write_manifest(
+    model: str | Path, progress: Progress = lambda done, total: None, stop: threading.Event | None = None
+) -> Manifest:
+    """Hash every file of a model and write its manifest, whole or not at all; raises StartupError or Stopped."""
+    manifest = make_manifest(model, progress, stop)
     save_manifest(manifest)
     return manifest
 
 
-def make_manifest(model: str | Path, progress: Progress = lambda done, total: None) -> Manifest:
-    """Hash every file of a model; writes nothing. Raises StartupError."""
+def make_manifest(
+    model: str | Path, progress: Progress = lambda done, total: None, stop: threading.Event | None = None
+) -> Manifest:
+    """Hash every file of a model; writes nothing. Raises StartupError, or Stopped soon after ``stop`` is set."""
     model = Path(model)
     if not model.exists():
         raise model_not_found(f"{model} does not exist; give a .gguf file or a folder with config.json and safetensors")
@@ -109,7 +120,7 @@ def make_manifest(model: str | Path, progress: Progress = lambda done, total: No
     names = [model.name] if model.is_file() else _files_of(model)
     if not names:
         raise model_not_found(f"{model} holds no file to list")
-    digests = _hash_all([path.parent / name for name in names], progress, threading.Event())
+    digests = _hash_all([path.parent / name for name in names], progress, stop or threading.Event())
     return Manifest(path, tuple(zip(names, digests, strict=True)))
 
 
@@ -141,18 +152,36 @@ def verify(
                 f"write it with `shift-runtime manifest {model}` where the files are known to be good"
             )
         return False
+    for wrong in _differing(manifest, weights, progress, stop):
+        raise model_damaged(
+            f"{wrong.file} is damaged: its SHA-256 is {wrong.found}, expected {wrong.expected} "
+            f"as {manifest.path.name} says; fetch the file again"
+        )
+    return True
+
+
+def differing(
+    model: str | Path, progress: Progress = lambda done, total: None, stop: threading.Event | None = None
+) -> tuple[Difference, ...]:
+    """The files that are not what the manifest says; none without a manifest. Raises StartupError for one that is
+    listed and not there, and Stopped soon after ``stop`` is set."""
+    manifest = _read(manifest_path(model))
+    return () if manifest is None else _differing(manifest, True, progress, stop)
+
+
+def _differing(
+    manifest: Manifest, weights: bool, progress: Progress, stop: threading.Event | None
+) -> tuple[Difference, ...]:
     listed = [(name, digest) for name, digest in manifest.files if weights or not _is_weights(name)]
     for name, _ in listed:
         if not manifest.file(name).is_file():
             raise model_damaged(f"{manifest.file(name)} is listed in {manifest.path.name} but does not exist")
     found = _hash_all([manifest.file(name) for name, _ in listed], progress, stop or threading.Event())
-    for (name, expected), digest in zip(listed, found, strict=True):
-        if digest != expected:
-            raise model_damaged(
-                f"{manifest.file(name)} is damaged: its SHA-256 is {digest}, expected {expected} "
-                f"as {manifest.path.name} says; fetch the file again"
-            )
-    return True
+    return tuple(
+        Difference(manifest.file(name), digest, expected)
+        for (name, expected), digest in zip(listed, found, strict=True)
+        if digest != expected
+    )
 
 
 def _hash_all(files: list[Path], progress: Progress, stop: threading.Event) -> list[str]:

@@ -15,9 +15,10 @@ from shiftprotos import contract
 from shiftruntime.engine.client import EngineClient, EngineFailed
 from shiftruntime.engine.options import EngineOptions
 from shiftruntime.errors import StartupError
+from shiftruntime.models.fetch import Reader
 from shiftruntime.server import termination
 from shiftruntime.server.engine_metrics import EngineCollector
-from shiftruntime.server.fetching import FETCH_SECONDS, cached, fetched
+from shiftruntime.server.fetching import cached, fetched
 from shiftruntime.server.frontend import FrontEnd, TextLoader
 from shiftruntime.server.listeners import Listeners, Ports
 from shiftruntime.server.options import ServeOptions
@@ -41,7 +42,7 @@ GOAWAY_AFTER_SECONDS = 3.0
 # A request that has ended here may still be on its way to a client; with none on its way, nothing waits for it.
 CLOSE_SECONDS = 5.0
 ENGINE_STOP_SECONDS = 5.0
-# Fetching and the engine keep deadlines of their own and say which phase was late; this one catches a silent engine.
+# The engine keeps a deadline of its own and says which phase was late; this one catches a silent engine.
 START_MARGIN_SECONDS = 10.0
 
 EngineFactory = Callable[[EngineOptions], EngineClient]
@@ -77,6 +78,7 @@ class _Pod:
         self._stop = stop
         self._hurry = hurry
         self._readiness = Readiness(frontend.lifecycle)
+        self._reader = Reader()
         self._listeners = Listeners(frontend, self._readiness)
 
     async def run(self, on_ports: Callable[[Ports], None]) -> int:
@@ -111,30 +113,44 @@ class _Pod:
 
     async def _start(self) -> bool:
         """Until the engine serves; False when a signal came first. Raises StartupError or EngineFailed."""
-        frontend = self._frontend
-        seconds = FETCH_SECONDS + frontend.options.engine.startup_timeout_seconds + START_MARGIN_SECONDS
         loaded = asyncio.create_task(self._load())
         stopped = asyncio.create_task(self._stop.wait())
         either: set[asyncio.Future[Any]] = {loaded, stopped}
         try:
-            await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if loaded.done():
                 loaded.result()
                 return True
-            if stopped.done():
-                log.info("stopped during start-up")
-                return False
-            late = f"not ready within {seconds:g} s; {frontend.lifecycle.sentence()}"
-            raise StartupError(contract.REASON_START_TIMEOUT, late)
+            log.info("stopped during start-up")
+            return False
         finally:
             await _cancel(loaded, stopped)
 
     async def _load(self) -> None:
+        """Raises StartupError or EngineFailed; a fetch ends by itself when it stands still."""
+        options = self._frontend.options
+        model = await self._model()
+        seconds = options.engine.startup_timeout_seconds + START_MARGIN_SECONDS
+        try:
+            async with asyncio.timeout(seconds) as deadline:
+                await self._open(model)
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            late = f"not ready within {seconds:g} s; {self._frontend.lifecycle.sentence()}"
+            raise StartupError(contract.REASON_START_TIMEOUT, late) from error
+
+    async def _model(self) -> str:
+        """Its path, kept from being taken away by other pods of the same cache."""
+        options, report = self._frontend.options, self._frontend.lifecycle.phase
+        uri, cache = options.engine.model, options.model_cache
+        if not options.offline:
+            return await fetched(uri, cache, report, reader=self._reader)
+        return await cached(uri, cache, self._reader)
+
+    async def _open(self, model: str) -> None:
         """The tokenizer first: a model that is not there is then refused before any process starts."""
         frontend = self._frontend
-        options = frontend.options
-        uri, cache = options.engine.model, options.model_cache
-        model = await (cached(uri, cache) if options.offline else fetched(uri, cache, frontend.lifecycle.phase))
         text = await asyncio.to_thread(self._load_text, model)
         ready = await frontend.engine.start(frontend.lifecycle.phase, model)
         frontend.started(ready, text)
@@ -218,6 +234,7 @@ class _Pod:
             await asyncio.wait_for(
                 self._frontend.engine.stop(ENGINE_STOP_SECONDS), ENGINE_STOP_SECONDS + LAST_WORDS_SECONDS
             )
+        self._reader.close()
 
     async def _poll_state(self) -> None:
         """Keep the state that /metrics shows fresh; a silent engine leaves the last one."""

@@ -25,7 +25,7 @@ from shiftruntime.server import termination
 from shiftruntime.server.cli_limits import DEFAULTS as DEFAULT_LIMITS
 from shiftruntime.server.control_listener import bind, control_server, control_tls
 from shiftruntime.server.fetch_cli import FetchOptions
-from shiftruntime.server.fetching import cache_folder, fetched
+from shiftruntime.server.fetching import STALL_SECONDS, cache_folder, fetched
 from shiftruntime.server.lifecycle import Lifecycle
 from shiftruntime.server.signals import signals
 from shiftruntime.server.wire import phases_to_wire
@@ -62,7 +62,7 @@ async def _step(options: FetchOptions, on_port: Callable[[int], None]) -> str:
     with signals(stop.set):
         async with _listening(options, lifecycle, on_port):
             fetch = asyncio.create_task(
-                fetched(options.uri, options.cache, lifecycle.phase, limit_bytes=options.limit_bytes)
+                fetched(options.uri, options.cache, lifecycle.phase, STALL_SECONDS, options.limit_bytes)
             )
             stopped = asyncio.create_task(stop.wait())
             await asyncio.wait((fetch, stopped), return_when=asyncio.FIRST_COMPLETED)

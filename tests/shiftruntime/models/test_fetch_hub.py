@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.fetched_models import INDEX, MODEL, ORIGINAL, OTHERS, SHARDED, WEIGHTS, Progress, assert_is_model
 from helpers.loopback_hub import Hub, loopback_hub
+from huggingface_hub import hf_hub_download
 from shiftruntime.errors import StartupError
 from shiftruntime.models.fetch import Stopped, cached_model, fetch_model
+from shiftruntime.models.fetch.hub import _pointer
+from shiftruntime.models.fetch.uri import HubModel
 from shiftruntime.models.manifest import verify
 
 
@@ -25,6 +32,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
         )
         monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.endpoint, raising=False)
+        monkeypatch.setattr("shiftruntime.models.fetch.hub._PAUSE_SECONDS", 0.0)
         yield hub
 
 
@@ -87,6 +95,111 @@ def test_a_revision_that_moved_gets_a_folder_of_its_own(hub: Hub, tmp_path: Path
     assert second != first
     assert (first / "tokenizer.json").read_bytes() == b"{}"
     assert (second / "tokenizer.json").read_bytes() == b'{"new": 1}'
+
+
+@contextmanager
+def paused_download(hub: Hub, uri: str, cache: Path) -> Iterator[Future[Path]]:
+    """Another process's, so to say, which stands in the middle of the weights."""
+    hub.pause = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        download = pool.submit(fetch_model, uri, cache)
+        deadline = time.monotonic() + 60
+        while "GET model.safetensors" not in hub.requests:
+            assert time.monotonic() < deadline, "the download did not begin"
+            time.sleep(0.01)
+        try:
+            yield download
+        finally:
+            hub.pause.set()
+
+
+def soon(get: Callable[[], Path]) -> Path:
+    """Its answer, which may not wait for a download that stands still."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(get).result(timeout=30)
+
+
+def test_a_restart_does_not_wait_for_the_download_of_another_revision(hub: Hub, tmp_path: Path) -> None:
+    first = fetch_model("hf://team/tiny", tmp_path)
+    hub.requests.clear()
+    hub.commit, hub.files["tokenizer.json"] = "b" * 40, b'{"new": 1}'
+    with paused_download(hub, "hf://team/tiny@main", tmp_path) as download:
+        assert soon(lambda: cached_model("hf://team/tiny", tmp_path)) == first
+        hub.down = True
+        assert soon(lambda: fetch_model("hf://team/tiny", tmp_path)) == first
+        assert not download.done()
+        hub.down = False
+    assert download.result() == first.with_name("b" * 40)
+
+
+def test_a_revision_that_is_there_is_taken_while_another_one_is_fetched(hub: Hub, tmp_path: Path) -> None:
+    first = fetch_model("hf://team/tiny", tmp_path)
+    hub.requests.clear()
+    hub.commit, hub.files["tokenizer.json"] = "b" * 40, b'{"new": 1}'
+    with paused_download(hub, "hf://team/tiny@main", tmp_path) as download:
+        hub.commit = "a" * 40
+        assert soon(lambda: fetch_model("hf://team/tiny", tmp_path)) == first
+        assert not download.done()
+
+
+def test_two_that_fetch_one_revision_at_once_fetch_it_once(hub: Hub, tmp_path: Path) -> None:
+    with paused_download(hub, "hf://team/tiny@main", tmp_path) as first, ThreadPoolExecutor(1) as pool:
+        second = pool.submit(fetch_model, "hf://team/tiny", tmp_path)
+        with pytest.raises(TimeoutError):
+            second.result(timeout=1.5)
+        assert hub.pause is not None
+        hub.pause.set()
+        assert first.result(timeout=60) == second.result(timeout=60)
+    assert hub.requests.count("GET model.safetensors") == 1
+
+
+def test_a_commit_that_is_there_is_not_asked_for_again(
+    hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = f"hf://team/tiny@{hub.commit}"
+    path = fetch_model(uri, tmp_path)
+    hub.down = True
+    assert fetch_model(uri, tmp_path) == path
+    assert "cannot be reached" not in caplog.text
+
+
+def test_a_file_that_was_fetched_by_itself_does_not_stand_for_its_repository(hub: Hub, tmp_path: Path) -> None:
+    hub.files = {"q4.gguf": WEIGHTS, "q8.gguf": WEIGHTS[::-1]}
+    commit = hub.commit
+    path = fetch_model(f"hf://team/tiny@{commit}/q8.gguf", tmp_path)
+    assert cached_model(f"hf://team/tiny@{commit}/q8.gguf", tmp_path) == path
+    with pytest.raises(StartupError, match="fetch it first"):
+        cached_model(f"hf://team/tiny@{commit}", tmp_path)
+
+
+def test_branches_whose_names_look_alike_are_two(hub: Hub, tmp_path: Path) -> None:
+    pointers = {_pointer(HubModel("team/tiny", revision), tmp_path) for revision in ("a/b", "a--b")}
+    assert len(pointers) == 2
+
+
+def test_what_an_ended_process_left_in_part_is_removed(hub: Hub, tmp_path: Path) -> None:
+    """The hub's library gives each download a name of its own, and goes on with none."""
+    left = tmp_path / "hf/team--tiny" / hub.commit / ".cache/huggingface/download/x.abc.incomplete"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"part")
+    fetch_model("hf://team/tiny", tmp_path)
+    assert not left.exists()
+
+
+def test_bytes_that_were_damaged_on_their_way_are_fetched_again(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    download, tries = hf_hub_download, []
+
+    def damages(repo: str, name: str, **options: Any) -> str:
+        path: str = download(repo, name, **options)
+        if name == "model.safetensors" and not tries:
+            tries.append(Path(path).write_bytes(bytes(len(WEIGHTS))))
+        return path
+
+    monkeypatch.setattr("shiftruntime.models.fetch.hub.hf_hub_download", damages)
+    assert_is_model(fetch_model("hf://team/tiny", tmp_path))
+    assert tries
 
 
 def test_a_broken_download_resumes(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +288,7 @@ def test_bytes_that_are_not_what_the_hub_knows_are_refused_in_any_folder(
 ) -> None:
     hub.files = {"config.json": b"{}", name: WEIGHTS}
     damaged_downloads(monkeypatch)
-    with pytest.raises(StartupError, match=f"{name} has SHA-256") as refused:
+    with pytest.raises(StartupError, match=f"{name} has SHA-256 .* after 3 downloads, the hub says") as refused:
         fetch_model("hf://team/tiny", tmp_path)
     assert refused.value.reason == "ModelDamaged"
 

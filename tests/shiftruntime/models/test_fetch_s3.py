@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import boto3
+import obstore
 import pytest
 from helpers.fetched_models import INDEX, MODEL, ORIGINAL, OTHERS, SHARDED, WEIGHTS, Progress, assert_is_model
 from moto.server import ThreadedMotoServer
 from obstore.exceptions import GenericError
+from obstore.store import S3Store
 from shiftruntime.errors import StartupError
-from shiftruntime.models.fetch import Stopped, cached_model, fetch_model
+from shiftruntime.models.fetch import Reader, Stopped, cached_model, fetch_model
 from shiftruntime.models.manifest import verify
 
 
@@ -39,6 +44,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     }  # fmt: skip
     for name, value in values.items():
         monkeypatch.setenv(name, value)
+    # What it holds belongs to the process: without this, to the tests before as well.
+    urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", b"", timeout=10).close()
     try:
         yield Bucket(values["AWS_ENDPOINT_URL"])
     finally:
@@ -64,13 +71,81 @@ def test_what_came_from_a_bucket_is_found_without_asking(
 
 
 def test_only_what_changed_in_the_bucket_is_fetched_anew(bucket: Bucket, tmp_path: Path) -> None:
-    path = fetch_model("s3://models/team/tiny", tmp_path)
-    before = (path / "model.safetensors").stat()
+    first = fetch_model("s3://models/team/tiny", tmp_path)
+    before = (first / "model.safetensors").stat()
     bucket.put({"tokenizer.json": b'{"new": 1}'})
-    assert fetch_model("s3://models/team/tiny", tmp_path) == path
+    progress = Progress()
+    path = fetch_model("s3://models/team/tiny", tmp_path, progress)
     assert (path / "tokenizer.json").read_bytes() == b'{"new": 1}'
     assert (path / "model.safetensors").stat().st_ino == before.st_ino
+    assert min(done for done, _ in progress.seen if done) > len(WEIGHTS)
     assert verify(path, required=True)
+
+
+def test_a_pod_that_reads_the_folder_goes_on_with_what_it_had(bucket: Bucket, tmp_path: Path) -> None:
+    """Objects were overwritten in place, and another pod of the same cache fetched them."""
+    reader, first = Reader(), fetch_model("s3://models/team/tiny", tmp_path)
+    assert reader.keep(first)
+    bucket.put(UPDATE)
+    second = fetch_model("s3://models/team/tiny", tmp_path)
+    assert {name: (second / name).read_bytes() for name in UPDATE} == UPDATE
+    assert cached_model("s3://models/team/tiny", tmp_path) == second
+    assert_is_model(first)
+    reader.close()
+    assert fetch_model("s3://models/team/tiny", tmp_path) == second
+    assert not first.exists(), "nobody reads it any more"
+
+
+def test_what_is_removed_is_not_kept_for_a_reader_who_comes_later(bucket: Bucket, tmp_path: Path) -> None:
+    first = fetch_model("s3://models/team/tiny", tmp_path)
+    bucket.put(UPDATE)
+    second = fetch_model("s3://models/team/tiny", tmp_path)
+    with closing(Reader()) as reader:
+        assert not reader.keep(first)
+        assert reader.keep(second)
+        assert reader.keep(tmp_path), "of what is no version nothing is asked"
+
+
+def test_a_restart_while_objects_are_replaced_takes_the_version_before(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each try finds an object replaced since it was listed."""
+    monkeypatch.setattr("shiftruntime.models.fetch.s3._PAUSE_SECONDS", 0.0)
+    first = fetch_model("s3://models/team/tiny", tmp_path)
+    bucket.put(UPDATE)
+    count, get = iter(range(100)), obstore.get
+
+    def replaced(store: S3Store, name: str, **options: Any) -> Any:
+        bucket.put({name: b"%d" % next(count) * 100})
+        return get(store, name, **options)
+
+    monkeypatch.setattr("obstore.get", replaced)
+    assert fetch_model("s3://models/team/tiny", tmp_path) == first
+    assert_is_model(first)
+    assert "was replaced while it was fetched" in caplog.text
+    with pytest.raises(StartupError, match="was replaced while it was fetched; start again"):
+        fetch_model("s3://models/team/tiny", tmp_path / "elsewhere")
+
+
+def test_a_large_file_over_a_slow_line_is_tried_as_long_as_something_comes(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shiftruntime.models.fetch.s3._PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("shiftruntime.models.fetch.s3._PIECE_BYTES", 64 << 10)
+    get = obstore.get
+
+    class Late:
+        """Its request's time is over after the first piece."""
+
+        def __init__(self, got: Any) -> None:
+            self._got = got
+
+        def stream(self, min_chunk_size: int) -> Iterator[Any]:
+            yield next(iter(self._got.stream(min_chunk_size=min_chunk_size)))
+            raise GenericError("operation timed out")
+
+    monkeypatch.setattr("obstore.get", lambda *given, **options: Late(get(*given, **options)))
+    assert_is_model(fetch_model("s3://models/team/tiny", tmp_path))
 
 
 def test_a_bucket_that_fails_is_not_tried_again_after_the_end(
@@ -175,11 +250,31 @@ def test_weights_whose_tag_could_not_be_written_down_are_fetched_again(
     assert_is_model(fetch_model("s3://models/team/tiny", tmp_path))
 
 
-def test_a_manifest_in_the_bucket_is_kept(bucket: Bucket, tmp_path: Path) -> None:
+def test_bytes_that_are_not_what_the_manifest_of_the_bucket_says_are_refused(bucket: Bucket, tmp_path: Path) -> None:
     bucket.put({"SHA256SUMS": b"0" * 64 + b"  model.safetensors\n"})
+    with pytest.raises(StartupError) as refused:
+        fetch_model("s3://models/team/tiny", tmp_path)
+    assert refused.value.reason == "ModelDamaged"
+    found = hashlib.sha256(WEIGHTS).hexdigest()
+    for words in (f"model.safetensors has SHA-256 {found}", "SHA256SUMS of the bucket says " + "0" * 64, "3 downloads"):
+        assert words in refused.value.message
+
+
+def test_bytes_that_were_damaged_on_their_way_are_fetched_again(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.put({"SHA256SUMS": sums(MODEL)})
+    replace, damaged = Path.replace, []
+
+    def damages(self: Path, target: Path) -> Path:
+        if target.name == "model.safetensors" and not damaged:
+            damaged.append(self.write_bytes(bytes(len(WEIGHTS))))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", damages)
     path = fetch_model("s3://models/team/tiny", tmp_path)
-    with pytest.raises(StartupError, match="ModelDamaged"):
-        verify(path)
+    assert damaged
+    assert (path / "model.safetensors").read_bytes() == WEIGHTS
 
 
 def sums(files: dict[str, bytes]) -> bytes:
@@ -199,12 +294,15 @@ def test_a_manifest_in_the_bucket_may_list_what_is_not_fetched(bucket: Bucket, t
 def test_a_file_that_changed_beside_the_manifest_of_the_bucket_is_held_against_it(
     bucket: Bucket, tmp_path: Path
 ) -> None:
+    """As while somebody uploads a new version, its sums last."""
     bucket.put({"SHA256SUMS": sums(MODEL)})
-    fetch_model("s3://models/team/tiny", tmp_path)
+    first = fetch_model("s3://models/team/tiny", tmp_path)
     bucket.put({"tokenizer.json": b'{"new": 1}'})
-    path = fetch_model("s3://models/team/tiny", tmp_path)
     with pytest.raises(StartupError, match="ModelDamaged"):
-        verify(path, required=True)
+        fetch_model("s3://models/team/tiny", tmp_path)
+    assert cached_model("s3://models/team/tiny", tmp_path) == first
+    bucket.put({"SHA256SUMS": sums(MODEL | {"tokenizer.json": b'{"new": 1}'})})
+    assert verify(fetch_model("s3://models/team/tiny", tmp_path), required=True)
 
 
 def test_an_index_that_left_the_bucket_is_not_read_on(bucket: Bucket, tmp_path: Path) -> None:
@@ -212,7 +310,8 @@ def test_an_index_that_left_the_bucket_is_not_read_on(bucket: Bucket, tmp_path: 
     path = fetch_model("s3://models/team/tiny", tmp_path)
     assert (path / INDEX).exists()
     bucket.client.delete_object(Bucket="models", Key=f"team/tiny/{INDEX}")
-    assert_is_model(fetch_model("s3://models/team/tiny", tmp_path))
+    path = fetch_model("s3://models/team/tiny", tmp_path)
+    assert_is_model(path)
     assert not (path / INDEX).exists()
 
 
@@ -229,9 +328,8 @@ def test_a_shard_that_the_manifest_of_the_bucket_lists_must_be_there(bucket: Buc
     files = {name: content for name, content in SHARDED.items() if name != INDEX}
     bucket.put({name: files[name] for name in files if "2-of-2" not in name}, prefix="unindexed")
     bucket.put({"SHA256SUMS": sums(files)}, prefix="unindexed")
-    path = fetch_model("s3://models/unindexed", tmp_path)
     with pytest.raises(StartupError, match=r"model-2-of-2\.safetensors is listed in SHA256SUMS but does not exist"):
-        verify(path)
+        fetch_model("s3://models/unindexed", tmp_path)
 
 
 def test_one_gguf_file_of_a_bucket(bucket: Bucket, tmp_path: Path) -> None:
@@ -300,16 +398,15 @@ def test_what_was_damaged_in_the_cache_is_not_used_while_the_bucket_is_down(
     assert refused.value.reason == "FetchFailed"
 
 
-def test_an_update_that_was_stopped_is_not_used_while_the_bucket_is_down(
+def test_an_update_that_was_stopped_leaves_the_version_before_while_the_bucket_is_down(
     bucket: Bucket, down: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetch_model("s3://models/team/tiny", tmp_path)
+    first = fetch_model("s3://models/team/tiny", tmp_path)
     bucket.put(UPDATE)
     stop_within_the_weights("s3://models/team/tiny", tmp_path, monkeypatch)
     down()
-    with pytest.raises(StartupError) as refused:
-        fetch_model("s3://models/team/tiny", tmp_path)
-    assert refused.value.reason == "FetchFailed"
+    assert cached_model("s3://models/team/tiny", tmp_path) == first
+    assert_is_model(fetch_model("s3://models/team/tiny", tmp_path))
 
 
 def test_a_file_that_was_fetched_by_itself_does_not_stand_for_its_prefix_while_the_bucket_is_down(

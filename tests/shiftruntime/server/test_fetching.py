@@ -16,23 +16,33 @@ from shiftruntime.server.fetch_step import command
 from shiftruntime.server.fetching import fetched
 
 MIB = 1 << 20
+Report = Callable[[int, int], None]
 
 
 class SlowHub:
-    """Stands for fetch_model: a mebibyte every ten milliseconds until it is told to stop."""
+    """Stands for fetch_model: a mebibyte every ten milliseconds until it is told to stop, or nothing after a while."""
 
-    def __init__(self, num_pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, num_pieces: int, monkeypatch: pytest.MonkeyPatch, num_moving: int | None = None) -> None:
         self._num_pieces = num_pieces
+        self._num_moving = num_pieces if num_moving is None else num_moving
         self.ended = threading.Event()
         monkeypatch.setattr("shiftruntime.server.fetching.fetch_model", self.fetch)
 
     def fetch(
-        self, uri: str, cache: Path, progress: Callable[[int, int], None], stop: threading.Event, limit: int | None
+        self,
+        uri: str,
+        cache: Path,
+        progress: Callable[[int, int], None],
+        stop: threading.Event,
+        limit: int | None,
+        checked: Callable[[int, int], None],
     ) -> Path:
         try:
             for piece in range(self._num_pieces):
                 if stop.wait(0.01):
                     raise model_not_found("stopped")
+                if piece >= self._num_moving:
+                    continue
                 progress((piece + 1) * MIB, self._num_pieces * MIB)
             return cache / "tiny"
         finally:
@@ -59,12 +69,33 @@ async def test_a_model_that_is_here_has_no_phase(phases: list[PhaseUpdate]) -> N
     assert phases == []
 
 
-async def test_a_fetch_has_a_deadline(monkeypatch: pytest.MonkeyPatch, phases: list[PhaseUpdate]) -> None:
-    hub = SlowHub(10_000, monkeypatch)
+async def test_a_fetch_that_stands_still_ends(monkeypatch: pytest.MonkeyPatch, phases: list[PhaseUpdate]) -> None:
+    hub = SlowHub(10_000, monkeypatch, num_moving=3)
     with pytest.raises(StartupError) as refused:
-        await fetched("hf://team/tiny", "/cache", phases.append, seconds=0.1)
-    assert "not fetched within 0.1 s" in refused.value.message
+        await fetched("hf://team/tiny", "/cache", phases.append, stall_seconds=0.5)
+    assert "nothing has come for 0.5 s" in refused.value.message
     assert await asyncio.to_thread(hub.ended.wait, 5)
+
+
+async def test_a_fetch_may_take_as_long_as_something_comes(
+    monkeypatch: pytest.MonkeyPatch, phases: list[PhaseUpdate]
+) -> None:
+    began = time.monotonic()
+    SlowHub(200, monkeypatch)
+    assert await fetched("hf://team/tiny", "/cache", phases.append, stall_seconds=1.0) == "/cache/tiny"
+    assert time.monotonic() - began > 1.5
+
+
+async def test_sums_are_a_phase_of_their_own(monkeypatch: pytest.MonkeyPatch, phases: list[PhaseUpdate]) -> None:
+    def fetch(uri: str, cache: Path, progress: Report, stop: object, limit: object, checked: Report) -> Path:
+        progress(MIB, MIB)
+        checked(MIB // 2, MIB)
+        return cache / "tiny"
+
+    monkeypatch.setattr("shiftruntime.server.fetching.fetch_model", fetch)
+    await fetched("hf://team/tiny", "/cache", phases.append)
+    ended = [(phase.name, phase.done_bytes) for phase in phases if phase.done]
+    assert ended == [("fetch", MIB), ("verify", MIB)]
 
 
 async def test_a_cancelled_fetch_ends_its_download(monkeypatch: pytest.MonkeyPatch, phases: list[PhaseUpdate]) -> None:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from huggingface_hub import HfApi, ModelInfo, hf_hub_download
+from huggingface_hub import HfApi, ModelInfo, get_token, hf_hub_download
 from huggingface_hub import errors as hub_errors
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from tqdm import tqdm
 
-from shiftruntime.errors import fetch_failed, model_damaged, model_not_found
+from shiftruntime.errors import StartupError, fetch_failed, model_damaged, model_not_found
+from shiftruntime.models.fetch.lock import Report, locked
 from shiftruntime.models.fetch.selection import RemoteFile, Selection, index_to_read, is_manifest, select
+from shiftruntime.models.fetch.storage import OF_THIS_MACHINE
 from shiftruntime.models.fetch.uri import HubModel
 from shiftruntime.models.manifest import Progress, Stopped, make_manifest, manifest_path, read_manifest, save_manifest
 
@@ -22,16 +33,21 @@ log = logging.getLogger(__name__)
 
 _LIST_SECONDS = 30.0
 _ATTEMPTS = 3
+_PAUSE_SECONDS = 1.0
 _QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 # What the hub's HTTP client raises, and what its downloader makes of it.
 _UNREACHABLE: tuple[type[Exception], ...] = (hub_errors.HTTPError, OSError)  # type: ignore[attr-defined]
 
 
-def fetch_hub(model: HubModel, cache: Path, progress: Progress, stop: threading.Event) -> Path:
-    """One folder per commit: a revision that moves never mixes two of them."""
+def fetch_hub(model: HubModel, cache: Path, report: Report, stop: threading.Event) -> Path:
+    """One folder per commit: a revision that moves never mixes two of them, and one that is there is taken at once."""
     root = cache / model.slug
     pointer = _pointer(model, root)
+    if _COMMIT.fullmatch(model.revision):  # cannot have moved: nobody is asked
+        path = _last(root, pointer)
+        if path is not None and manifest_path(path).exists():
+            return path
     try:
         info = _info(model)
     except _UNREACHABLE as error:
@@ -39,60 +55,106 @@ def fetch_hub(model: HubModel, cache: Path, progress: Progress, stop: threading.
     commit = _commit(model, info)
     # Sums that a repository holds say nothing that the hub does not, and come in many forms.
     remote = [_remote(file) for file in info.siblings or () if not is_manifest(file.rfilename)]
-    index = _index(model, commit, root / commit, remote, stop)
-    path = _download(model, commit, root / commit, select(remote, str(model), model.file, index), progress, stop)
-    _point(pointer, commit)
-    return path
+    chosen = _there(model, root / commit, remote)
+    if chosen is None:
+        with locked(root / f"{commit}.lock", report, stop) as told:
+            chosen = _there(model, root / commit, remote)  # another process may have fetched it meanwhile
+            if chosen is None:
+                chosen = _download(_Commit(model, commit, root / commit), remote, told, stop)
+    report.fetched(chosen.num_bytes, chosen.num_bytes)
+    _point(pointer, commit, chosen.single)
+    return _model_path(root / commit, chosen.single)
 
 
 def cached_hub(model: HubModel, cache: Path) -> Path:
     """What this revision was last; raises StartupError(FetchFailed) when it was not fetched whole."""
     root = cache / model.slug
-    path = _last(model, root, _pointer(model, root))
+    path = _last(root, _pointer(model, root))
     if path is None or read_manifest(path) is None:
         raise fetch_failed(f"{model} is not in {root}, and the hub is not to be asked; fetch it first")
     return path
 
 
+@dataclass(frozen=True)
+class _Commit:
+    model: HubModel
+    commit: str
+    folder: Path
+
+
+def _there(model: HubModel, folder: Path, remote: list[RemoteFile]) -> Selection | None:
+    """What was chosen of a commit, if all of it is there: its manifest is written last."""
+    name = index_to_read(remote, str(model), model.file)
+    if name is not None and not (folder / name).is_file():
+        return None
+    index = (folder / name).read_bytes() if name is not None else None
+    chosen = select(remote, str(model), model.file, index)
+    return chosen if manifest_path(_model_path(folder, chosen.single)).exists() else None
+
+
 def _pointer(model: HubModel, root: Path) -> Path:
-    """The file that says which commit a revision was last."""
-    return root / f"{model.revision.replace('/', '--')}.commit"
+    """The file that says which commit a revision was last, and whether that is a single file."""
+    file = "" if model.file is None else "+" + quote(model.file, safe="")
+    return root / f"{quote(model.revision, safe='')}{file}.commit"
 
 
-def _point(pointer: Path, commit: str) -> None:
-    """Whole or not at all: others may read it while it is written."""
-    partial = pointer.with_name(pointer.name + ".partial")
-    partial.write_text(f"{commit}\n")
+def _point(pointer: Path, commit: str, single: str | None) -> None:
+    """Whole or not at all: others may read it while it is written, and write it too."""
+    partial = pointer.with_name(f"{pointer.name}.{os.getpid()}-{os.urandom(4).hex()}")
+    partial.write_text(f"{commit}\n{single or ''}\n")
     partial.replace(pointer)
 
 
-def _last(model: HubModel, root: Path, pointer: Path) -> Path | None:
+def _last(root: Path, pointer: Path) -> Path | None:
     try:
-        folder = root / pointer.read_text().strip()
+        commit, *rest = pointer.read_text().split("\n")
     except FileNotFoundError:
         return None
-    return _model_path(folder, model.file or _only_gguf(folder))
+    return _model_path(root / commit, rest[0] if rest else None)
 
 
 def _said(error: Exception) -> str:
     """Without what follows a file's name in its address: that may be a signature which opens it."""
-    return _QUERY.sub(r"\1?…", str(error))
+    said = _QUERY.sub(r"\1?…", str(error))
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        said += "; check the node's clock, and name an authority of your own in SSL_CERT_FILE"
+    return said
 
 
 def _info(model: HubModel) -> ModelInfo:
     """Raises StartupError for what is not there or not allowed, one of _UNREACHABLE when the hub cannot be reached."""
     try:
         return HfApi().model_info(model.repo, revision=model.revision, timeout=_LIST_SECONDS, files_metadata=True)
-    except GatedRepoError as error:
-        raise model_not_found(
+    except HfHubHTTPError as error:
+        refused = _refusal(model, error)
+        if refused is None:
+            raise
+        raise refused from error
+
+
+def _refusal(model: HubModel, error: Exception) -> StartupError | None:
+    """None for what may pass by itself."""
+    if not isinstance(error, HfHubHTTPError):
+        return None
+    status = error.response.status_code if error.response is not None else 0
+    if isinstance(error, GatedRepoError):
+        return model_not_found(
             f"{model} is gated: accept its terms on the hub and give the token of that account in HF_TOKEN"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise model_not_found(f"{model.repo} has no revision {model.revision!r}") from error
-    except RepositoryNotFoundError as error:
-        raise model_not_found(
-            f"{model} does not exist, or is private: then give a token that may read it in HF_TOKEN"
-        ) from error
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return model_not_found(
+            f"{model.repo} has no revision {model.revision!r}; name one of its branches, tags or commits"
+        )
+    if isinstance(error, RemoteEntryNotFoundError):
+        return model_not_found(f"{model}: {_said(error)}")
+    if isinstance(error, RepositoryNotFoundError):
+        return model_not_found(f"{model} does not exist, or is private: then give a token that may read it in HF_TOKEN")
+    if status in (401, 403):
+        has = "the token in HF_TOKEN" if get_token() else "a reader without HF_TOKEN"
+        return model_not_found(
+            f"{model}: the hub refuses {has} ({status}); give a valid token that may read this model"
+        )
+    return None
 
 
 def _commit(model: HubModel, info: ModelInfo) -> str:
@@ -105,7 +167,7 @@ def _commit(model: HubModel, info: ModelInfo) -> str:
 
 def _known(model: HubModel, root: Path, pointer: Path, error: Exception) -> Path:
     """What this revision was last; raises StartupError(FetchFailed) when it was never fetched."""
-    path = _last(model, root, pointer)
+    path = _last(root, pointer)
     if path is None:
         raise fetch_failed(
             f"{model}: the hub cannot be reached and the model is not in {root}: {_said(error)}"
@@ -122,86 +184,109 @@ def _remote(sibling: Any) -> RemoteFile:
     )
 
 
-def _index(model: HubModel, commit: str, folder: Path, files: list[RemoteFile], stop: threading.Event) -> bytes | None:
-    """What says which weights to fetch; asks nothing of the hub if it is there already."""
-    name = index_to_read(files, str(model), model.file)
-    if name is None:
-        return None
-    _file(model, commit, folder, name, _counter(0, lambda done, total: None, stop), stop)
-    return (folder / name).read_bytes()
-
-
-def _download(
-    model: HubModel, commit: str, folder: Path, chosen: Selection, progress: Progress, stop: threading.Event
-) -> Path:
-    path, total = _model_path(folder, chosen.single), chosen.num_bytes
-    if manifest_path(path).exists():  # written last
-        progress(total, total)
-        return path
-    progress(0, total)
-    counter = _counter(total, progress, stop)
+def _download(commit: _Commit, remote: list[RemoteFile], report: Report, stop: threading.Event) -> Selection:
+    """Under the lock of the commit, so that what an ended process left in part is nobody's."""
+    for left in commit.folder.glob(".cache/huggingface/download/**/*.incomplete"):
+        left.unlink(missing_ok=True)
+    name = index_to_read(remote, str(commit.model), commit.model.file)
+    if name is not None:
+        _file(commit, name, _Counter(0, lambda done, total: None, stop))
+    index = (commit.folder / name).read_bytes() if name is not None else None
+    chosen = select(remote, str(commit.model), commit.model.file, index)
+    report.fetched(0, chosen.num_bytes)
+    counter = _Counter(chosen.num_bytes, report.fetched, stop)
     for file in chosen.files:
-        _file(model, commit, folder, file.name, counter, stop)
-    _seal(path, folder, chosen.files)
-    progress(total, total)
-    return path
+        if (commit.folder / file.name).exists():  # of an earlier try: nothing will come of it
+            counter.add(file.num_bytes)
+        _file(commit, file.name, counter)
+    _seal(commit, chosen, report, stop)
+    return chosen
 
 
-def _file(
-    model: HubModel, commit: str, folder: Path, name: str, counter: type[tqdm[Any]], stop: threading.Event
-) -> None:
-    for attempt in range(1, _ATTEMPTS + 1):
-        if stop.is_set():
-            raise Stopped
+def _file(commit: _Commit, name: str, counter: _Counter) -> None:
+    """Tries again for as long as each try brings something."""
+    model, failures = commit.model, 0
+    while True:
+        counter.check()
+        came = counter.done
         try:
-            hf_hub_download(model.repo, name, revision=commit, local_dir=folder, tqdm_class=counter)
-            break
+            hf_hub_download(model.repo, name, revision=commit.commit, local_dir=commit.folder, tqdm_class=counter.bar)
+            return
         except _UNREACHABLE as error:
-            if attempt == _ATTEMPTS:
+            if isinstance(error, OSError) and error.errno in OF_THIS_MACHINE:
+                raise
+            refused = _refusal(model, error)
+            if refused is not None:
+                raise refused from error
+            failures = 1 if counter.done > came else failures + 1
+            if failures == _ATTEMPTS:
                 raise fetch_failed(f"{model}: {name}: {_said(error)}; start again, it resumes") from error
             log.warning("%s: %s: %s; trying again", model, name, _said(error))
+            counter.stop.wait(_PAUSE_SECONDS * failures)
 
 
-def _seal(path: Path, folder: Path, files: tuple[RemoteFile, ...]) -> None:
+def _seal(commit: _Commit, chosen: Selection, report: Report, stop: threading.Event) -> None:
     """Write the manifest, once its sums are those that the hub knows: what has one is taken for whole."""
-    manifest = make_manifest(path)
-    found = {manifest.file(name): digest for name, digest in manifest.files}
-    for file in files:
-        digest = found.get(folder / file.name)
-        if file.sha256 and digest not in (None, file.sha256):
-            raise model_damaged(
-                f"{folder / file.name} has SHA-256 {digest}, the hub says {file.sha256}; remove the file, start again"
-            )
-    save_manifest(manifest)
+    path = _model_path(commit.folder, chosen.single)
+    for attempt in range(1, _ATTEMPTS + 1):
+        manifest = make_manifest(path, report.checked, stop)
+        found = {manifest.file(name): digest for name, digest in manifest.files}
+        wrong = [file for file in chosen.files if _differs(file, found.get(commit.folder / file.name))]
+        if not wrong:
+            save_manifest(manifest)
+            return
+        for file in wrong:  # also at the last try: it must not lie there at the next start
+            (commit.folder / file.name).unlink()
+        if attempt < _ATTEMPTS:
+            counter = _Counter(sum(file.num_bytes for file in wrong), report.fetched, stop)
+            for file in wrong:
+                log.warning("%s: %s is not what the hub says; fetching it again", commit.model, file.name)
+                _file(commit, file.name, counter)
+    name = wrong[0].name
+    raise model_damaged(
+        f"{commit.model}: {name} has SHA-256 {found[commit.folder / name]} after {_ATTEMPTS} downloads, the hub says "
+        f"{wrong[0].sha256}; look for a proxy that changes it, then start again"
+    )
+
+
+def _differs(file: RemoteFile, digest: str | None) -> bool:
+    return file.sha256 is not None and digest not in (None, file.sha256)
 
 
 def _model_path(folder: Path, single: str | None) -> Path:
     return folder / single if single else folder
 
 
-def _only_gguf(folder: Path) -> str | None:
-    """The file that was fetched of a repository that has one GGUF file and no safetensors."""
-    if manifest_path(folder).exists():
-        return None
-    fetched = [file.relative_to(folder).as_posix() for file in folder.rglob("*.gguf") if manifest_path(file).exists()]
-    return fetched[0] if len(fetched) == 1 else None
+class _Counter:
+    """Counts bytes, and ends the download when it should stop."""
 
+    def __init__(self, total: int, progress: Progress, stop: threading.Event) -> None:
+        self.done, self.stop = 0, stop
+        self._total, self._progress = total, progress
 
-def _counter(total: int, progress: Progress, stop: threading.Event) -> type[tqdm[Any]]:
-    """A progress bar that draws nothing: it counts bytes, and ends the download when it should stop."""
-    done = 0
+    def check(self) -> None:
+        """Raises Stopped."""
+        if self.stop.is_set():
+            raise Stopped
 
-    class Counter(tqdm):  # type: ignore[type-arg]
-        def __init__(self, *args: Any, **options: Any) -> None:
-            options.pop("name", None)
-            super().__init__(*args, **options | {"disable": True})
+    def add(self, num_bytes: int) -> None:
+        """Raises Stopped."""
+        self.check()
+        self.done = min(self._total, self.done + num_bytes)
+        self._progress(self.done, self._total)
 
-        def update(self, n: float | None = 1) -> bool | None:
-            nonlocal done
-            if stop.is_set():
-                raise Stopped
-            done = min(total, done + int(n or 0))
-            progress(done, total)
-            return None
+    @property
+    def bar(self) -> type[tqdm[Any]]:
+        """A progress bar that draws nothing."""
+        add = self.add
 
-    return Counter
+        class Bar(tqdm):  # type: ignore[type-arg]
+            def __init__(self, *args: Any, **options: Any) -> None:
+                options.pop("name", None)
+                super().__init__(*args, **options | {"disable": True})
+
+            def update(self, n: float | None = 1) -> bool | None:
+                add(int(n or 0))
+                return None
+
+        return Bar
