@@ -50,6 +50,8 @@ class Memory:
     scaling: autoscale.Memory = field(default_factory=autoscale.Memory)
     adapting: adapt.Memory = field(default_factory=adapt.Memory)
     revising: revise.Memory = field(default_factory=revise.Memory)
+    # How far the steps that fetch were, by uid of their pods.
+    fetches: dict[str, plan.Moved] = field(default_factory=dict)
     # Since when pods that serve are hardly used; None while they are not.
     calm_since: float | None = None
     # Why the last full pass could not do what the resource asks for; a pass that is not full does not try again.
@@ -91,6 +93,7 @@ class Reconciler:
                 return False
             known = memory.snapshot
             memory.snapshot = replace(seen, states=known.states if known is not None else {})
+            self._follow_fetches(memory)
         await self._settle(memory, full)
         return True
 
@@ -270,6 +273,10 @@ class Reconciler:
         await self._runtimes.forget({pod.uid for pod in snapshot.pods if pod.uid not in live})
         memory.scaling.keep(live)
         memory.snapshot = replace(snapshot, states=states)
+        self._follow_fetches(memory)
+
+    def _follow_fetches(self, memory: Memory) -> None:
+        memory.snapshot, memory.fetches = plan.followed(memory.known, memory.fetches, self._wall())
 
     # --- status ---
 

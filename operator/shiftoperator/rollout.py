@@ -225,9 +225,9 @@ class _Case:
 
     def seconds_unready(self, pod: Pod) -> float:
         """A pod without a node may have waited for one that ended its requests."""
-        if pod.changed_at is None:
+        if pod.start_began is None:
             return 0.0
-        waited = self.now - pod.changed_at
+        waited = self.now - pod.start_began
         return waited if pod.scheduled else waited - self.leaving_seconds
 
 
@@ -259,6 +259,8 @@ def _fails(case: _Case) -> _Verdict | None:
         if pod.failure is None:
             continue
         reason, message = reasons.of_failure(pod.failure.reason, pod.failure.message)
+        if pod.fetching and reason not in _FINAL:
+            continue  # it goes on where it was; the deadline counts from when it stands still
         if alone or reason in _FINAL or pod.num_failures >= FAILURES:
             return reason, f"pod {pod.name}: {message}"
     return None

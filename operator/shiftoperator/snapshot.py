@@ -65,11 +65,23 @@ class Pod:
     control_tls: bool = False
     # What the step before the runtime took to fetch the model.
     fetch_seconds: float = 0.0
+    # That step runs; when it ended well, and when it was last seen to go on, in seconds since 1970.
+    fetching: bool = False
+    fetched_at: float | None = None
+    moved_at: float | None = None
 
     @property
     def failure(self) -> Failure | None:
         """How the container ended, while the pod is not ready again."""
         return None if self.ready else self.ended
+
+    @property
+    def start_began(self) -> float | None:
+        """From when on a start that does not end is held against the pod, in seconds since 1970. How long a model takes
+        to come is up to its size and the line; once it stands still, or is there, the time runs."""
+        if self.changed_at is None:
+            return None
+        return max(self.changed_at, self.fetched_at or 0.0, self.moved_at or 0.0)
 
     @property
     def num_failures(self) -> int:
@@ -252,6 +264,8 @@ def pod_from(obj: Object) -> Pod:
         retiring=metadata.get("annotations", {}).get(contract.ANNOTATION_RETIRING, ""),
         control_tls=_has_control_tls(obj),
         fetch_seconds=_fetch_seconds(status),
+        fetching="running" in _of(status, "initContainerStatuses", names.FETCH_CONTAINER).get("state", {}),
+        fetched_at=_fetched_at(status),
     )
 
 
@@ -282,6 +296,12 @@ def _of(status: Object, kind: str, name: str) -> Object:
 def _ended_well(step: Object) -> bool:
     ended = step.get("state", {}).get("terminated")
     return bool(ended) and ended.get("exitCode") == 0
+
+
+def _fetched_at(status: Object) -> float | None:
+    step = _of(status, "initContainerStatuses", names.FETCH_CONTAINER)
+    text = step.get("state", {}).get("terminated", {}).get("finishedAt")
+    return datetime.fromisoformat(text).timestamp() if text and _ended_well(step) else None
 
 
 def _fetch_seconds(status: Object) -> float:

@@ -10,6 +10,7 @@ from shiftoperator.plan.children import (
     revision,
 )
 from shiftoperator.plan.control import access, control_token, rotation_asked, stored_certificates
+from shiftoperator.plan.fetches import Moved, followed
 from shiftoperator.plan.loads import SHARE_SECONDS, TokenSample, observation, pod_load, sample, throughput_share
 from shiftoperator.plan.policies import (
     PolicyPlan,
@@ -27,6 +28,7 @@ __all__ = [
     "SHARE_SECONDS",
     "Changes",
     "InForce",
+    "Moved",
     "PolicyPlan",
     "TokenSample",
     "access",
@@ -35,6 +37,7 @@ __all__ = [
     "changes",
     "contains",
     "control_token",
+    "followed",
     "foreign",
     "in_force",
     "in_words_of_the_spec",

@@ -58,7 +58,7 @@ def observation(
             if pod.uid in snapshot.states
         ),
         starting_seconds=tuple(
-            0.0 if pod.changed_at is None else max(0.0, now - pod.changed_at) for pod in staying if not pod.ready
+            0.0 if pod.start_began is None else max(0.0, now - pod.start_began) for pod in staying if not pod.ready
         ),
         stopping=len(snapshot.pods) - len(staying),
         rolling=rollout.rolling(snapshot),
