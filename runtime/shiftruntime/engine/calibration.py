@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from shiftcore.costs import CostCurve, CostPoint
+from shiftcore.gears import GearTable
 from shiftcore.layout import Gear
+from shiftcore.refinement import next_size
 
 from shiftruntime.worker.messages import ChunkPlan, Sample
 
@@ -18,6 +20,7 @@ _LONG_SEQUENCES = 4
 _MIN_ROUNDS = 3
 _MAX_ROUNDS = 9
 _MIN_SIZES = 2
+_LADDER_SHARE = 0.75  # of the budget; the rest is for sizes near a crossover
 
 
 class Interrupted(Exception):
@@ -38,41 +41,87 @@ class CacheShape:
     layer_groups: int = 1
 
 
+@dataclass(frozen=True)
+class _Job:
+    """One step, and what it took in each gear, a value per round."""
+
+    chunks: tuple[ChunkPlan, ...]
+    seconds: defaultdict[Gear, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+
 def calibrate(
     run: RunChunks, gears: tuple[Gear, ...], shape: CacheShape, *, max_batched_tokens: int, budget_seconds: float
 ) -> dict[Gear, CostCurve]:
     """A cost curve per gear over n = 1, 2, 4, … tokens, and what a pair of a token and its context adds.
 
-    Small steps are decodes of n sequences, larger ones prefill chunks. The largest and the smallest size are always
-    measured; of the others those that the budget can repeat three times. The KV cache must be unused: its blocks are
-    overwritten.
+    ``gears`` from tp to base. Small steps are decodes of n sequences, larger ones prefill chunks. The largest and the
+    smallest size are always measured; of the others those that the budget can repeat three times. With what is left of
+    it, sizes between the two that bracket a crossover follow. The KV cache must be unused: its blocks are overwritten.
     """
+    started = time.monotonic()
+    sizes = _warmed(run, gears, shape, max_batched_tokens, budget_seconds)
+    contexts = {pairs: _Job(chunks) for pairs, chunks in _context_steps(shape)}
+    jobs = [*sizes.values(), *contexts.values()]
+    done = 0
+    while done < _MIN_ROUNDS or (done < _MAX_ROUNDS and time.monotonic() - started <= _LADDER_SHARE * budget_seconds):
+        _round(run, gears if done % 2 == 0 else gears[::-1], jobs)
+        done += 1
+    _refine(run, gears, shape, sizes, rounds=done, deadline=started + budget_seconds)
+    pair_seconds = {
+        gear: _pair_seconds([(pairs, job.seconds[gear]) for pairs, job in contexts.items()]) for gear in gears
+    }
+    return _curves(gears, sizes, pair_seconds)
+
+
+def _warmed(
+    run: RunChunks, gears: tuple[Gear, ...], shape: CacheShape, max_batched_tokens: int, budget_seconds: float
+) -> dict[int, _Job]:
+    """The sizes that the budget can repeat, ascending. The first round warms each shape and is not counted."""
     steps = {n: chunks for n in _sizes(max_batched_tokens) if (chunks := step_chunks(n, shape)) is not None}
     started = time.monotonic()
     kept: list[int] = []
-    # The first round warms each shape and is not counted. The largest size comes first: it tells the capacity.
-    for n in [max(steps), *sorted(steps)[:-1]]:
+    for n in [max(steps), *sorted(steps)[:-1]]:  # the largest first: it tells the capacity
         for gear in gears:
-            _timed(run, gear, steps[n])
+            run(gear, steps[n])
         kept.append(n)
         if (1 + _MIN_ROUNDS) * (time.monotonic() - started) > budget_seconds and len(kept) >= _MIN_SIZES:
             break
-    contexts = _context_steps(shape)
-    jobs = [steps[n] for n in sorted(kept)] + [chunks for _, chunks in contexts]
-    samples: dict[tuple[Gear, int], list[float]] = defaultdict(list)
-    for done in range(_MAX_ROUNDS):
-        if done >= _MIN_ROUNDS and time.monotonic() - started > budget_seconds:
-            break
-        for job, chunks in enumerate(jobs):
-            for gear in gears if done % 2 == 0 else gears[::-1]:
-                samples[gear, job].append(_timed(run, gear, chunks))
+    return {n: _Job(steps[n]) for n in sorted(kept)}
 
-    def curve(gear: Gear) -> CostCurve:
-        points = tuple(CostPoint.of(n, samples[gear, job]) for job, n in enumerate(sorted(kept)))
-        measured = [(pairs, samples[gear, len(kept) + i]) for i, (pairs, _) in enumerate(contexts)]
-        return CostCurve(points, _pair_seconds(measured))
 
-    return {gear: curve(gear) for gear in gears}
+def _refine(
+    run: RunChunks, gears: tuple[Gear, ...], shape: CacheShape, sizes: dict[int, _Job], *, rounds: int, deadline: float
+) -> None:
+    """Add the sizes that tell crossovers apart, each measured as often as the others, while there is time for one."""
+    while (n := next_size(GearTable(gears[-1], costs := _curves(gears, sizes)))) is not None:
+        chunks = step_chunks(n, shape)
+        expected = (1 + rounds) * sum(costs[gear].seconds(n) for gear in gears)
+        if chunks is None or time.monotonic() + expected > deadline:
+            return
+        job = _Job(chunks)
+        for gear in gears:  # warms the shape
+            run(gear, chunks)
+        for done in range(rounds):
+            _round(run, gears if done % 2 == 0 else gears[::-1], [job])
+        sizes[n] = job
+
+
+def _round(run: RunChunks, gears: tuple[Gear, ...], jobs: Sequence[_Job]) -> None:
+    for job in jobs:
+        for gear in gears:
+            started = time.perf_counter()
+            run(gear, job.chunks)
+            job.seconds[gear].append(time.perf_counter() - started)
+
+
+def _curves(
+    gears: tuple[Gear, ...], sizes: Mapping[int, _Job], pair_seconds: Mapping[Gear, float] | None = None
+) -> dict[Gear, CostCurve]:
+    known = pair_seconds or {}
+    return {
+        gear: CostCurve(tuple(CostPoint.of(n, sizes[n].seconds[gear]) for n in sorted(sizes)), known.get(gear, 0.0))
+        for gear in gears
+    }
 
 
 def _context_steps(shape: CacheShape) -> list[tuple[int, tuple[ChunkPlan, ...]]]:
@@ -131,9 +180,3 @@ def _chunks(lengths: Sequence[tuple[int, int]], shape: CacheShape) -> tuple[Chun
 def _sizes(largest: int) -> list[int]:
     sizes = [1 << i for i in range(largest.bit_length())]
     return sizes if sizes[-1] == largest else [*sizes, largest]
-
-
-def _timed(run: RunChunks, gear: Gear, chunks: tuple[ChunkPlan, ...]) -> float:
-    started = time.perf_counter()
-    run(gear, chunks)
-    return time.perf_counter() - started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from shiftcore.gears import GearTable
 from shiftcore.layout import Gear
 from shiftruntime.engine.calibration import CacheShape, calibrate, step_chunks
 from shiftruntime.worker.messages import ChunkPlan
@@ -27,18 +28,24 @@ def test_a_measured_step_fits_the_cache(n: int, num_blocks: int, lengths: list[i
 
 
 class SteadyMachine:
-    """Steps that take what a formula says, on a clock of their own."""
+    """Steps that take what a formula says, on a clock of their own.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, pair_seconds: float) -> None:
+    ``sequence_seconds``: what each step of a sequence gear takes beside its tokens.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, pair_seconds: float, sequence_seconds: float = 0.0) -> None:
         self.now = 0.0
-        self._pair_seconds = pair_seconds
+        self.steps: list[int] = []
+        self._pair_seconds, self._sequence_seconds = pair_seconds, sequence_seconds
         for clock in ("monotonic", "perf_counter"):
             monkeypatch.setattr(f"shiftruntime.engine.calibration.time.{clock}", lambda: self.now)
 
     def run(self, gear: Gear, chunks: tuple[ChunkPlan, ...]) -> None:
         tokens = sum(len(chunk.tokens) for chunk in chunks)
         pairs = sum(len(chunk.tokens) * chunk.start for chunk in chunks)
+        self.steps.append(tokens)
         self.now += 1e-3 + tokens * 1e-4 / gear.sequence + pairs * self._pair_seconds
+        self.now += self._sequence_seconds * (gear.sequence > 1)
 
 
 @pytest.mark.parametrize("pair_seconds", [0.0, 2e-7])
@@ -58,3 +65,42 @@ def test_a_cache_without_room_for_a_long_context_says_nothing_about_it(monkeypat
     shape = CacheShape(max_num_seqs=8, max_model_len=100, num_blocks=2048, block_size=16)
     table = calibrate(machine.run, (Gear(1, 2),), shape, max_batched_tokens=64, budget_seconds=20)
     assert table[Gear(1, 2)].pair_seconds == 0.0
+
+
+SHAPE = CacheShape(max_num_seqs=8, max_model_len=4096, num_blocks=2048, block_size=16)
+GEARS = (Gear(1, 2), Gear(2, 1))
+CROSSING_TOKENS = 300
+CROSSING_SECONDS = CROSSING_TOKENS * (1e-4 - 1e-4 / 2)
+
+
+def test_sizes_between_the_two_that_bracket_the_crossover_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = SteadyMachine(monkeypatch, 0.0, CROSSING_SECONDS)
+    table = calibrate(machine.run, GEARS, SHAPE, max_batched_tokens=512, budget_seconds=20)
+    sizes = [point.tokens for point in table[GEARS[0]].points]
+    assert sizes == [point.tokens for point in table[GEARS[1]].points]
+    assert set(sizes) - {1 << i for i in range(10)} == {384, 320, 288, 304}
+    assert GearTable(GEARS[1], table).crossover.tokens == 304
+    rounds = {point.samples for gear in GEARS for point in table[gear].points}
+    assert rounds == {9}, "all sizes are measured equally often"
+    assert machine.now < 20
+
+
+@pytest.mark.parametrize("budget_seconds", [0.05, 0.6, 1.0, 1.4, 1.8, 2.2, 3.0, 4.0])
+def test_sizes_that_follow_keep_to_the_budget(monkeypatch: pytest.MonkeyPatch, budget_seconds: float) -> None:
+    """What overruns is only what a calibration always measures."""
+
+    def seconds() -> float:
+        machine = SteadyMachine(monkeypatch, 0.0, CROSSING_SECONDS)
+        calibrate(machine.run, GEARS, SHAPE, max_batched_tokens=512, budget_seconds=budget_seconds)
+        return machine.now
+
+    refined = seconds()
+    monkeypatch.setattr("shiftruntime.engine.calibration.next_size", lambda table: None)
+    assert refined <= max(budget_seconds, seconds())
+
+
+def test_without_a_crossover_nothing_is_refined(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = SteadyMachine(monkeypatch, 0.0, 1.0)
+    table = calibrate(machine.run, GEARS, SHAPE, max_batched_tokens=512, budget_seconds=200)
+    assert GearTable(GEARS[1], table).crossover.reason == "NoCrossover"
+    assert [point.tokens for point in table[GEARS[0]].points] == [1 << i for i in range(10)]
