@@ -70,6 +70,23 @@ class Gear:
         return tuple(range(self.sequence_index(rank), self.ranks, self.sequence))
 
 
+def base_gear(gpus: int, sequence: int | None = None, tensor: int | None = None) -> Gear:
+    """The base gear of a pod from what a person sets of its degrees; pure sequence parallelism where nothing is.
+
+    Raises LayoutError where their product is not ``gpus``.
+    """
+    if sequence is None:
+        sequence = gpus // (tensor or 1)
+    if tensor is None:
+        tensor = gpus // max(1, sequence)
+    if sequence * tensor != gpus:
+        raise LayoutError(
+            f"sequence {sequence} × tensor {tensor} = {sequence * tensor}, but gpus is {gpus}; "
+            "the product must equal gpus, or leave one of them out"
+        )
+    return Gear(sequence, tensor)
+
+
 def tp_gear(ranks: int) -> Gear:
     """The gear of lowest latency (paper: shift config)."""
     return Gear(1, ranks)

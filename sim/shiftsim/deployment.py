@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from shiftcore.layout import Gear, LayoutError
+from shiftcore.layout import Gear, LayoutError, base_gear
 from shiftcore.policy import Mode, Policy, PolicyError
 
 from shiftsim import models
@@ -75,23 +75,22 @@ def _model(model: Mapping[str, Any]) -> str:
 
 def _gears(parallelism: Mapping[str, Any]) -> tuple[int, Gear]:
     gpus = _whole("parallelism.gpus", parallelism.get("gpus"))
-    sequence, tensor = parallelism.get("sequence"), parallelism.get("tensor")
-    if sequence is None:
-        sequence = gpus // _whole("parallelism.tensor", tensor or 1)
-    sequence = _whole("parallelism.sequence", sequence)
-    tensor = _whole("parallelism.tensor", tensor or gpus // sequence)
-    if sequence * tensor != gpus:
-        raise UserError(
-            f"spec.parallelism.sequence {sequence} × tensor {tensor} is not gpus {gpus}; make the product equal or "
-            "leave one of them out"
-        )
+    sequence, tensor = (
+        None if parallelism.get(name) is None else _whole(f"parallelism.{name}", parallelism[name])
+        for name in ("sequence", "tensor")
+    )
     try:
-        return gpus, Gear(sequence, tensor)
+        return gpus, base_gear(gpus, sequence, tensor)
     except LayoutError as error:
         raise UserError(f"spec.parallelism: {error}") from error
 
 
 def _policy(shift: Mapping[str, Any]) -> Policy:
+    if shift.get("schedules"):
+        raise UserError(
+            "spec.shift.schedules changes the policy by the clock on the wall, which a trace does not have; take "
+            "a copy with the policy of one window instead, and play the part of the trace in it with --start and --end"
+        )
     mode = shift.get("policy", "Auto")
     if mode not in tuple(Mode):
         raise UserError(f"spec.shift.policy {mode!r} is unknown; use {', '.join(Mode)}")

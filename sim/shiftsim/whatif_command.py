@@ -31,8 +31,9 @@ cost in GPU-hours: GPUs times the time from the first arrival to the last.
   dp      engines of one GPU each, bought one GPU at a time, which no pod of several GPUs can be
 
 "below" is why one replica less is not enough: the target that is missed first, or that the model does not fit.
-The size does not change during the trace: for that see shift-sim autoscale. Schedules and bounds of a threshold are
-left aside. What spec.engine does not say is as a pod has it: 64 requests at once, steps of 2,048 tokens.
+The size does not change during the trace: for that see shift-sim autoscale. Bounds of a threshold are left aside; a
+resource with schedules is refused, since a trace has no clock on the wall. What spec.engine does not say is as a pod
+has it: 64 requests at once, steps of 2,048 tokens.
 """
 EPILOG = """\
 Example:

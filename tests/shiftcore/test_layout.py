@@ -8,6 +8,7 @@ from shiftcore.layout import (
     HeadLayout,
     LayoutError,
     allowed_gears,
+    base_gear,
     padded_vocabulary,
     shard,
     tp_gear,
@@ -106,6 +107,19 @@ def test_allowed_gears_run_from_tp_to_base() -> None:
     assert [g.name for g in allowed_gears(Gear(2, 4))] == ["tp8", "sp2tp4"]
     assert allowed_gears(tp_gear(8)) == (tp_gear(8),)
     assert allowed_gears(Gear(6, 1)) == (Gear(1, 6), Gear(2, 3), Gear(3, 2), Gear(6, 1))
+
+
+@pytest.mark.parametrize(
+    ("degrees", "name"), [((), "sp8"), ((8,), "sp8"), ((2, None), "sp2tp4"), ((None, 2), "sp4tp2"), ((1, 8), "tp8")]
+)
+def test_a_base_gear_is_completed_from_what_is_set(degrees: tuple[int | None, ...], name: str) -> None:
+    assert base_gear(8, *degrees).name == name
+
+
+@pytest.mark.parametrize("degrees", [(3, None), (None, 3), (4, 4), (0, None), (None, 0), (-1, -8), (16, None)])
+def test_degrees_whose_product_is_not_the_gpus_are_refused(degrees: tuple[int | None, int | None]) -> None:
+    with pytest.raises(LayoutError, match=r"gpus is 8|must be positive"):
+        base_gear(8, *degrees)
 
 
 @pytest.mark.parametrize("ranks", POD_SIZES)

@@ -85,11 +85,16 @@ def test_a_resource_is_answered_in_gpus(
     [
         ("gpus: 2", "gpus: 4", "--hardware 2xH100 has 2 GPUs, spec.parallelism.gpus is 4"),
         ("gpus: 2", "gpus: two", "spec.parallelism.gpus is 'two'; write a whole number"),
-        ("gpus: 2", "gpus: 2, sequence: 2, tensor: 2", "spec.parallelism.sequence 2 × tensor 2 is not gpus 2"),
+        ("gpus: 2", "gpus: 2, sequence: 2, tensor: 2", "spec.parallelism: sequence 2 × tensor 2 = 4, but gpus is 2"),
         ("Llama-3.1-8B", "Unheard-Of", "of which no shape is known; give --model"),
         ("{ttftMs: 500, tpotMs: 60}", "{}", "spec.slo has no target"),
         ("ttftMs: 500", "ttftMs: -5", "spec.slo.ttftMs is -5; write a whole number"),
         ("  slo:", "  shift: {policy: Fast}\n  slo:", "spec.shift.policy 'Fast' is unknown; use Auto"),
+        (
+            "  slo:",
+            "  shift: {schedules: [{name: night, start: '22:00', end: '06:00', policy: Throughput}]}\n  slo:",
+            "spec.shift.schedules changes the policy by the clock on the wall, which a trace does not have",
+        ),
         ("  slo:", "  engine: {maxNumSeqs: 0}\n  slo:", "spec.engine.maxNumSeqs is 0; write a whole number"),
         ("kind: Secret", "kind: ShiftDeployment", "has 2 of kind ShiftDeployment, must have one"),
         ("metadata: {name", "metadata: {{name", "no YAML"),

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from shiftcore.layout import Gear
+from shiftcore import layout
+from shiftcore.layout import Gear, LayoutError
 from shiftprotos import contract
 
 from shiftoperator.errors import InvalidSpecError
@@ -57,17 +58,10 @@ def base_gear(parallelism: dict[str, Any]) -> Gear:
     gpus = parallelism.get("gpus", 0)
     if not 1 <= gpus <= contract.MAX_GPUS:
         raise InvalidSpecError(f"parallelism.gpus {gpus} must lie in 1..{contract.MAX_GPUS}")
-    sequence, tensor = parallelism.get("sequence"), parallelism.get("tensor")
-    if sequence is None:
-        sequence = gpus // (tensor or 1)
-    if tensor is None:
-        tensor = gpus // sequence
-    if sequence * tensor != gpus:
-        raise InvalidSpecError(
-            f"sequence {sequence} × tensor {tensor} = {sequence * tensor}, but gpus is {gpus}; "
-            "the product must equal gpus, or leave one of them out"
-        )
-    return Gear(sequence, tensor)
+    try:
+        return layout.base_gear(gpus, parallelism.get("sequence"), parallelism.get("tensor"))
+    except LayoutError as error:
+        raise InvalidSpecError(str(error)) from error
 
 
 def policy(shift: dict[str, Any]) -> Policy:
