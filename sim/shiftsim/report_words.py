@@ -30,7 +30,7 @@ _LEFT_OUT = (
 )
 _NAMES = {
     "trace name": "Trace",
-    "trace rate": "Arrivals faster by (factor)",
+    "trace speed": "Arrivals faster by (factor)",
     "trace spread_seconds": "Arrivals spread over",
     "trace seed": "Seed",
     "trace start_seconds": "From second",

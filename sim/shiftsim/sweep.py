@@ -19,7 +19,7 @@ from shiftsim.trace import Arrival, Shape
 
 @dataclass(frozen=True)
 class Load:
-    """Of one cell. With a trace, ``rate`` is a factor of its own speed and its lengths hold; else requests per second.
+    """Of one cell. With a trace, ``rate`` is a factor of its speed and its lengths hold; else requests per second.
 
     ``prompt_tokens`` 0 stands for the trace's own.
     """
@@ -37,7 +37,7 @@ class Load:
                 self.rate, self.requests, self.prompt_tokens, self.output_tokens, self.shape.seed
             )
             return
-        for arrival in trace.read(self.path, replace(self.shape, rate=self.shape.rate * self.rate)):
+        for arrival in trace.read(self.path, replace(self.shape, speed=self.shape.speed * self.rate)):
             yield replace(arrival, prompt_tokens=self.prompt_tokens or arrival.prompt_tokens)
 
 

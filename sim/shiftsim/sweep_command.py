@@ -16,17 +16,17 @@ from shiftsim.errors import UserError
 from shiftsim.progress import bars
 from shiftsim.replay_command import add_engine, settings
 from shiftsim.sweep import Cell, Found, Load, Service, run
-from shiftsim.trace_options import add_shape, shape
+from shiftsim.trace_options import Renamed, add_shape, shape
 
 DESCRIPTION = """\
 Replays a load once for each rate, length of prompts and layout. The load is a Poisson process of equal requests, with
---rates in requests per second; or a trace, whose speed --scales multiplies and whose lengths hold unless --prompts
-are given. A cell is red that does not keep up: then its latencies grow with the length of the load.
+--rates in requests per second; or a trace, at each of --speeds times its own, whose lengths hold unless --prompts are
+given. A cell is red that does not keep up: then its latencies grow with the length of the load.
 """
 EPILOG = """\
 Examples:
   shift-sim sweep --model llama-3.3-70b-fp8 --hardware 8xH200 --rates 1,4,8 --prompts 1000,8000 --output 250
-  shift-sim sweep --model llama-3.3-70b-fp8 --hardware 8xH200 --trace day.csv --scales 0.5,1,2 \\
+  shift-sim sweep --model llama-3.3-70b-fp8 --hardware 8xH200 --trace day.csv --speeds 0.5,1,2 \\
       --layout tp --layout shift
 """
 
@@ -43,7 +43,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_argument("--output", type=int, default=250, metavar="N", help="tokens of every answer (default: %(default)s)")
     add_argument("--requests", type=int, default=1000, metavar="N", help="per cell (default: %(default)s)")
     add_argument("--trace", type=Path, metavar="FILE", help="instead of --rates: " + ", ".join(trace.COLUMNS))
-    add_argument("--scales", default="1", metavar="X,X", help="times the speed of the trace (default: 1)")
+    add_argument("--speeds", default="1", metavar="X,X", help="of the trace, as factors; times --speed (default: 1)")
+    add_argument("--scales", action=Renamed, new="--speeds")
     add_argument("--workers", type=int, default=2, metavar="N", help="processes (default: %(default)s)")
     add_argument("--json", action="store_true", help="one JSON object instead of a table; the same bytes each time")
     add_engine(parser, measured_pods=False)
@@ -90,7 +91,7 @@ def _cells(options: argparse.Namespace) -> list[Cell]:
     names = list(dict.fromkeys(options.layout or layouts.NAMES))
     for name in names:
         layouts.parse(name, gpus, base=options.base)
-    rates = _positive(options.scales if options.trace else options.rates, "--scales" if options.trace else "--rates")
+    rates = _positive(options.speeds if options.trace else options.rates, "--speeds" if options.trace else "--rates")
     prompts = [_whole(p, "--prompts") for p in _positive(options.prompts, "--prompts")] if options.prompts else [0]
     loads = [
         Load(rate, prompt, options.output, options.requests, options.trace, shape(options))
@@ -123,7 +124,7 @@ def _table(options: argparse.Namespace, found: Sequence[Found]) -> Table:
     title += options.trace.name if options.trace else f"{options.requests:,} requests, {options.output:,} tokens out"
     page = Table(title=title, title_justify="left")
     headings = ("trace ×" if options.trace else "req/s", "prompt\ntokens", "layout", "TTFT\np50 s", "TTFT\np95 s",
-                "TPOT\np50 ms", "TPOT\np95 ms", "tokens/s\nin+out")  # fmt: skip
+                "TPOT\np50 ms", "TPOT\np95 ms", "tokens/s\nin+out", "refused")  # fmt: skip
     for heading in headings:
         page.add_column(heading, justify="left" if heading == "layout" else "right")
     for result in found:
@@ -134,12 +135,13 @@ def _table(options: argparse.Namespace, found: Sequence[Found]) -> Table:
 def _row(found: Found) -> tuple[str, ...]:
     load = (f"{found.rate:g}", f"{found.prompt_tokens:,}" if found.prompt_tokens else "own", found.layout)
     if found.unfit:
-        return (*load, *("–" * 5))
+        return (*load, *("–" * 6))
     return (
         *load,
         *(f"{seconds:,.3g}" for seconds in (found.ttft_p50_seconds, found.ttft_p95_seconds)),
         *(f"{seconds * 1000:,.3g}" for seconds in (found.tpot_p50_seconds, found.tpot_p95_seconds)),
         f"{found.tokens_per_second:,.0f}",
+        f"{found.refused:,}",
     )
 
 

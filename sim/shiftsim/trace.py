@@ -35,13 +35,13 @@ class Arrival:
 class Shape:
     """How a trace is replayed: which part of it, how fast, and with which noise.
 
-    ``rate`` 2 lets the same requests arrive in half the time. ``spread_seconds`` moves each arrival later by a random
+    ``speed`` 2 lets the same requests arrive in half the time. ``spread_seconds`` moves each arrival later by a random
     part of it, for traces whose clock is coarse and would otherwise be replayed as batches.
     """
 
     start_seconds: float = 0.0
     end_seconds: float = math.inf
-    rate: float = 1.0
+    speed: float = 1.0
     spread_seconds: float = 0.0
     seed: int = 0
 
@@ -51,8 +51,8 @@ class Shape:
                 f"the window from {self.start_seconds:g} s to {self.end_seconds:g} s is empty; "
                 "give a start of at least 0 and a later end"
             )
-        if not (0 < self.rate < math.inf):
-            raise UserError(f"a rate of {self.rate:g} must be above 0; 1 replays the trace as recorded")
+        if not (0 < self.speed < math.inf):
+            raise UserError(f"a speed of {self.speed:g} must be above 0; 1 replays the trace as recorded")
         if not (0 <= self.spread_seconds < math.inf):
             raise UserError(f"{self.spread_seconds:g} s to spread arrivals over must be 0 or more")
 
@@ -64,7 +64,7 @@ def read(path: Path, shape: Shape = AS_RECORDED) -> Iterator[Arrival]:
     """Requests in order of arrival; raises TraceError at the row that cannot be replayed."""
     inside = _window(_rows(path), shape)
     for row in _spread(inside, shape) if shape.spread_seconds else inside:
-        seconds = (row.seconds - shape.start_seconds) / shape.rate
+        seconds = (row.seconds - shape.start_seconds) / shape.speed
         yield Arrival(seconds, row.prompt_tokens, row.output_tokens)
 
 

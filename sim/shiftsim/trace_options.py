@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any, NoReturn
 
 from shiftsim import trace
 
@@ -14,9 +15,10 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
     add("--start", type=float, default=0.0, metavar="SECONDS", help="leave out what arrives before (default: 0)")
     add("--end", type=float, default=float("inf"), metavar="SECONDS", help="leave out what arrives from then on")
     add(
-        "--rate", type=float, default=1.0, metavar="FACTOR",
+        "--speed", type=float, default=1.0, metavar="FACTOR",
         help="2 lets the same requests arrive in half the time (default: 1)",
     )  # fmt: skip
+    add("--rate", action=Renamed, new="--speed")
     add(
         "--spread", type=float, default=0.0, metavar="SECONDS",
         help="move each arrival later by a random part of this; for traces whose clock is coarse, such as Mooncake's "
@@ -25,6 +27,17 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="N", help="of that random part (default: 0)")
 
 
+class Renamed(argparse.Action):
+    """An option that has another name now: refused, and not taken for the beginning of another one."""
+
+    def __init__(self, option_strings: list[str], dest: str, new: str) -> None:
+        super().__init__(option_strings, dest, help=argparse.SUPPRESS, default=argparse.SUPPRESS)
+        self._new = new
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        parser.error(f"{self.option_strings[0]} has another name; give {self._new}")
+
+
 def shape(options: argparse.Namespace) -> trace.Shape:
     """Raises UserError."""
-    return trace.Shape(options.start, options.end, options.rate, options.spread, options.seed)
+    return trace.Shape(options.start, options.end, options.speed, options.spread, options.seed)

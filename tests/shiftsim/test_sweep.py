@@ -50,7 +50,7 @@ def test_a_trace_is_swept_by_its_speed(
 ) -> None:
     path = tmp_path / "t.csv"
     path.write_text("arrival_s,prompt_tokens,output_tokens\n0,1000,5\n1,3000,5\n2,1000,5\n")
-    sweep(monkeypatch, "--trace", str(path), "--scales", "1,1000", "--layout", "tp", "--workers", "1", "--json")
+    sweep(monkeypatch, "--trace", str(path), "--speeds", "1,1000", "--layout", "tp", "--workers", "1", "--json")
     slow, fast = json.loads(capsys.readouterr().out)["cells"]
     assert slow["ttft_p95_seconds"] < fast["ttft_p95_seconds"]
     assert slow["finished"] == fast["finished"] == 3
@@ -59,7 +59,18 @@ def test_a_trace_is_swept_by_its_speed(
 def test_a_sweep_is_shown_in_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     sweep(monkeypatch, "--rates", "1", "--prompts", "100", "--requests", "3", "--workers", "1")
     page = capsys.readouterr().out
-    assert all(name in page for name in ("req/s", "tokens/s", "shift-calibrated", "dp"))
+    assert all(name in page for name in ("req/s", "tokens/s", "refused", "shift-calibrated", "dp"))
+
+
+def test_a_sweep_says_how_many_were_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Without it a cell that refuses long requests looks like one with low latencies."""
+    path = tmp_path / "t.csv"
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n" + "0,900,5\n" * 7 + "0,100,5\n")
+    sweep(monkeypatch, "--trace", str(path), "--layout", "tp", "--max-model-len", "500", "--workers", "1")
+    row = next(line for line in capsys.readouterr().out.splitlines() if "tp" in line)
+    assert row.split("│")[-2].strip() == "7"
 
 
 @pytest.mark.parametrize(
@@ -67,6 +78,8 @@ def test_a_sweep_is_shown_in_a_table(monkeypatch: pytest.MonkeyPatch, capsys: py
     [
         ((), "a sweep needs a load"),
         (("--rates", "1"), "give --prompts"),
+        (("--trace", "t.csv", "--scales", "2"), "--scales has another name; give --speeds"),
+        ((*RATES, "--rate", "2"), "--rate has another name; give --speed"),
         (("--rates", "0", "--prompts", "9"), "--rates '0' must be numbers above 0"),
         (("--rates", "1", "--prompts", "9.5"), "--prompts 9.5 is no whole number"),
         ((*RATES, "--workers", "0"), "--workers 0 must be at least 1"),

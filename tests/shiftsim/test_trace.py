@@ -87,7 +87,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_window_and_a_rate_move_the_clock(tmp_path: Path) -> None:
     path = trace(tmp_path, HEADER + "".join(f"{second},{second + 1},1\n" for second in range(10)))
-    found = list(read(path, Shape(start_seconds=2, end_seconds=6, rate=2)))
+    found = list(read(path, Shape(start_seconds=2, end_seconds=6, speed=2)))
     assert found == [Arrival(0.0, 3, 1), Arrival(0.5, 4, 1), Arrival(1.0, 5, 1), Arrival(1.5, 6, 1)]
 
 
@@ -110,8 +110,8 @@ def test_grouped_arrivals_are_spread_in_order_without_loss(tmp_path: Path) -> No
         {"start_seconds": 5.0, "end_seconds": 5.0},
         {"start_seconds": -1.0},
         {"start_seconds": math.nan},
-        {"rate": 0.0},
-        {"rate": math.inf},
+        {"speed": 0.0},
+        {"speed": math.inf},
         {"spread_seconds": -1.0},
     ],
 )
