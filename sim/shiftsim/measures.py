@@ -18,8 +18,8 @@ _RATIO = math.log(1.01)
 class Distribution:
     """Values of at least 0. Beyond a million their logarithms are counted, for percentiles within half a per cent."""
 
-    def __init__(self, exact: int = EXACT) -> None:
-        self._exact = exact
+    def __init__(self, exact: int | None = None) -> None:
+        self._exact = EXACT if exact is None else exact
         self._values = array("d")
         self._sorted = True
         self._counts: Counter[int] = Counter()  # by logarithm; the smallest is that of 0
