@@ -1,8 +1,9 @@
 """The operator's autoscaler in the loop: it looks at simulated pods every few seconds, decides, and pods come and go.
 
 Deciding is `shiftcore.scaling`; what carries it out here is as in the operator. A new pod serves after its start-up
-time. The least loaded pod leaves first: it takes no new requests and ends what it has; if those that stay ask for more
-meanwhile it is replaced when it is empty, since a drained pod cannot serve again.
+time. The least loaded pods leave first: they take no new requests and end what they have, and all leave when the last
+of them is empty or the time to drain is over. Until then nobody is ordered; a pod that is empty at the moment at which
+those that stay ask for more is replaced, since a drained pod cannot serve again.
 """
 
 from __future__ import annotations
@@ -71,7 +72,6 @@ class ScaledFleet:
         self._named = 0
         self._replicas = service.limits.minimum
         self._pods: list[Pod] = []  # longest ready first
-        self._undone = False  # a scale-in that is under way
         self._order(-service.start.total_seconds)
 
     def replay(self, arrivals: Iterable[Arrival], progress: Progress = lambda arrived: None) -> None:
@@ -124,8 +124,7 @@ class ScaledFleet:
         seen = self._observation(now, len(leaving))
         decision, self._memory = scaling.decide(self.service.limits, seen, now, self._memory)
         if leaving:
-            self._undone |= decision.action is scaling.Action.OUT
-            self._retire(now, leaving)
+            self._retire(now, leaving, decision)
         elif decision.action is scaling.Action.OUT:
             self._resize(now, decision)
             self._order(now)
@@ -151,7 +150,6 @@ class ScaledFleet:
                 if pod.name in chosen:
                     pod.drained_since = now
             self._event(now, self._replicas - len(chosen), decision)
-            self._undone = False
             return
         # Pods that do not serve leave first, the youngest of them.
         target = max(decision.replicas, seen.replicas - seen.missing)
@@ -160,19 +158,24 @@ class ScaledFleet:
         self._event(now, target, decision)
         self._replicas = target
 
-    def _retire(self, now: float, leaving: list[Pod]) -> None:
-        for pod in leaving:
-            assert pod.drained_since is not None, f"pod {pod.name} does not leave"
-            if pod.engine.unfinished and now - pod.drained_since < self.service.drain_seconds:
-                continue
+    def _retire(self, now: float, leaving: list[Pod], decision: scaling.Decision) -> None:
+        """As the operator's retire.step, but that a pod is gone as soon as it may go."""
+        done = [pod for pod in leaving if self._may_go(pod, now)]
+        undone = decision.action is scaling.Action.OUT
+        if not undone and len(done) < len(leaving):
+            return
+        for pod in done:
             self.cut_off += pod.engine.unfinished
             self._remove(pod, now)
-            if not self._undone:
-                self._replicas -= 1
-        if self._undone and len(self._pods) < self._replicas:
-            message = "those that stay ask for more pods; the pod that left is replaced"
-            self.events.append(Event(now, len(self._pods), self._replicas, "ScaleInUndone", message))
+        if not undone:
+            self._replicas -= len(done)
+        elif done:
+            self.events.append(Event(now, len(self._pods), self._replicas, "ScaleInUndone", decision.message))
             self._order(now)
+
+    def _may_go(self, pod: Pod, now: float) -> bool:
+        assert pod.drained_since is not None, f"pod {pod.name} does not leave"
+        return not pod.engine.unfinished or now - pod.drained_since >= self.service.drain_seconds
 
     def _resize(self, now: float, decision: scaling.Decision) -> None:
         self._event(now, decision.replicas, decision)

@@ -1,8 +1,9 @@
 """One engine on a virtual clock: the runtime's loop (schedule, choose a gear, run, complete) with a modelled step.
 
 As in the runtime a step is planned while the one before runs, so that a request which arrives meanwhile begins two
-steps later. Runs of equal decode steps skip the scheduler, and only they: what each step takes is added up one by one,
-so that the result is the same to the last bit.
+steps later. Who looks between two decisions finds a step under way, whose tokens nobody has yet. Runs of equal decode
+steps skip the scheduler, and only they: what each step takes is added up one by one, so that the result is the same to
+the last bit.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from shiftcore.layout import Gear
 from shiftcore.limits import Limits, NeverFitsError, QueueFullError
 from shiftcore.pacing import step_budget
 from shiftcore.policy import Policy
-from shiftcore.request import Batch, Finish
+from shiftcore.request import Finish
 from shiftcore.scheduler import Request
 from shiftcore.steady import SteadyScheduler
 
 from shiftsim.errors import UserError
 from shiftsim.generation import Generation
 from shiftsim.measures import Measures
-from shiftsim.work import Executor, Work, prompt_pairs
+from shiftsim.work import Executor, Work, ahead_seconds, work_of
 
 _MOST_AT_ONCE = 4096  # steps whose seconds are asked for together
 
@@ -65,7 +66,7 @@ class GearUse:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """In flight."""
+    """Planned, or under way."""
 
     gear: Gear
     work: Work
@@ -105,16 +106,20 @@ class Engine:
         self._policy = options.policy
         self._measures = measures
         self._chosen: dict[int, Gear] = {}  # by tokens, under the present policy
-        self._flight: _Step | None = None
+        self._flight: _Step | None = None  # planned ahead
+        self._under_way: _Step | None = None
+        self._ends = self._takes = 0.0  # of what is under way: when, and how long
         self._run: _Run | None = None
+        self._clock = 0.0  # up to which all is done
         self._last_gear: Gear | None = None
         self._tokens = _AnyToken()
         self.now = 0.0  # of the next decision
 
     @property
     def scheduler(self) -> SteadyScheduler:
-        """As it stands now."""
+        """As it stands at the moment to which the engine has advanced."""
         self._settle()
+        self._begin_due(self._clock)
         return self._scheduler
 
     @property
@@ -133,16 +138,19 @@ class Engine:
 
     @policy.setter
     def policy(self, policy: Policy) -> None:
-        """For steps that are planned from now on."""
+        """For steps that are planned from the moment on to which the engine has advanced."""
         self._settle()
+        self._begin_due(self._clock)
         self._policy = policy
         self._chosen.clear()
 
     def submit(self, request: Generation, now: float) -> str:
         """Queue a request; the reason when it can never run here, else nothing."""
-        if not self.unfinished and self._flight is None:
-            self.now = max(self.now, now)
         self._settle()
+        if self._has_work:
+            self._begin_due(now)
+        else:
+            self.now = max(self.now, now)
         self._measures.series.arrival(request.arrival_seconds)
         try:
             self._scheduler.add(request)
@@ -151,22 +159,52 @@ class Engine:
         return ""
 
     def advance(self, until: float = math.inf) -> None:
-        """Take every decision that is due before this moment; a step that begins before it may end after it."""
-        while self.now < until and (self._flight is not None or self.unfinished):
-            if not self._skip(until):
-                self._step()
+        """Take every decision that is due before this moment, and end every step that ends by it."""
+        while self._moves(until):
+            pass
+        if until < math.inf:
+            self._clock = max(self._clock, until)
+
+    def _moves(self, until: float) -> bool:
+        if self._under_way is None:
+            if self.now >= until or not self._has_work:
+                return False
+            run = self._run or self._steady_run()
+            if run is not None:
+                return self._skip(run, until)
+            self._start()
+        if self._ends > until:
+            return False
+        self._end()
+        return True
+
+    @property
+    def _has_work(self) -> bool:
+        return self._flight is not None or self.unfinished > 0
+
+    def _begin_due(self, now: float) -> None:
+        """Begin the step that has begun by now, before something changes that it must not know of."""
+        if self._under_way is None and self.now < now and self._has_work:
+            self._start()
 
     # --- one step -----------------------------------------------------------------------------------------------------
 
-    def _step(self) -> None:
-        step = self._flight or self._begin()
+    def _start(self) -> None:
+        ahead, step = self._flight is not None, self._flight or self._begin()
         assert step is not None, f"{self.unfinished} requests are here and none can run"
         self._flight = self._begin() if self._options.overlap else None
+        self._under_way = step
         seconds = self._executor.seconds(step.gear, step.work)
-        self.now += seconds
+        self._takes = ahead_seconds(seconds, self._executor.engine_seconds(step.work)) if ahead else seconds
+        self._ends = self.now + self._takes
+
+    def _end(self) -> None:
+        step, start = self._under_way, self.now
+        assert step is not None, "no step is under way"
+        self._under_way, self.now = None, self._ends
         self._count(step.gear, 1, step.work.tokens)
-        self.use[step.gear].seconds += seconds
-        self._record(step.gear, self.now - seconds, step.work.tokens, step.work.sampled, self._kv_share())
+        self.use[step.gear].seconds += self._takes
+        self._record(step.gear, start, step.work.tokens, step.work.sampled, self._kv_share())
         for request, _, finish in self._scheduler.complete(self._tokens):
             self._yielded(request, finish)
 
@@ -208,16 +246,15 @@ class Engine:
 
     # --- many steps ---------------------------------------------------------------------------------------------------
 
-    def _skip(self, until: float) -> bool:
-        """Take the steps that only repeat at once; False if there are none."""
-        run = self._run or self._steady_run()
-        if run is None:
-            return False
+    def _skip(self, run: _Run, until: float) -> bool:
+        """Take the steps that only repeat at once; whether all of them are taken."""
         self._run = run
         n = run.work.decodes
         before, work = run.taken, Work(0, 0, n, run.work.decode_context + run.taken * n, n)
         start = self.now
         steps, first_end = self._pass(run.gear, work, run.limit - run.taken, until)
+        if not steps:
+            return False
         run.taken += steps
         self._count(run.gear, steps, steps * n)
         # The pool does not know yet of what these steps took; on average the half of it.
@@ -226,8 +263,9 @@ class Engine:
         if not before:
             for request in self._scheduler.running:
                 self._begun(request, first_end)
-        if run.taken == run.limit:
-            self._settle()
+        if run.taken < run.limit:
+            return False
+        self._settle()
         return True
 
     def _steady_run(self) -> _Run | None:
@@ -255,21 +293,25 @@ class Engine:
             self._flight = _Step(run.gear, Work(0, 0, n, run.work.decode_context + run.taken * n, n))
 
     def _pass(self, gear: Gear, work: Work, limit: int, until: float) -> tuple[int, float]:
-        """Let steps pass, those that begin before ``until``; how many, and when the first of them ended."""
+        """Let steps pass, those that end by ``until``; how many, and when the first of them ended."""
         use, now, done = self.use[gear], self.now, 0
         busy, first_end = use.seconds, 0.0
-        likely = 1
-        while done < limit and now < until:
+        likely, asked = 1, 0
+        # Without a plan ahead nothing is hidden. As ``ahead_seconds``, of which all steps of a run have the same.
+        whole, charged = self._executor.engine_seconds(work) if self._options.overlap else (0.0, 0.0)
+        while done == asked < limit and now < until:
             after = Work(0, 0, work.decodes, work.decode_context + done * work.decodes, work.sampled)
-            for seconds in self._executor.decode_seconds(gear, after, min(limit - done, likely)):
-                if now >= until:
+            asked = done + min(limit - done, likely)
+            for alone in self._executor.decode_seconds(gear, after, asked - done):
+                seconds = max(alone - charged, whole)
+                if now + seconds > until:
                     break
                 now += seconds
                 busy += seconds
                 done += 1
                 first_end = first_end or now
             # As many as should fit, once it is known what one takes.
-            rest = (until - now) / (now - self.now) * done if until < math.inf else math.inf
+            rest = (until - now) / (now - self.now) * done if done and until < math.inf else math.inf
             likely = int(min(rest + 1, _MOST_AT_ONCE)) if rest > 0 else 1
         self.now, use.seconds = now, busy
         return done, first_end
@@ -278,18 +320,3 @@ class Engine:
         if isinstance(request, Generation) and request.first_token_seconds is None:
             request.first_token_seconds = now
             self._measures.began(request, now)
-
-
-def work_of(batch: Batch) -> Work:
-    """A chunk of one token counts as a decode, also where it is the end of a prompt: it is the same work."""
-    tokens = pairs = decodes = context = sampled = 0
-    for chunk in batch:
-        length, start = chunk.length, chunk.start
-        sampled += chunk.samples
-        if length == 1:
-            decodes += 1
-            context += start
-        else:
-            tokens += length
-            pairs += length * start + prompt_pairs(length)
-    return Work(tokens, pairs, decodes, context, sampled)

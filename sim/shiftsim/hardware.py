@@ -38,6 +38,8 @@ class Software:
     all_reduce_seconds: float  # of a message of a few KB
     all_to_all_of_link: float
     tokenize_seconds_per_token: float
+    engine_seconds: float  # of the engine's process, of every step
+    engine_seconds_per_sequence: float  # and for each sequence in it
     overhead_bytes: float  # per GPU
 
 

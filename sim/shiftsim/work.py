@@ -8,6 +8,7 @@ from typing import Protocol
 
 from shiftcore.gears import GearTable
 from shiftcore.layout import Gear
+from shiftcore.request import Batch
 
 CALIBRATION_CONTEXT_TOKENS = 64  # of the decodes that the runtime measures at its start
 
@@ -32,6 +33,28 @@ class Work:
         return self.prefill_tokens + self.decodes
 
 
+def work_of(batch: Batch) -> Work:
+    """A chunk of one token counts as a decode, also where it is the end of a prompt: it is the same work."""
+    tokens = pairs = decodes = context = sampled = 0
+    for chunk in batch:
+        length, start = chunk.length, chunk.start
+        sampled += chunk.samples
+        if length == 1:
+            decodes += 1
+            context += start
+        else:
+            tokens += length
+            pairs += length * start + prompt_pairs(length)
+    return Work(tokens, pairs, decodes, context, sampled)
+
+
+def ahead_seconds(seconds: float, engine: tuple[float, float]) -> float:
+    """Of a step that was planned while the one before ran, from ``seconds`` and ``engine_seconds`` of an executor: the
+    ranks' part, or the engine's where the ranks would have to wait for that."""
+    whole, charged = engine
+    return max(seconds - charged, whole)
+
+
 class Executor(Protocol):
     """One engine's hardware: its gears, what steps take in them, and room for the KV cache."""
 
@@ -44,7 +67,13 @@ class Executor(Protocol):
         """Tokens that the KV cache holds."""
 
     def seconds(self, gear: Gear, work: Work) -> float:
-        """Of one step, the host's part included."""
+        """Of one step that is planned when it begins, the host's part included."""
+
+    def engine_seconds(self, work: Work) -> tuple[float, float]:
+        """What the engine's process takes for a step: all of it, and how much of that is in ``seconds``.
+
+        It passes while the step before runs, where steps are planned ahead.
+        """
 
     def decode_seconds(self, gear: Gear, work: Work, steps: int) -> Sequence[float]:
         """Of so many steps in a row in which the same requests decode: ``seconds`` of each, to the last bit.

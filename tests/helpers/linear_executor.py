@@ -22,6 +22,7 @@ class LinearExecutor:
     pair_seconds: float = 1.1e-8
     costs: dict[Gear, tuple[float, float]] = field(default_factory=lambda: dict(COSTS))
     tokenize: float = 0.0  # seconds per token
+    engine: tuple[float, float] = (0.0, 0.0)  # what the engine's process takes of a step, and what of that is charged
 
     @property
     def table(self) -> GearTable:
@@ -35,11 +36,14 @@ class LinearExecutor:
     def seconds(self, gear: Gear, work: Work) -> float:
         fixed, per_token = self.costs[gear]
         pairs = work.prefill_pairs + work.decode_context
-        return fixed + per_token * work.tokens + pairs * self.pair_seconds + 1e-6 * work.sampled
+        return self.engine[1] + fixed + per_token * work.tokens + pairs * self.pair_seconds + 1e-6 * work.sampled
 
     def decode_seconds(self, gear: Gear, work: Work, steps: int) -> Sequence[float]:
         n, context = work.decodes, work.decode_context
         return [self.seconds(gear, Work(0, 0, n, context + i * n, work.sampled)) for i in range(steps)]
+
+    def engine_seconds(self, work: Work) -> tuple[float, float]:
+        return self.engine
 
     def tokenize_seconds(self, prompt_tokens: int) -> float:
         return prompt_tokens * self.tokenize

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from helpers.linear_executor import SP2, TP2, LinearExecutor
 from shiftcore.policy import Policy
-from shiftcore.scaling import Limits
+from shiftcore.scaling import Action, Decision, Limits, Reason
 from shiftsim import __main__ as command
 from shiftsim.autoscale import ScaledFleet, Service
 from shiftsim.autoscale_page import as_json, mean_holding, meets
@@ -86,20 +86,35 @@ def test_a_pod_that_drains_too_long_is_cut_off_and_its_requests_miss() -> None:
     assert fleet.gpu_seconds < 2 * 1.5 * fleet.measures.last_end_seconds
 
 
-def test_a_pod_that_was_drained_is_replaced_when_load_comes_back() -> None:
-    """A pod leaves in the calm and still reads out a long answer when the next burst comes."""
-    limits = Limits(maximum=2, in_seconds=4.0, out_seconds=4.0, gpus_per_pod=2, ttft_seconds=1.0)
-    fleet = ScaledFleet(LinearExecutor(kv_tokens=40_000, costs=COSTS), OPTIONS, Service(limits, SLO, START))
-    fleet._replicas = 2
+def ready_fleet(pods: int, limits: Limits, **more: Any) -> ScaledFleet:
+    """All of them serve from the first moment on."""
+    executor = LinearExecutor(kv_tokens=100_000, costs=COSTS)
+    fleet = ScaledFleet(executor, replace(OPTIONS, max_model_len=100_000), Service(limits, SLO, START, **more))
+    fleet._replicas = pods
     fleet._order(-START.total_seconds)
-    calm = [Arrival(0.0, 10, 1200), Arrival(0.1, 10, 1200), Arrival(0.2, 10, 1200)]
-    fleet.replay([*calm, *burst(12, 60, start=8)])
-    assert [(event.source, event.target, event.reason) for event in fleet.events[:2]] == [
-        (2, 1, "LowUtilisation"),
-        (1, 2, "ScaleInUndone"),
-    ]
-    assert fleet.cut_off == 0
-    assert fleet.measures.total.count == fleet.arrived
+    return fleet
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_pods_leave_together_and_one_is_replaced_if_more_is_asked_for_when_it_is_empty(asks: bool) -> None:
+    """As the operator's next step: a wish of a minute ago is not remembered."""
+    fleet = ready_fleet(3, Limits(maximum=3, gpus_per_pod=2))
+    leaving = fleet._pods[:2]
+    for pod in leaving:
+        pod.drained_since = 0.0
+    leaving[0].submit(Generation.of(0, 0.0, 10, 900), 0.0)
+    more = Decision(Action.OUT, 3, Reason.QUEUE_TOO_OLD, "a request waits")
+    enough = Decision(Action.HOLD, 1, Reason.STEADY, "enough")
+    fleet._retire(2.0, leaving, enough)
+    assert (len(fleet._pods), fleet._replicas) == (3, 3), "one of them still answers"
+    fleet._retire(4.0, leaving, more if asks else enough)
+    replaced = [event.reason for event in fleet.events]
+    assert replaced == (["ScaleInUndone"] if asks else [])
+    assert (leaving[1] in fleet._pods, len(fleet._pods), fleet._replicas) == (not asks, 3, 3)
+    leaving[0].engine.advance()
+    fleet._retire(60.0, [pod for pod in leaving if pod in fleet._pods], enough)
+    assert leaving[0] not in fleet._pods
+    assert (len(fleet._pods), fleet._replicas) == ((2, 2) if asks else (1, 1))
 
 
 def test_a_pod_tells_of_the_throughput_gear_unless_it_is_pinned() -> None:

@@ -10,12 +10,12 @@ from helpers.linear_executor import COSTS, SP2, TP2, LinearExecutor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shiftcore.policy import Mode, Policy
-from shiftsim.engine import Engine, EngineOptions, work_of
+from shiftsim.engine import Engine, EngineOptions
 from shiftsim.generation import Generation
 from shiftsim.measures import Measures
 from shiftsim.replay import as_json, replay
 from shiftsim.trace import Arrival
-from shiftsim.work import Work
+from shiftsim.work import Work, work_of
 
 OPTIONS = EngineOptions(max_num_seqs=8, max_batched_tokens=256, max_model_len=2048)
 ARRIVALS = st.lists(
@@ -37,12 +37,13 @@ def trace(gaps: list[tuple[float, int, int]]) -> list[Arrival]:
     gaps=ARRIVALS, overlap=st.booleans(), kv_tokens=st.sampled_from((4096, 1200, 768)), engines=st.integers(1, 3),
     policy=st.sampled_from((Policy(), Policy(threshold_tokens=4), Policy(mode=Mode.THROUGHPUT))),
     target=st.sampled_from((None, 0.008)), tokenize=st.sampled_from((0.0, 0.0003)),
+    host=st.sampled_from(((0.0, 0.0), (0.001, 0.001), (0.02, 0.003))),
 )  # fmt: skip
 def test_skipping_steps_changes_no_bit(
     gaps: list[tuple[float, int, int]], overlap: bool, kv_tokens: int, engines: int, policy: Policy,
-    target: float | None, tokenize: float,
+    target: float | None, tokenize: float, host: tuple[float, float],
 ) -> None:  # fmt: skip
-    executor = LinearExecutor(kv_tokens, tokenize=tokenize)
+    executor = LinearExecutor(kv_tokens, tokenize=tokenize, engine=host)
     options = replace(OPTIONS, overlap=overlap, policy=policy, tpot_target_seconds=target)
     skipped, stepped = (
         replay("any", executor, replace(options, skip=skip), engines, trace(gaps)) for skip in (True, False)
@@ -93,6 +94,86 @@ def test_planning_ahead_lets_a_newcomer_wait_for_the_step_that_is_planned() -> N
         ttft[overlap] = measures.ttft.largest
     fixed, per_token = COSTS[TP2]
     assert ttft[True] - ttft[False] == pytest.approx(fixed + per_token, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("host", "later"),
+    [
+        ((0.002, 0.002), 0.0),  # hidden behind the step before
+        ((0.004, 0.002), 0.0),
+        ((0.5, 0.002), 0.5),  # the ranks wait for the engine
+    ],
+)
+@pytest.mark.parametrize("skip", [True, False])
+def test_planning_ahead_hides_the_engines_time_up_to_the_length_of_a_step(
+    host: tuple[float, float], later: float, skip: bool
+) -> None:
+    """The first step is planned while nothing runs; without planning ahead every step is."""
+    for overlap in (True, False):
+        measures = Measures()
+        executor = LinearExecutor(engine=host)
+        engine = Engine(executor, replace(OPTIONS, overlap=overlap, skip=skip), measures)
+        engine.submit(Generation.of(0, 0.0, 10, 21), 0.0)
+        engine.advance()
+        prompt = executor.seconds(TP2, Work(10, 45, 0, 0, 1))
+        decodes = [executor.seconds(TP2, Work(0, 0, 1, 10 + i, 1)) for i in range(20)]
+        assert measures.ttft.largest == pytest.approx(prompt)
+        hidden = [max(seconds - host[1], later) for seconds in decodes]
+        assert measures.total.largest == pytest.approx(prompt + sum(hidden if overlap else decodes))
+
+
+def seen(engine: Engine) -> list[object]:
+    """What an autoscaler and a balancer ask for."""
+    scheduler = engine.scheduler
+    return [
+        engine.unfinished, engine.waiting, scheduler.waiting_tokens, [r.num_output for r in scheduler.running],
+        scheduler.pool.num_available, {gear: use.tokens for gear, use in engine.use.items() if use.steps},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_who_looks_while_a_step_runs_sees_none_of_its_tokens(overlap: bool) -> None:
+    """A snapshot that already has the step in progress lets the autoscaler see ahead by up to a long prompt."""
+    measures = Measures()
+    engine = Engine(LinearExecutor(), replace(OPTIONS, overlap=overlap), measures)
+    engine.submit(Generation.of(0, 0.0, 200, 3), 0.0)
+    step = LinearExecutor().seconds(SP2, Work(200, 200 * 199 // 2, 0, 0, 1))
+    engine.advance(step * 0.99)
+    assert [r.num_output for r in engine.scheduler.running] == [0]
+    assert not engine.use[SP2].tokens
+    assert engine.unfinished == 1
+    engine.advance(step)
+    assert [r.num_output for r in engine.scheduler.running] == [1]
+    assert engine.use[SP2].tokens == 200
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    gaps=ARRIVALS, overlap=st.booleans(), kv_tokens=st.sampled_from((4096, 768)),
+    looks=st.lists(st.floats(0.0, 8.0), max_size=6),
+)  # fmt: skip
+def test_skipped_steps_look_like_single_ones_and_looking_changes_nothing(
+    gaps: list[tuple[float, int, int]], overlap: bool, kv_tokens: int, looks: list[float]
+) -> None:
+    arrivals = trace(gaps)
+
+    def played(skip: bool, looking: bool) -> tuple[list[object], list[float]]:
+        measures, views = Measures(), []
+        engine = Engine(LinearExecutor(kv_tokens), replace(OPTIONS, overlap=overlap, skip=skip), measures)
+        moments = [(at, -1) for at in looks if looking] + [(a.seconds, i) for i, a in enumerate(arrivals)]
+        for at, number in sorted(moments):
+            engine.advance(at)
+            if number < 0:
+                views.append(seen(engine))
+            else:
+                arrival = arrivals[number]
+                engine.submit(Generation.of(number, at, arrival.prompt_tokens, arrival.output_tokens), at)
+        engine.advance()
+        return views, [*measures.ttft.values, *measures.total.values]
+
+    skipped, stepped, unseen = played(True, True), played(False, True), played(True, False)
+    assert skipped == stepped
+    assert skipped[1] == unseen[1]
 
 
 def test_what_a_chunk_looks_back_at_is_counted() -> None:

@@ -96,6 +96,19 @@ def test_gears_cross_and_calibration_finds_it() -> None:
     assert pod.table.costs[SP].seconds(crossover) < pod.table.costs[TP].seconds(crossover)
 
 
+def test_the_crossover_of_the_table_is_where_the_gears_cross_and_not_a_power_of_two() -> None:
+    """A pod measures between the two sizes that bracket it; so does the table that the simulator's pods have."""
+    pod = executor(max_batched_tokens=8192)
+    table = pod.table
+    assert table.crossover.tokens is not None
+    assert table.crossover.tokens.bit_count() > 1
+    lower = max(point.tokens for point in table.costs[SP].points if point.tokens < table.crossover.tokens)
+    assert table.crossover.tokens - lower <= lower / 16
+    costs = {n: [table.costs[gear].seconds(n) for gear in (TP, SP)] for n in (lower, table.crossover.tokens)}
+    assert costs[lower][0] <= costs[lower][1]
+    assert costs[table.crossover.tokens][1] < costs[table.crossover.tokens][0]
+
+
 def test_memory_decides_how_much_is_cached() -> None:
     tp, sp = executor(TP).kv_tokens, executor(SP, pinned=SP).kv_tokens
     assert tp > 1.9 * sp, "in the base gear of pure sequence parallelism every GPU has all weights"
@@ -155,3 +168,12 @@ def test_a_kv_head_goes_to_all_who_attend_with_it() -> None:
     there, back = (50e-6 + 7 / 8 * 512 * width * 2 / (450e9 * 0.82) for width in (queries + keys, queries))
     experts = 2 * (50e-6 + 7 / 8 * 512 * 8 * 2048 * 2 / (450e9 * 0.82))
     assert pod.parts(SP, PROMPT)["collectives"] == pytest.approx(48 * (there + back + experts))
+
+
+def test_what_planning_ahead_can_hide_is_the_engines_own_and_a_part_of_the_hosts() -> None:
+    """With one sequence nearly nothing; with very many more than the host is charged for, which the ranks wait for."""
+    pod, known = executor(), hardware.software()
+    few, many = (pod.engine_seconds(Work(0, 0, n, 0, n)) for n in (1, 1024))
+    assert few == (pytest.approx(known.engine_seconds + known.engine_seconds_per_sequence),) * 2
+    assert few[1] < 0.02 * pod.fitted.host_seconds
+    assert many[0] > many[1] == pod.fitted.host_seconds

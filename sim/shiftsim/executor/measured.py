@@ -64,6 +64,10 @@ class MeasuredExecutor:
         rows, each, first = self._measured(gear, work.decodes), self._context_seconds(gear), work.decode_context
         return [rows + each * (context + 0.0) for context in range(first, first + steps * work.decodes, work.decodes)]
 
+    def engine_seconds(self, work: Work) -> tuple[float, float]:
+        """What was added to every step."""
+        return self.step_seconds, self.step_seconds
+
     def tokenize_seconds(self, prompt_tokens: int) -> float:
         """Not measured; small beside a step of a CPU."""
         return 0.0

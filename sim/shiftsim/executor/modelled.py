@@ -9,7 +9,8 @@ Per layer and rank, for a gear (S, T) of P = S*T ranks and a step of n tokens, a
 - T > 1: two all-reduces of rows x hidden; S > 1: two all-to-alls, of queries, keys and values and of the output.
   Experts are spread over all P ranks; in sequence gears their rows travel by two more all-to-alls.
 
-The head works on the rows that are sampled from. The host adds a fixed time to every step. Nothing overlaps.
+The head works on the rows that are sampled from. The host adds a fixed time to every step. Nothing overlaps but, where
+steps are planned ahead, the engine's process with the step before.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from math import ceil
 from shiftcore.costs import CostCurve, CostPoint
 from shiftcore.gears import GearTable
 from shiftcore.layout import Gear, HeadLayout
+from shiftcore.refinement import next_size
 
 from shiftsim.executor.fitted import Fitted
 from shiftsim.executor.memory import Engine, kv_tokens
@@ -56,11 +58,15 @@ class ModelledExecutor:
     @cached_property
     def table(self) -> GearTable:
         """Costs by size as a pod measures them at its start: decodes behind a short context while there may be so many
-        sequences, prompts from their beginning beyond; what context adds, with decodes."""
+        sequences, prompts from their beginning beyond; what context adds, with decodes. Sizes near a crossover follow
+        as in a pod whose steps are fast enough for its budget."""
         largest = self.engine.max_batched_tokens
-        sizes = [*(1 << i for i in range(largest.bit_length()) if 1 << i < largest), largest]
-        costs = {gear: self._curve(gear, sizes) for gear in self.engine.gears}
-        return GearTable(self.engine.base, costs)
+        sizes = {1 << i for i in range(largest.bit_length())} | {largest}
+        table = self._calibrated(sizes)
+        while (size := next_size(table)) is not None:
+            sizes.add(size)
+            table = self._calibrated(sizes)
+        return table
 
     def seconds(self, gear: Gear, work: Work) -> float:
         """Of one step, the host's part included."""
@@ -71,6 +77,13 @@ class ModelledExecutor:
         """Of so many steps in a row in which the same requests decode."""
         rows, each, first = self._rows(gear, work.decodes, work.sampled), self._context_seconds, work.decode_context
         return [rows + tokens * each for tokens in range(first, first + steps * work.decodes, work.decodes)]
+
+    def engine_seconds(self, work: Work) -> tuple[float, float]:
+        """Of the host's part, what is not the ranks'."""
+        software = self.software
+        sequences = work.decodes + (work.prefill_tokens > 0)  # a few prompts at most, mostly one
+        whole = software.engine_seconds + software.engine_seconds_per_sequence * sequences
+        return whole, min(whole, self.fitted.host_seconds)
 
     def tokenize_seconds(self, prompt_tokens: int) -> float:
         """Before the engine sees a prompt."""
@@ -209,8 +222,11 @@ class ModelledExecutor:
     def _moving(self, size_bytes: float) -> float:
         return size_bytes / (self.gpu.memory_bytes_per_second * self.software.memory_of_peak)
 
-    def _curve(self, gear: Gear, sizes: list[int]) -> CostCurve:
-        points = (CostPoint(n, self.seconds(gear, self._calibration_step(n)), 0.0, 1) for n in sizes)
+    def _calibrated(self, sizes: set[int]) -> GearTable:
+        return GearTable(self.engine.base, {gear: self._curve(gear, sizes) for gear in self.engine.gears})
+
+    def _curve(self, gear: Gear, sizes: set[int]) -> CostCurve:
+        points = (CostPoint(n, self.seconds(gear, self._calibration_step(n)), 0.0, 1) for n in sorted(sizes))
         return CostCurve(tuple(points), self._context_seconds)
 
     def _calibration_step(self, tokens: int) -> Work:
