@@ -78,7 +78,7 @@ def _type(schema: Schema) -> str:
         return f"list of {_type(schema['items'])}{most}"
     if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
         return f"map of {_type(schema['additionalProperties'])}"
-    if schema.get("format") == "date-time":
+    if any(part.get("format") == "date-time" for part in (schema, *schema.get("allOf", ()))):
         return "time"
     return f"{kind}{_bounds(schema)}"
 

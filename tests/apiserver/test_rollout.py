@@ -215,6 +215,22 @@ def images_behave(kubelet: Kubelet, **behaviours: Behaviour) -> Iterator[dict[st
         yield behaviours
 
 
+@pytest.mark.parametrize("asked", [[[]], [], {}, 5, "", "now", "2026-01-31", "2026-02-30T12:00:00Z",
+    "2026-01-31T12:00:00Z or so", "2026-01-31T12:00:00Zt", "2026-01-31T12:00:00"])  # fmt: skip
+def test_a_restart_at_no_time_is_refused(plane: ControlPlane, asked: Any) -> None:
+    """A list was taken for a time, and replaced every pod."""
+    where = "/apis/shiftparallel.dev/v1alpha1/namespaces/default/shiftdeployments?dryRun=All"
+    with pytest.raises(ApiError, match=r"rollout\.restartedAt") as refused:
+        plane.admin.call("POST", where, example("s", rollout={"restartedAt": asked}))
+    assert refused.value.status == 422
+
+
+@pytest.mark.parametrize("asked", ["2026-01-31T12:00:00Z", "2026-01-31t12:00:00.5z", "2026-01-31T12:00:00+02:00"])
+def test_a_restart_at_a_time_is_taken(plane: ControlPlane, asked: str) -> None:
+    where = "/apis/shiftparallel.dev/v1alpha1/namespaces/default/shiftdeployments?dryRun=All"
+    plane.admin.call("POST", where, example("s", rollout={"restartedAt": asked}))
+
+
 def test_evictions_take_one_pod_at_a_time(kubelet: Kubelet, two: Service) -> None:
     two.wait_good()
     first, second = two.pods

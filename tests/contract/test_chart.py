@@ -14,6 +14,7 @@ from shiftoperator import names
 from shiftoperator import settings as operator_settings
 from shiftoperator import spec as specs
 from shiftoperator.manifests.overrides import RESERVED_ENVIRONMENT
+from shiftoperator.spec.rollout import TIME
 from shiftprotos import contract
 
 EXAMPLE = ROOT / "examples" / "gemma-270m.yaml"
@@ -152,6 +153,24 @@ def test_lists_and_strings_under_rules_are_bounded(schema: Object) -> None:
         return found
 
     assert unbounded(schema["spec"], "spec") == []
+
+
+def test_what_looks_like_a_time_is_the_same_to_the_operator(schema: Object) -> None:
+    restarted = schema["spec"]["properties"]["rollout"]["properties"]["restartedAt"]
+    assert f"self.matches('^{TIME.pattern}$')" == restarted["x-kubernetes-validations"][0]["rule"]
+
+
+def test_no_string_of_the_spec_has_a_format(schema: Object) -> None:
+    """Beside one the API server takes any list for the string."""
+
+    def formats(node: Any, where: str) -> list[str]:
+        if not isinstance(node, dict):
+            return []
+        found = [where] if node.get("type") == "string" and "format" in node else []
+        parts = {**node.get("properties", {}), "[]": node.get("items"), "{}": node.get("additionalProperties")}
+        return found + [path for name, child in parts.items() for path in formats(child, f"{where}.{name}")]
+
+    assert formats(schema["spec"], "spec") == []
 
 
 def test_example_is_a_valid_spec() -> None:

@@ -20,6 +20,21 @@ def test_defaults() -> None:
     assert spec.model.claim is None
 
 
+@pytest.mark.parametrize("asked", [[[]], [], {}, 5, True, None, "", "now", "2026-01-31", "2026-01-31T12:00:00",
+    "2026-02-30T12:00:00Z", "2026-01-31T12:00:00Z, or so", "2026-01-31T24:00:00Z"])  # fmt: skip
+def test_a_restart_at_no_time_is_refused(asked: Any) -> None:
+    """The CRD took any list for a time, and pods were replaced by it."""
+    with pytest.raises(InvalidSpecError, match=r"rollout\.restartedAt .* is no time; write it as 2026-01-31T12:00:00Z"):
+        parse({**MINIMAL, "rollout": {"restartedAt": asked}})
+
+
+@pytest.mark.parametrize(
+    "asked", ["2026-01-31T12:00:00Z", "2026-01-31t12:00:00.123456789z", "2026-01-31T12:00:00+02:00"]
+)
+def test_a_restart_at_a_time_is_none_that_was_refused_before(asked: str) -> None:
+    parse({**MINIMAL, "rollout": {"restartedAt": asked}})
+
+
 @pytest.mark.parametrize(
     ("parallelism", "gear"),
     [

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from shiftprotos import contract
 
 from shiftoperator.errors import InvalidSpecError
+
+TIME = re.compile(
+    r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]+)?"
+    r"([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+)
 
 
 class Strategy(StrEnum):
@@ -28,6 +35,10 @@ class Rollout:
 
 
 def rollout(asked: dict[str, Any]) -> Rollout:
+    if "restartedAt" in asked and not _is_time(asked["restartedAt"]):
+        raise InvalidSpecError(
+            f"rollout.restartedAt {asked['restartedAt']!r} is no time; write it as 2026-01-31T12:00:00Z"
+        )
     drain = asked.get("drainSeconds", Rollout.drain_seconds)
     if not 0 <= drain <= contract.MAX_DRAIN_SECONDS:
         raise InvalidSpecError(f"rollout.drainSeconds {drain} must lie in 0..{contract.MAX_DRAIN_SECONDS}")
@@ -38,3 +49,13 @@ def rollout(asked: dict[str, Any]) -> Rollout:
         drain_seconds=drain,
         auto_rollback=asked.get("autoRollback", True),
     )
+
+
+def _is_time(said: Any) -> bool:
+    if not isinstance(said, str) or not TIME.fullmatch(said):
+        return False
+    try:
+        datetime.fromisoformat(said.upper())
+    except ValueError:
+        return False
+    return True
