@@ -83,7 +83,7 @@ class Autoscaler:
     async def run(self, memory: Memory, snapshot: Snapshot, spec: Spec, decisions: list[Object]) -> Result:
         decisions = memory.with_told(decisions)
         asked, memory.asked = memory.asked, None
-        if asked is not None and retire.replicas_of(snapshot) == asked["to"]:
+        if asked is not None and retire.replicas_of(snapshot) == asked["to"] and retire.sized_by_us(snapshot):
             # It arrived, and only its answer did not.
             decisions = await self._tell(memory, snapshot, decisions, asked)
         try:

@@ -10,7 +10,7 @@ from shiftoperator import manifests, names
 from shiftoperator.cluster import Cluster
 from shiftoperator.errors import CLAIM_MISSING, SECRET_MISSING, UserError
 from shiftoperator.snapshot import Object, Snapshot, pod_from
-from shiftoperator.spec import Spec
+from shiftoperator.spec import TLS_AUTHORITY, Spec
 
 
 async def snapshot(cluster: Cluster, key: names.Key) -> Snapshot | None:
@@ -37,24 +37,46 @@ async def snapshot(cluster: Cluster, key: names.Key) -> Snapshot | None:
 async def needs(cluster: Cluster, key: names.Key, spec: Spec, template: Object) -> None:
     """Raises UserError for something that pods of this template could not start without, as far as it can be known."""
     for name in manifests.secrets_named(template, key.name):
-        if not await cluster.exists("Secret", key.namespace, name):
+        if await cluster.metadata("Secret", key.namespace, name) is None:
             raise UserError(SECRET_MISSING, f"Secret {name}, which the pods name, does not exist; create it")
     claim = spec.model.claim
-    if claim is not None and not await cluster.exists("PersistentVolumeClaim", key.namespace, claim):
+    if claim is not None and await cluster.metadata("PersistentVolumeClaim", key.namespace, claim) is None:
         message = f"PersistentVolumeClaim {claim} of model.uri does not exist; create it or correct the URI"
         raise UserError(contract.REASON_MODEL_NOT_FOUND, message)
     cache = spec.cache.claim if spec.cache is not None else None
-    if cache is not None and not await cluster.exists("PersistentVolumeClaim", key.namespace, cache):
+    if cache is not None and await cluster.metadata("PersistentVolumeClaim", key.namespace, cache) is None:
         message = f"PersistentVolumeClaim {cache} of cache.claimName does not exist; create it or correct the name"
         raise UserError(CLAIM_MISSING, message)
 
 
 async def serving_certificate(cluster: Cluster, key: names.Key, spec: Spec) -> None:
-    """Raises UserError when the Secret of service.tls is not there: the kubelet would wait for it without a word."""
+    """Raises UserError when the Secret of service.tls is not there, for which the kubelet would wait without a word, or
+    lacks a key that pods read."""
     tls = spec.service.tls
-    if tls is not None and not await cluster.exists("Secret", key.namespace, tls.secret):
-        message = f"Secret {tls.secret} of service.tls does not exist; create it with tls.crt and tls.key"
+    if tls is None:
+        return
+    metadata = await cluster.metadata("Secret", key.namespace, tls.secret)
+    if metadata is None:
+        message = f"Secret {tls.secret} of service.tls does not exist; create it with {', '.join(tls.keys)}"
         raise UserError(SECRET_MISSING, message)
+    known = _keys(metadata)
+    missing = [] if known is None else [name for name in tls.keys if name not in known]
+    if missing == [TLS_AUTHORITY]:
+        message = (
+            f"Secret {tls.secret} of service.tls has no {TLS_AUTHORITY}, which clientAuth Required needs; add the "
+            f"certificate of the authority that signs those of clients as {TLS_AUTHORITY}, or set clientAuth to None"
+        )
+        raise UserError(SECRET_MISSING, message)
+    if missing:
+        lacks = " and no ".join(missing)
+        raise UserError(SECRET_MISSING, f"Secret {tls.secret} of service.tls has no {lacks}; add what is missing")
+
+
+def _keys(metadata: Object) -> set[str] | None:
+    """Of a Secret whose values we do not ask for: the API server notes who wrote which. None where it noted nothing."""
+    fields = [entry.get("fieldsV1") or {} for entry in metadata.get("managedFields") or ()]
+    written = [part[field] for part in fields for field in ("f:data", "f:stringData") if field in part]
+    return {name.removeprefix("f:") for part in written for name in part} if written else None
 
 
 async def _external_scaler(cluster: Cluster, key: names.Key) -> str | None:

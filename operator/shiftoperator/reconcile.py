@@ -301,6 +301,7 @@ class Reconciler:
             rollout=known.as_status(),
             adaptive=adapted,
             schedule=schedule,
+            ignored=plan.rotation_ignored(snapshot),
         )
         built = status.build(snapshot, outcome, decisions, _now())
         changed = status.patch(snapshot.status, built)

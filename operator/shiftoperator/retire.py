@@ -110,13 +110,24 @@ def _not_lowered(snapshot: Snapshot) -> tuple[Pod, ...]:
 
 
 def lowered(snapshot: Snapshot) -> Mark | None:
-    """Of pods that are empty, or on the way to it, and have been asked to leave, as far as they are still there."""
+    """Of pods that were asked to leave by us, as far as they are still there."""
     pods, replicas = marked(snapshot), replicas_of(snapshot)
     leave = pods and not _not_lowered(snapshot) and len(snapshot.live_pods) > replicas
-    if not leave or not all(_drains(snapshot, pod) or _empty(snapshot, pod) for pod in pods):
+    if not leave or not sized_by_us(snapshot):
         return None
     known = [mark for pod in pods if (mark := mark_of(pod)) != _UNREADABLE]
     return known[0] if known else None
+
+
+def sized_by_us(snapshot: Snapshot) -> bool:
+    """Whether the last change of the replicas was our write to /scale. A field is its last writer's, as the API server
+    keeps it: a person's `kubectl scale` takes it from us, to whichever size."""
+    return any(
+        entry.get("manager") == contract.FIELD_MANAGER
+        and entry.get("subresource") == "scale"
+        and "f:replicas" in (entry.get("fieldsV1") or {}).get("f:spec", {})
+        for entry in snapshot.resource["metadata"].get("managedFields") or ()
+    )
 
 
 def replicas_of(snapshot: Snapshot) -> int:

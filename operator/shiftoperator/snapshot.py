@@ -254,7 +254,7 @@ def pod_from(obj: Object) -> Pod:
         running="running" in container.get("state", {}),
         deleting="deletionTimestamp" in metadata or over,
         template_hash=metadata.get("annotations", {}).get(contract.ANNOTATION_TEMPLATE_HASH, ""),
-        ended=_failure(metadata["name"], container),
+        ended=_failure(obj, container),
         obstacle=None if ready else _obstacle(status, container),
         restarts=int(container.get("restartCount", 0)),
         scheduled=said["PodScheduled"] == "True" if "PodScheduled" in said else None,
@@ -312,8 +312,8 @@ def _fetch_seconds(status: Object) -> float:
     return (times[1] - times[0]).total_seconds() if len(times) == 2 and _ended_well(step) else 0.0
 
 
-def _failure(pod: str, container: Object) -> Failure | None:
-    """The end of the container's present run, else of the run before."""
+def _failure(obj: Object, container: Object) -> Failure | None:
+    """The end of the container's present run, else of the run before. `obj`: its pod."""
     ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated")
     if not ended:
         return None
@@ -325,7 +325,19 @@ def _failure(pod: str, container: Object) -> Failure | None:
     if not reason:
         tail = " ".join(message.split())[-400:]
         reason, message = "ContainerExited", f"exit code {code}" + (f": {tail}" if tail else "; see the pod's log")
-    return Failure(pod, reason, code, message[:MESSAGE_LIMIT], ended.get("finishedAt") or "")
+    message = _with_its_secret(obj, message)
+    return Failure(obj["metadata"]["name"], reason, code, message[:MESSAGE_LIMIT], ended.get("finishedAt") or "")
+
+
+def _with_its_secret(obj: Object, message: str) -> str:
+    """A pod knows where its certificate lies, and not what it is called outside."""
+    volumes = obj.get("spec", {}).get("volumes") or ()
+    mounted: Object = next((volume for volume in volumes if volume["name"] == names.SERVING_TLS_VOLUME), {})
+    if "secret" not in mounted or names.SERVING_TLS_MOUNT not in message:
+        return message
+    secret = mounted["secret"].get("secretName")
+    said = f"{names.SERVING_TLS_MOUNT} is Secret {secret} of service.tls; correct the key of it that is named"
+    return f"{message[: MESSAGE_LIMIT - len(said) - 2]}; {said}"
 
 
 def _told(text: str) -> tuple[str, str]:

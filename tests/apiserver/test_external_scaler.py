@@ -10,8 +10,10 @@ import pytest
 from helpers.control_plane.kubelet import Kubelet
 from helpers.control_plane.operator import Operator
 from helpers.control_plane.plane import ControlPlane, example
-from helpers.control_plane.waiting import collection, condition, resource, wait_for
+from helpers.control_plane.waiting import MERGE, change, collection, condition, resource, wait_for
 from helpers.external_metrics import METRIC, Metric, external_metrics
+from shiftoperator import retire
+from shiftoperator.snapshot import Snapshot
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -69,6 +71,21 @@ def test_an_autoscaler_of_kubernetes_drives_the_size_and_ours_keeps_out_until_it
     assert scaling(plane, namespace)[1] != "ExternalScaler"
     scaled = [r for r in plane.audit.of_user(operator.user, mark) if r.writes and r.subresource == "scale"]
     assert [r.code for r in scaled] == [200]
+
+
+def test_who_changed_the_size_last_is_known(plane: ControlPlane, namespace: str) -> None:
+    """What tells a scale-in of ours, whose answer was lost, from one of a person."""
+
+    def scale(manager: str, replicas: int) -> bool:
+        where = f"{collection(namespace)}/sized/scale?fieldManager={manager}"
+        plane.admin.call("PATCH", where, {"spec": {"replicas": replicas}}, MERGE)
+        return retire.sized_by_us(Snapshot(resource(plane, namespace, "sized"), {}, ()))
+
+    plane.admin.call("POST", collection(namespace), example("sized", replicas=3))
+    said = [scale("shift-operator", 2), scale("kubectl", 1), scale("shift-operator", 2), scale("kubectl-scale", 2)]
+    assert said == [True, False, True, True], "the last one changed nothing"
+    change(plane, namespace, "sized", {"replicas": 1})
+    assert not retire.sized_by_us(Snapshot(resource(plane, namespace, "sized"), {}, ()))
 
 
 def scaling(plane: ControlPlane, namespace: str) -> tuple[str, str]:

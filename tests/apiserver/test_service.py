@@ -8,7 +8,7 @@ import pytest
 from helpers.control_plane.kubelet import Kubelet
 from helpers.control_plane.operator import Operator
 from helpers.control_plane.plane import ControlPlane, example
-from helpers.control_plane.waiting import change, collection, condition, wait_for
+from helpers.control_plane.waiting import MERGE, change, collection, condition, resource, wait_for
 
 from localcluster.api import ApiError
 
@@ -64,3 +64,21 @@ def test_a_certificate_that_is_not_there_is_named(
     secret = {"metadata": {"name": "sealed-cert"}, "data": {"tls.crt": "", "tls.key": ""}}
     plane.admin.call("POST", f"/api/v1/namespaces/{namespace}/secrets", secret)
     wait_for("the pod", lambda: condition(plane, namespace, "sealed")[0] == "True", 120.0)
+
+
+@pytest.mark.parametrize("field", ["data", "stringData"])
+def test_a_certificate_without_what_signs_those_of_clients_is_named(
+    plane: ControlPlane, kubelet: Kubelet, namespace: str, operator: Operator, field: str
+) -> None:
+    """Told from the Secret's metadata alone, however it was written."""
+    secrets = f"/api/v1/namespaces/{namespace}/secrets"
+    plane.admin.call("POST", secrets, {"metadata": {"name": "c"}, field: {"tls.crt": "QQ==", "tls.key": "QQ=="}})
+    asked = example("mutual", service={"tls": {"secretName": "c", "clientAuth": "Required"}})
+    plane.admin.call("POST", collection(namespace), asked)
+    wait_for("the reason", lambda: condition(plane, namespace, "mutual") == ("False", "SecretMissing"), 30.0)
+    [told] = [c for c in resource(plane, namespace, "mutual")["status"]["conditions"] if c["type"] == "Ready"]
+    assert (
+        "Secret c of service.tls has no ca.crt, which clientAuth Required needs; add the certificate" in told["message"]
+    )
+    plane.admin.call("PATCH", f"{secrets}/c", {field: {"ca.crt": "QQ=="}}, MERGE)
+    wait_for("the pod", lambda: condition(plane, namespace, "mutual")[0] == "True", 120.0)

@@ -49,6 +49,8 @@ class FakeCluster:
         self.checks: list[str] = []
         # Names of Secrets and claims that are not there.
         self.missing: set[str] = set()
+        # Keys of Secrets, as their metadata tells; of others it tells nothing.
+        self.keys: dict[str, tuple[str, ...]] = {}
         self.events: list[str] = []
         self.statuses: list[Object] = []
         # What the API server says to a write, by the kind applied, "dry run" or "scale".
@@ -68,8 +70,14 @@ class FakeCluster:
     async def list(self, kind: str, namespace: str, label_selector: str = "") -> list[Object]:
         return [copy.deepcopy(obj) for (k, _), obj in self.objects.items() if k == kind]
 
-    async def exists(self, kind: str, namespace: str, name: str) -> bool:
-        return name not in self.missing
+    async def metadata(self, kind: str, namespace: str, name: str) -> Object | None:
+        if name in self.missing:
+            return None
+        fields = {"f:data": {".": {}, **{f"f:{key}": {} for key in self.keys.get(name, ())}}}
+        return {
+            "name": name,
+            "managedFields": [{"manager": "kubectl", "fieldsV1": fields}] if name in self.keys else [],
+        }
 
     async def apply(self, obj: Object, dry_run: bool = False) -> Object:
         self._refuse("dry run" if dry_run else obj["kind"])
@@ -104,9 +112,16 @@ class FakeCluster:
     async def patch_scale(self, obj: Object, replicas: int) -> None:
         self._refuse("scale")
         self.writes.append(f"scale {replicas}")
+        self.scaled(replicas, "shift-operator")
+        self._lose("scale")
+
+    def scaled(self, replicas: int, manager: str) -> None:
+        """As the API server leaves it: a field that changes is its writer's."""
         self.resource["spec"]["replicas"] = replicas
         self.resource["metadata"]["generation"] += 1
-        self._lose("scale")
+        owned = {"f:spec": {"f:replicas": {}}}
+        entry = {"manager": manager, "operation": "Update", "subresource": "scale", "fieldsV1": owned}
+        self.resource["metadata"]["managedFields"] = [entry]
 
     async def annotate(self, obj: Object, annotations: dict[str, str | None]) -> None:
         name = obj["metadata"]["name"]
@@ -332,6 +347,19 @@ async def test_a_scale_out_whose_answer_was_lost_is_told(make: Make) -> None:
     assert await scale_out_through_losses(await World(make).healthy(), lost="scale") == [(1, 2)]
 
 
+async def test_a_scale_out_that_a_person_did_instead_is_not_told_as_ours(make: Make) -> None:
+    """The write was not taken, and somebody asked for the same size before the next look."""
+    world = await World(make).healthy()
+    burst = Load(running_requests=16, waiting_requests=4, max_running_requests=16, oldest_wait_seconds=5.0)
+    world.cluster.refusals["scale"] = TransientError("no API")
+    with pytest.raises(TransientError):
+        await scale_path(world, burst, 5)
+    del world.cluster.refusals["scale"]
+    world.cluster.scaled(2, "kubectl")
+    await scale_path(world, burst, 2)
+    assert world.cluster.resource["status"].get("decisions", []) == []
+
+
 async def test_recommend_only_says_it_and_once(make: Make) -> None:
     world = await World(make, autoscaling={"mode": "Recommend", "max": 2, "windows": {"scaleOutSeconds": 2}}).healthy()
     burst = Load(running_requests=16, waiting_requests=4, max_running_requests=16, oldest_wait_seconds=60.0)
@@ -544,13 +572,34 @@ async def test_certificates_are_rotated_when_asked_and_keys_are_kept_otherwise(m
     assert world.cluster.writes == []
 
 
-async def test_a_rotation_asked_for_at_no_time_is_told(make: Make) -> None:
+@pytest.mark.parametrize("said", ["now", "2026-01-01T00:00:00", "", "x" * 200_000])
+async def test_a_rotation_asked_for_at_no_time_is_told_and_stops_nothing_else(make: Make, said: str) -> None:
+    """Free text on the metadata held up children, rollouts and the autoscaler of its resource."""
     world = await World(make).healthy()
     annotations = world.cluster.resource["metadata"].setdefault("annotations", {})
-    for said in ("now", "2026-01-01T00:00:00", ""):
-        annotations["shiftparallel.dev/rotate-control-certificates"] = said
-        await world.full()
-        assert world.condition("Ready") == ("False", "InvalidSpec"), said
+    annotations["shiftparallel.dev/rotate-control-certificates"] = said
+    world.cluster.resource["spec"]["replicas"] = 2
+    await world.full()
+    assert world.cluster.objects["Deployment", "gemma"]["spec"]["replicas"] == 2
+    assert not [write for write in world.cluster.writes if "Secret" in write], "nothing is rotated"
+    assert world.condition("Ready") == ("True", "ScalingOut")
+    assert world.condition("ScalingActive")[1] != "NotDecided"
+    assert world.condition("Degraded") == ("True", "RotationIgnored")
+    assert world.cluster.events.count("RotationIgnored") == 1
+    [told] = [c["message"] for c in world.cluster.resource["status"]["conditions"] if c["type"] == "Degraded"]
+    assert "rotate-control-certificates" in told
+    assert len(told) < 300
+    world.cluster.writes.clear()
+    await world.full()
+    assert world.cluster.writes == []
     del annotations["shiftparallel.dev/rotate-control-certificates"]
     await world.full()
-    assert world.condition("Ready") == ("True", "AllPodsReady")
+    assert world.condition("Degraded") == ("False", "AsAsked")
+
+
+async def test_a_rotation_asked_for_at_no_time_is_told_while_no_pod_is_asked_for(make: Make) -> None:
+    world = World(make, replicas=0)
+    world.cluster.resource["metadata"]["annotations"] = {"shiftparallel.dev/rotate-control-certificates": "soon"}
+    await world.full()
+    assert world.condition("Ready") == ("True", "ScaledToZero")
+    assert world.condition("Degraded") == ("True", "RotationIgnored")

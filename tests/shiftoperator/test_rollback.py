@@ -243,6 +243,32 @@ async def test_a_first_pod_waits_for_the_certificate_and_the_status_says_which(m
     assert ("Deployment", "gemma") in world.cluster.objects
 
 
+@pytest.mark.parametrize(
+    ("keys", "auth", "said"),
+    [
+        (("tls.crt", "tls.key"), "Required", "has no ca.crt, which clientAuth Required needs; add the certificate of"),
+        (("tls.crt",), "None", "has no tls.key; add what is missing"),
+        (("other",), "Required", "has no tls.crt and no tls.key and no ca.crt; add"),
+        (("tls.crt", "tls.key"), "None", None),
+        (("tls.crt", "tls.key", "ca.crt"), "Required", None),
+        (None, "Required", None),
+    ],
+)
+async def test_a_certificate_without_a_key_that_pods_read_is_told_before_a_pod_fails(
+    make: Make, keys: tuple[str, ...] | None, auth: str, said: str | None
+) -> None:
+    """Pods failed one after the other, and said only that a file was not there."""
+    world = World(make, service={"tls": {"secretName": "cert", "clientAuth": auth}})
+    if keys is not None:
+        world.cluster.keys["cert"] = keys
+    await world.full()
+    assert (("Deployment", "gemma") in world.cluster.objects) is (said is None)
+    [told] = [c for c in world.cluster.resource["status"]["conditions"] if c["type"] == "Ready"]
+    if said is not None:
+        assert told["reason"] == "SecretMissing"
+        assert f"Secret cert of service.tls {said}" in told["message"]
+
+
 async def test_a_certificate_that_is_not_there_replaces_no_pod(make: Make) -> None:
     world = await World(make).healthy()
     good = running(world)

@@ -215,6 +215,36 @@ async def test_a_scale_in_is_told_whatever_answer_was_lost(make: Make, lost: str
     assert set(fleet.pods) == {"p2"}
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_size_that_a_person_lowered_meanwhile_is_not_told_as_ours(make: Make, restarts: bool) -> None:
+    """Both lower it to the same size, and only one of them did it."""
+    fleet = await Fleet(make).started()
+    fleet.loads = {"p1": ONE, "p2": TWO}
+    assert await fleet.until_marked() == "p1"
+    await fleet.turn()
+    fleet.cluster.scaled(1, "kubectl")
+    if restarts:
+        fleet.restart_operator()
+    await fleet.turn(controllers=False)
+    assert fleet.condition("ScalingActive") == ("True", "PodsLeaving")
+    fleet.cluster.events.clear()
+    await fleet.turns(3)
+    assert fleet.cluster.resource["status"].get("decisions", []) == []
+    assert set(fleet.pods) == {"p2"}
+
+
+async def test_a_pod_that_could_not_be_drained_is_told_though_the_answer_was_lost(make: Make) -> None:
+    fleet = await Fleet(make).started()
+    fleet.runtimes.deaf = True
+    await fleet.until_marked()
+    fleet.cluster.lost = {"scale"}
+    while fleet.replicas == 2:
+        with suppress(TransientError):
+            await fleet.turn(controllers=False)
+    await fleet.turns(3)
+    assert [(d["from"], d["to"]) for d in fleet.cluster.resource["status"]["decisions"]] == [(2, 1)]
+
+
 async def burst(fleet: Fleet) -> None:
     fleet.loads["p2"] = BURST
 

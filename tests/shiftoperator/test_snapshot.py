@@ -90,6 +90,19 @@ def test_a_bad_reason_cannot_break_the_status() -> None:
     assert (len(failure.reason), len(failure.message)) == (64, 900)
 
 
+def test_a_certificate_that_a_pod_cannot_read_is_told_with_its_secret() -> None:
+    """The pod alone knows only the path."""
+    said = "no TLS: [Errno 2] No such file or directory: '/run/shift/tls/ca.crt'"
+    for text, told in ((said, True), (said + "x" * 2000, True), ("no TLS: it is Monday", False)):
+        obj = pod_object({"state": ended(json.dumps({"reason": "InvalidArgument", "message": text}), 1)})
+        obj["spec"] = {"volumes": [{"name": "tmp"}, {"name": "serving-tls", "secret": {"secretName": "cert"}}]}
+        failure = pod_from(obj).failure
+        assert failure is not None
+        assert ("/run/shift/tls is Secret cert of service.tls" in failure.message) is told
+        assert ("ca.crt" in failure.message) is told
+        assert len(failure.message) <= 900
+
+
 def test_obstacles() -> None:
     image = {"state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}}
     obstacle = pod_from(pod_object(image)).obstacle

@@ -55,10 +55,10 @@ class Cluster:
         """None when there is no such object."""
         return await self._call("GET", path(kind, namespace, name), missing_ok=True)
 
-    async def exists(self, kind: str, namespace: str, name: str) -> bool:
-        """Asks for metadata alone: what a Secret holds is not our business."""
+    async def metadata(self, kind: str, namespace: str, name: str) -> Object | None:
+        """Of an object, and nothing else of it: what a Secret holds is not our business. None when it is not there."""
         answer = await self._call("GET", path(kind, namespace, name), missing_ok=True, accept=_METADATA)
-        return answer is not None
+        return None if answer is None else answer["metadata"]
 
     async def list(self, kind: str, namespace: str, label_selector: str = "") -> list[Object]:
         query = {"labelSelector": label_selector} if label_selector else {}

@@ -15,7 +15,7 @@ from shiftprotos import contract
 from shiftoperator import names
 from shiftoperator.manifests import fetching, overrides, placing
 from shiftoperator.manifests.overlay import overlay
-from shiftoperator.spec import Calibration, ServingTls, Spec, section
+from shiftoperator.spec import TLS_AUTHORITY, TLS_CERTIFICATE, TLS_KEY, Calibration, ServingTls, Spec, section
 
 _POD_FIELDS = ("model", "parallelism", "engine", "runtime", "cache", "placement", "podTemplate")
 # Of sections that are live otherwise. None has a default in the CRD: the API server would fill it into stored objects.
@@ -26,8 +26,6 @@ _POD_PARTS = {
     "service": ("tls",),
 }
 _NONROOT = 65532
-# Keys of a Secret of type kubernetes.io/tls, and what cert-manager adds.
-TLS_CERTIFICATE, TLS_KEY, TLS_AUTHORITY = "tls.crt", "tls.key", "ca.crt"
 # In the pod's own volume, which outlives its containers.
 _KEPT_CALIBRATION = "/tmp/calibration.json"  # noqa: S108 - see the mount
 # Big models load for long; the runtime itself gives up earlier and says why.

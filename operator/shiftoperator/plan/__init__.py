@@ -9,7 +9,7 @@ from shiftoperator.plan.children import (
     in_words_of_the_spec,
     revision,
 )
-from shiftoperator.plan.control import access, control_token, rotation_asked, stored_certificates
+from shiftoperator.plan.control import access, control_token, rotation_asked, rotation_ignored, stored_certificates
 from shiftoperator.plan.fetches import Moved, followed
 from shiftoperator.plan.loads import SHARE_SECONDS, TokenSample, observation, pod_load, sample, throughput_share
 from shiftoperator.plan.policies import (
@@ -48,6 +48,7 @@ __all__ = [
     "policy",
     "revision",
     "rotation_asked",
+    "rotation_ignored",
     "sample",
     "stored_certificates",
     "throughput_share",

@@ -10,8 +10,10 @@ from datetime import datetime
 from shiftprotos import contract
 
 from shiftoperator import certificates, names
-from shiftoperator.errors import InvalidSpecError
-from shiftoperator.snapshot import Access, ClientTls, Snapshot
+from shiftoperator.snapshot import Access, ClientTls, Object, Snapshot
+
+# Of what somebody wrote: an annotation may have a quarter of a megabyte.
+_SHOWN = 64
 
 
 def control_token(snapshot: Snapshot) -> str | None:
@@ -30,19 +32,27 @@ def stored_certificates(snapshot: Snapshot, now: datetime) -> certificates.Certi
 
 
 def rotation_asked(snapshot: Snapshot) -> datetime | None:
-    """The time before which an authority is too old, as somebody asked; raises InvalidSpecError for what is no time."""
-    text = (snapshot.resource["metadata"].get("annotations") or {}).get(contract.ANNOTATION_ROTATE)
-    if text is None:
-        return None
+    """The time before which an authority is too old, as somebody asked; None where nobody did, and for what is no time:
+    an annotation is free text, and must not stop what the spec asks for."""
     try:
-        asked = datetime.fromisoformat(text)
+        asked = datetime.fromisoformat(_rotation_text(snapshot) or "")
     except (TypeError, ValueError):
-        asked = None
-    if asked is None or asked.tzinfo is None:
-        raise InvalidSpecError(
-            f"annotation {contract.ANNOTATION_ROTATE} {text!r} is no time; write 2026-01-31T12:00:00Z or remove it"
-        )
-    return asked
+        return None
+    return asked if asked.tzinfo is not None else None
+
+
+def rotation_ignored(snapshot: Snapshot) -> str:
+    """A sentence about what was asked for and is no time, else nothing."""
+    text = _rotation_text(snapshot)
+    if text is None or rotation_asked(snapshot) is not None:
+        return ""
+    shown = text if len(str(text)) <= _SHOWN else f"{str(text)[:_SHOWN]}…"
+    return f"annotation {contract.ANNOTATION_ROTATE} {shown!r} is no time; write 2026-01-31T12:00:00Z or remove it"
+
+
+def _rotation_text(snapshot: Snapshot) -> str | None:
+    annotations: Object = snapshot.resource["metadata"].get("annotations") or {}
+    return annotations.get(contract.ANNOTATION_ROTATE)
 
 
 def access(snapshot: Snapshot) -> Access | None:

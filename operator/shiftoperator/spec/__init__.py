@@ -13,7 +13,7 @@ from shiftoperator.spec.rollout import Rollout, Strategy
 from shiftoperator.spec.runtime import ResourceClaim, Runtime
 from shiftoperator.spec.scaling import PERCENTILES, Autoscaling
 from shiftoperator.spec.schedules import Schedule
-from shiftoperator.spec.service import Service, ServingTls
+from shiftoperator.spec.service import TLS_AUTHORITY, TLS_CERTIFICATE, TLS_KEY, Service, ServingTls
 from shiftoperator.spec.shift import DEFAULT_ADAPTIVE_MAX, POLICIES, Adaptive, AdaptiveMode, Calibration, Policy
 from shiftoperator.spec.whole import Spec, parse, with_policy
 
@@ -21,6 +21,9 @@ __all__ = [
     "DEFAULT_ADAPTIVE_MAX",
     "PERCENTILES",
     "POLICIES",
+    "TLS_AUTHORITY",
+    "TLS_CERTIFICATE",
+    "TLS_KEY",
     "Adaptive",
     "AdaptiveMode",
     "Autoscaling",

@@ -9,6 +9,8 @@ from shiftoperator.errors import InvalidSpecError
 
 SERVICE_TYPES = ("ClusterIP", "NodePort", "LoadBalancer")
 CLIENT_AUTH = ("None", "Required")
+# Keys of a Secret of type kubernetes.io/tls, and what cert-manager adds.
+TLS_CERTIFICATE, TLS_KEY, TLS_AUTHORITY = "tls.crt", "tls.key", "ca.crt"
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,11 @@ class ServingTls:
 
     secret: str
     asks_clients: bool = False
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of the Secret, that pods read."""
+        return (TLS_CERTIFICATE, TLS_KEY, TLS_AUTHORITY) if self.asks_clients else (TLS_CERTIFICATE, TLS_KEY)
 
 
 @dataclass(frozen=True)

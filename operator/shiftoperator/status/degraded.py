@@ -20,7 +20,7 @@ def degraded(view: View) -> Verdict:
 def _none_asked(view: View) -> Verdict | None:
     if view.wanted:
         return None
-    return Verdict(FALSE, reasons.AS_ASKED, "no pod is asked for")
+    return _ignored(view) or Verdict(FALSE, reasons.AS_ASKED, "no pod is asked for")
 
 
 def _nothing_works(view: View) -> Verdict | None:
@@ -63,6 +63,10 @@ def _policy_late(view: View) -> Verdict | None:
     return Verdict(TRUE, reasons.POLICY_LATE, message)
 
 
+def _ignored(view: View) -> Verdict | None:
+    return Verdict(TRUE, reasons.ROTATION_IGNORED, view.outcome.ignored) if view.outcome.ignored else None
+
+
 def _as_asked(view: View) -> Verdict:
     return Verdict(FALSE, reasons.AS_ASKED, "nothing is missing, or what is missing is on its way")
 
@@ -74,5 +78,6 @@ _DEGRADED: tuple[Check, ...] = (
     _rolled_back,
     _pods_missing,
     _policy_late,
+    _ignored,
     _as_asked,
 )

@@ -84,6 +84,7 @@ PODS_BLOCKED = "PodsBlocked"  # pods cannot start while others serve
 SPEC_REFUSED = "SpecRefused"  # pods run an earlier spec, because this one was refused
 POD_SILENT = "PodSilent"  # a ready pod has not answered on its control port for a minute
 POLICY_LATE = "PolicyLate"  # a ready pod has not applied the policy for a minute
+ROTATION_IGNORED = "RotationIgnored"  # new certificates were asked for at what is no time
 # The autoscaler keeps out.
 DISABLED = "Disabled"  # spec.autoscaling.mode
 EXTERNAL_SCALER = "ExternalScaler"  # a HorizontalPodAutoscaler drives /scale
@@ -174,6 +175,7 @@ OF_CONDITION = {
     contract.CONDITION_SLO_MET: (TARGETS_MET, TTFT_MISSED, TPOT_MISSED, NO_TARGET, NO_TRAFFIC, NO_POD_READY),
     contract.CONDITION_DEGRADED: (
         *(AS_ASKED, NO_POD_READY, PODS_FAILING, PODS_BLOCKED, SPEC_REFUSED, ROLLED_BACK, POD_SILENT, POLICY_LATE),
+        ROTATION_IGNORED,
     ),
     contract.CONDITION_PAUSED: (NOT_SUSPENDED, SUSPENDING, SUSPENDED, ROLLOUT_PAUSED),
 }

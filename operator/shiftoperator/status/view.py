@@ -58,7 +58,8 @@ class Rejected:
 class Outcome:
     """What one reconcile came to, beside what it saw. `desired_replicas` is 0 while suspended; `template_hash` is that
     of the pods that should run, `rollout`, `adaptive` and `schedule` what the status says of revisions, of the
-    threshold and of windows of time."""
+    threshold and of windows of time; `ignored` is a sentence about what was asked for beside the spec and makes no
+    sense."""
 
     desired_replicas: int
     template_hash: str
@@ -69,6 +70,7 @@ class Outcome:
     rollout: Object = field(default_factory=dict)
     adaptive: Object | None = None
     schedule: Object | None = None
+    ignored: str = ""
 
 
 @dataclass(frozen=True)
