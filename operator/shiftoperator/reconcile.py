@@ -79,12 +79,16 @@ class Reconciler:
         self._reviser = revise.Reviser(cluster, settings, clock, wall, _now)
         self._memories: dict[Key, Memory] = {}
 
-    async def reconcile(self, key: Key, hint: Object | None, full: bool) -> bool:
-        """False when the object is gone. `hint` is the object as an event showed it; a pass that is not full
-        reads only the pods' states."""
-        memory = self._memories.setdefault(key, Memory())
-        if hint is not None and memory.snapshot is not None:
+    async def push(self, key: Key, hint: Object) -> None:
+        """The fast path: from the watch event straight to the pods. `hint` is the object as the event showed it. Not
+        while a pass over the same object runs, and before one that is full, which says what was wrong."""
+        memory = self._memories.get(key)
+        if memory is not None and memory.snapshot is not None:
             await self._push_at_once(memory, hint)
+
+    async def reconcile(self, key: Key, full: bool) -> bool:
+        """False when the object is gone; a pass that is not full reads only the pods' states."""
+        memory = self._memories.setdefault(key, Memory())
         full = full or memory.snapshot is None or memory.snapshot.outdated
         if full:
             seen = await observe.snapshot(self._cluster, key)
@@ -175,7 +179,6 @@ class Reconciler:
     # --- policy ---
 
     async def _push_at_once(self, memory: Memory, hint: Object) -> None:
-        """The fast path: from the watch event straight to the pods."""
         snapshot = memory.known
         same = hint["metadata"]["uid"] == snapshot.resource["metadata"]["uid"]
         if not same or hint["metadata"]["generation"] <= snapshot.generation:

@@ -20,7 +20,9 @@ class Recorder:
     """Stands in for the reconciler."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[Key, Any, bool]] = []
+        self.calls: list[tuple[Key, bool]] = []
+        self.pushes: list[tuple[Key, Any]] = []
+        self.push_fails: Exception | None = None
         self.answers: list[bool | Exception] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -31,8 +33,13 @@ class Recorder:
         assert self.running == 0, "a pass that runs would remember again"
         self.forgotten += 1
 
-    async def reconcile(self, key: Key, hint: Any, full: bool) -> bool:
-        self.calls.append((key, hint, full))
+    async def push(self, key: Key, hint: Any) -> None:
+        self.pushes.append((key, hint))
+        if self.push_fails is not None:
+            raise self.push_fails
+
+    async def reconcile(self, key: Key, full: bool) -> bool:
+        self.calls.append((key, full))
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
@@ -81,7 +88,8 @@ async def test_events_while_busy_are_merged(controller: Controller, recorder: Re
     controller.wake(KEY)
     recorder.gate.set()
     await settle()
-    assert [(hint, full) for _, hint, full in recorder.calls] == [({"n": 1}, True), ({"n": 5}, True)]
+    assert recorder.pushes == [(KEY, {"n": 1}), (KEY, {"n": 5})]
+    assert recorder.calls == [(KEY, True), (KEY, True)]
     assert recorder.most_running == 1, "one worker per object"
 
 
@@ -100,7 +108,7 @@ async def test_polls_between_full_passes(recorder: Recorder) -> None:
     controller.wake(KEY)
     await asyncio.sleep(0.1)
     await controller.stop()
-    kinds = [full for _, _, full in recorder.calls]
+    kinds = [full for _, full in recorder.calls]
     assert kinds[0] is True
     assert len(kinds) > 2
     assert not any(kinds[1:])
@@ -115,7 +123,7 @@ async def test_many_objects_are_looked_at_more_rarely(recorder: Recorder, monkey
         controller.wake(Key("team", f"model-{number}"))
     await asyncio.sleep(1.0)
     await controller.stop()
-    polls = [full for _, _, full in recorder.calls].count(False)
+    polls = [full for _, full in recorder.calls].count(False)
     assert 1 <= polls <= 30, "one of them alone would have been looked at 100 times"
 
 
@@ -129,8 +137,75 @@ async def test_full_passes_of_many_objects_wait_their_turn(controller: Controlle
     assert recorder.running == controllers.MOST_PASSES_AT_ONCE
     recorder.gate.set()
     await settle()
-    assert len({key for key, _, _ in recorder.calls}) == 50
+    assert len({key for key, _ in recorder.calls}) == 50
     assert recorder.most_running == controllers.MOST_PASSES_AT_ONCE
+
+
+async def busy(controller: Controller, recorder: Recorder) -> list[Key]:
+    """Full passes that last in every place; returns the objects that wait for one."""
+    recorder.gate.clear()
+    await controller.start()
+    keys = [Key("team", f"model-{number}") for number in range(controllers.MOST_PASSES_AT_ONCE + 4)]
+    for key in keys:
+        controller.wake(key)
+    await settle()
+    return keys[controllers.MOST_PASSES_AT_ONCE :]
+
+
+async def test_a_policy_does_not_wait_behind_the_full_passes_of_others(
+    controller: Controller, recorder: Recorder
+) -> None:
+    """Sixteen of them that waited for a slow API server held up what a person had just changed."""
+    waiting, *_ = await busy(controller, recorder)
+    controller.wake(KEY, {"policy": 1})
+    controller.wake(waiting, {"policy": 2})
+    await settle()
+    assert recorder.pushes == [(KEY, {"policy": 1}), (waiting, {"policy": 2})]
+    controller.wake(KEY, {"policy": 3})
+    await settle()
+    assert recorder.pushes[2:] == [(KEY, {"policy": 3})], "also one that comes while the first waits for its full pass"
+    assert recorder.running == controllers.MOST_PASSES_AT_ONCE
+    recorder.gate.set()
+    await settle()
+    assert [full for key, full in recorder.calls if key == KEY] == [True], "one pass, after all that happened before it"
+    assert recorder.most_running == controllers.MOST_PASSES_AT_ONCE
+
+
+async def test_a_policy_waits_for_the_pass_of_its_own_object(controller: Controller, recorder: Recorder) -> None:
+    await busy(controller, recorder)
+    running = recorder.calls[0][0]
+    controller.wake(running, {"policy": 1})
+    await settle()
+    assert recorder.pushes == []
+    recorder.gate.set()
+    await settle()
+    assert recorder.pushes == [(running, {"policy": 1})]
+
+
+@pytest.mark.parametrize("error", [TransientError("no API"), RuntimeError("a bug")])
+async def test_a_push_that_fails_does_not_hold_up_the_pass(
+    controller: Controller, recorder: Recorder, error: Exception
+) -> None:
+    await controller.start()
+    recorder.push_fails = error
+    controller.wake(KEY, {"policy": 1})
+    await settle()
+    assert (recorder.pushes, recorder.calls) == ([(KEY, {"policy": 1})], [(KEY, True)])
+
+
+async def test_who_waits_for_a_place_gives_the_lead_away_and_takes_no_place(
+    controller: Controller, recorder: Recorder
+) -> None:
+    waiting = await busy(controller, recorder)
+    await controller.stop()
+    assert recorder.running == 0
+    recorder.calls.clear()
+    await controller.start()
+    await settle()
+    assert recorder.running == controllers.MOST_PASSES_AT_ONCE, "every place is free again"
+    recorder.gate.set()
+    await settle()
+    assert set(waiting) <= {key for key, _ in recorder.calls}
 
 
 async def test_a_gone_object_ends_its_worker(controller: Controller, recorder: Recorder) -> None:
@@ -155,7 +230,8 @@ async def test_an_object_made_anew_while_the_old_one_is_missed(controller: Contr
     controller.wake(KEY, {"new": 1})
     recorder.gate.set()
     await settle()
-    assert [(hint, full) for _, hint, full in recorder.calls] == [(None, True), ({"new": 1}, True)]
+    assert recorder.calls == [(KEY, True), (KEY, True)]
+    assert recorder.pushes == [(KEY, {"new": 1})]
     controller.wake_known(KEY)
     await settle()
     assert len(recorder.calls) == 3, "it is still known"
@@ -170,7 +246,7 @@ async def test_errors_are_tried_again(controller: Controller, recorder: Recorder
     # An event does not wait for the pause after an error.
     controller.wake(KEY)
     await asyncio.sleep(0.05)
-    assert [full for _, _, full in recorder.calls][:2] == [True, True]
+    assert [full for _, full in recorder.calls][:2] == [True, True]
 
 
 async def test_events_in_an_outage_do_not_lengthen_the_pause_after_it(
@@ -209,8 +285,8 @@ class FailsAsItIsCancelled(Recorder):
         super().__init__()
         self.fails = asyncio.Event()
 
-    async def reconcile(self, key: Key, hint: Any, full: bool) -> bool:
-        self.calls.append((key, hint, full))
+    async def reconcile(self, key: Key, full: bool) -> bool:
+        self.calls.append((key, full))
 
         async def read() -> None:
             await self.fails.wait()

@@ -229,10 +229,12 @@ class World:
         )
 
     async def full(self, hint: Object | None = None) -> bool:
-        return await self.reconciler.reconcile(KEY, hint, True)
+        if hint is not None:
+            await self.reconciler.push(KEY, hint)
+        return await self.reconciler.reconcile(KEY, True)
 
     async def poll(self) -> bool:
-        return await self.reconciler.reconcile(KEY, None, False)
+        return await self.reconciler.reconcile(KEY, False)
 
     async def healthy(self) -> World:
         await self.full()

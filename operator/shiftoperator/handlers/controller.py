@@ -9,11 +9,11 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-from shiftoperator.errors import ConflictError, TransientError
+from shiftoperator.errors import ConflictError, TransientError, UserError
 from shiftoperator.metrics import Metrics
 from shiftoperator.names import Key
 
@@ -27,10 +27,14 @@ MOST_RESYNCS_PER_SECOND = 10.0
 MOST_POLLS_PER_SECOND = 100.0
 # More would only wait for each other at the API server, past their deadlines, and the Lease with them.
 MOST_PASSES_AT_ONCE = 16
+# A lane of their own, which such passes do not fill: each is one write, and half a second of the pods' at most.
+MOST_PUSHES_AT_ONCE = 16
 
 
 class Reconciles(Protocol):
-    async def reconcile(self, key: Key, hint: Object | None, full: bool) -> bool: ...
+    async def push(self, key: Key, hint: Object) -> None: ...
+
+    async def reconcile(self, key: Key, full: bool) -> bool: ...
 
     async def forget_all(self) -> None: ...
 
@@ -52,6 +56,7 @@ class Controller:
         self._workers: dict[Key, Worker] = {}
         self._leading = False
         self._slots = asyncio.Semaphore(MOST_PASSES_AT_ONCE)
+        self._lane = asyncio.Semaphore(MOST_PUSHES_AT_ONCE)
 
     def wake(self, key: Key, hint: Object | None = None) -> None:
         """Something happened to the object or its pods; events while a worker is busy are merged."""
@@ -99,10 +104,8 @@ class Controller:
         while self._workers.get(worker.key) is worker:
             hint, woken = await worker.next(pause)
             full = woken or failures > 0 or self._clock() >= full_due
-            turn: AbstractAsyncContextManager[None] = self._slots if full else nullcontext()
             try:
-                async with turn:
-                    exists = await self._reconcile_once(worker.key, hint, full)
+                exists = await self._pass(worker, hint, full)
             except TransientError as error:
                 # An event is worth a try at once, and no reason to wait longer after it: in an outage many come.
                 failures = max(1, failures) if woken else failures + 1
@@ -124,10 +127,42 @@ class Controller:
     def _interval(self, seconds: float, most_per_second: float) -> float:
         return max(seconds, len(self._known) / most_per_second)
 
-    async def _reconcile_once(self, key: Key, hint: Object | None, full: bool) -> bool:
+    async def _pass(self, worker: Worker, hint: Object | None, full: bool) -> bool:
+        if not full:
+            return await self._reconcile_once(worker.key, full)
+        async with self._turn(worker, hint):
+            return await self._reconcile_once(worker.key, full)
+
+    @asynccontextmanager
+    async def _turn(self, worker: Worker, hint: Object | None) -> AsyncIterator[None]:
+        """A place among the full passes. A policy that an event shows is pushed before, and so is one that comes while
+        this object waits for its place."""
+        place = asyncio.create_task(self._slots.acquire(), name=f"place of {worker.key}")
+        try:
+            while hint is not None or not place.done():
+                if hint is not None:
+                    await self._push(worker.key, hint)
+                hint = await worker.hint_before(place)
+            yield
+        finally:
+            # Of a place that was not given yet, the semaphore takes the wish back.
+            if not place.cancel() and not place.cancelled():
+                self._slots.release()
+
+    async def _push(self, key: Key, hint: Object) -> None:
+        """As far as it goes: the full pass that follows does the same."""
+        try:
+            async with self._lane:
+                await self._reconciler.push(key, hint)
+        except (TransientError, UserError) as error:
+            log.warning("policy not pushed at once key=%s: %s", key, error)
+        except Exception:
+            log.exception("push failed key=%s", key)
+
+    async def _reconcile_once(self, key: Key, full: bool) -> bool:
         started, outcome = self._clock(), "error"
         try:
-            exists = await self._reconciler.reconcile(key, hint, full)
+            exists = await self._reconciler.reconcile(key, full)
             outcome = "ok"
             return exists
         except TransientError:
@@ -177,7 +212,20 @@ class Worker:
                 await self._event.wait()
         except TimeoutError:
             pass
-        woken, hint = self._event.is_set(), self._hint
+        woken = self._event.is_set()
+        return self._take(), woken
+
+    async def hint_before(self, place: asyncio.Task[Any]) -> Object | None:
+        """The next hint; None when `place` is there first, or for an event without one. What happened until the pass
+        begins needs no other pass."""
+        event = asyncio.create_task(self._event.wait(), name=f"event of {self.key}")
+        try:
+            await asyncio.wait({event, place}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            event.cancel()
+        return self._take()
+
+    def _take(self) -> Object | None:
+        hint, self._hint = self._hint, None
         self._event.clear()
-        self._hint = None
-        return hint, woken
+        return hint
