@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
 
 from shiftprotos import contract
 
@@ -12,8 +15,45 @@ from shiftoperator.errors import CLAIM_MISSING, SECRET_MISSING, UserError
 from shiftoperator.snapshot import Object, Snapshot, pod_from
 from shiftoperator.spec import TLS_AUTHORITY, Spec
 
+# A new one is noticed within this time.
+SCALERS_SECONDS = 5.0
 
-async def snapshot(cluster: Cluster, key: names.Key) -> Snapshot | None:
+
+class Scalers:
+    """HorizontalPodAutoscalers by namespace: one list for all resources of it, and another when that one is old."""
+
+    def __init__(self, cluster: Cluster, clock: Callable[[], float] = time.monotonic) -> None:
+        self._cluster, self._clock = cluster, clock
+        # With the time at which the list was asked for; passes that come meanwhile wait for the same one.
+        self._lists: dict[str, tuple[float, asyncio.Task[list[Object]]]] = {}
+
+    async def of(self, key: names.Key) -> str | None:
+        """The one (KEDA makes one too) that drives this resource's /scale. Raises what a list does."""
+        for scaler in await asyncio.shield(self._listed(key.namespace)):
+            target: Object = scaler.get("spec", {}).get("scaleTargetRef", {})
+            if target.get("kind") == contract.KIND and target.get("name") == key.name:
+                return str(scaler["metadata"]["name"])
+        return None
+
+    def forget(self) -> None:
+        self._lists.clear()
+
+    def _listed(self, namespace: str) -> asyncio.Task[list[Object]]:
+        now = self._clock()
+        self._lists = {name: known for name, known in self._lists.items() if now - known[0] < SCALERS_SECONDS}
+        if namespace not in self._lists or _failed(self._lists[namespace][1]):
+            task = asyncio.create_task(self._cluster.list("HorizontalPodAutoscaler", namespace), name="scalers")
+            # Whoever waited for it may be gone.
+            task.add_done_callback(_failed)
+            self._lists[namespace] = (now, task)
+        return self._lists[namespace][1]
+
+
+def _failed(task: asyncio.Task[Any]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
+
+
+async def snapshot(cluster: Cluster, key: names.Key, scalers: Scalers) -> Snapshot | None:
     """None when the ShiftDeployment is gone or on its way out."""
     wanted = manifests.singletons(key.name)
     selector = names.selector_text(key.name)
@@ -21,7 +61,7 @@ async def snapshot(cluster: Cluster, key: names.Key) -> Snapshot | None:
         asyncio.gather(*(cluster.get(kind, key.namespace, name) for kind, name in wanted)),
         cluster.list("ControllerRevision", key.namespace, selector),
         cluster.list("Pod", key.namespace, selector),
-        _external_scaler(cluster, key),
+        scalers.of(key),
     )
     # Last: children that the garbage collector took with it must not look like children that are missing.
     resource = await cluster.get(contract.KIND, key.namespace, key.name)
@@ -77,12 +117,3 @@ def _keys(metadata: Object) -> set[str] | None:
     fields = [entry.get("fieldsV1") or {} for entry in metadata.get("managedFields") or ()]
     written = [part[field] for part in fields for field in ("f:data", "f:stringData") if field in part]
     return {name.removeprefix("f:") for part in written for name in part} if written else None
-
-
-async def _external_scaler(cluster: Cluster, key: names.Key) -> str | None:
-    """The HorizontalPodAutoscaler (KEDA makes one too) that drives this resource's /scale."""
-    for scaler in await cluster.list("HorizontalPodAutoscaler", key.namespace):
-        target: Object = scaler.get("spec", {}).get("scaleTargetRef", {})
-        if target.get("kind") == contract.KIND and target.get("name") == key.name:
-            return str(scaler["metadata"]["name"])
-    return None

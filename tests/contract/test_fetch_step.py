@@ -257,7 +257,7 @@ def test_a_step_that_was_stopped_goes_on_where_it_was(hub: Hub, tmp_path: Path) 
 
 
 def test_a_model_that_the_cache_cannot_hold_is_refused_by_its_size(bucket: dict[str, str], tmp_path: Path) -> None:
-    big = {**FROM_BUCKET, "cache": {"sizeLimit": "1Mi"}}
+    big = {**FROM_BUCKET, "cache": {"sizeLimit": "1Mi"}, "observability": {"logs": {"format": "json"}}}
     pod = Pod(big, tmp_path, tmp_path / "cache", bucket)
     with ended(pod.fetch(free_port())) as step:
         code, _, rest = said(step)
@@ -266,6 +266,9 @@ def test_a_model_that_the_cache_cannot_hold_is_refused_by_its_size(bucket: dict[
     total = sum(map(len, MODEL.values()))
     assert told["reason"] == contract.REASON_FETCH_FAILED
     assert f"has {total} bytes, and its cache may hold {2**20}" in told["message"]
+    lines = [line for line in rest.splitlines() if not line.startswith("shift-runtime: ")]
+    assert lines
+    assert all(isinstance(json.loads(line), dict) for line in lines), "as observability.logs asks for"
     assert SECRET not in rest + pod.log.read_text()
 
 

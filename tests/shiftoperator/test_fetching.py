@@ -38,6 +38,20 @@ def test_the_step_has_the_runtimes_image_and_nobodys_rights(make: Make) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("logs", "said"),
+    [
+        ({"format": "json", "level": "debug", "requests": True}, ["--log-format", "json"]),
+        ({"format": "text"}, ["--log-format", "text"]),
+        ({"level": "debug"}, []),
+    ],
+)
+def test_the_step_logs_in_the_form_that_was_asked_for(make: Make, logs: Object, said: list[str]) -> None:
+    """Its lines were text beside JSON of the runtime."""
+    plain, asked = step(make.resource(model=MODEL)), step(make.resource(model=MODEL, observability={"logs": logs}))
+    assert [argument for argument in asked["args"] if argument not in plain["args"]] == said
+
+
 def test_the_runtime_serves_what_was_fetched_and_asks_nobody(make: Make) -> None:
     [runtime] = template(make.resource(model=MODEL))["containers"]
     assert runtime["args"][:3] == ["serve", "hf://meta/llama@v1", "--offline"]

@@ -247,7 +247,8 @@ def test_children(make: Make) -> None:
 
 
 def services(resource: Object) -> tuple[Object, Object]:
-    made = manifests.children(resource, specs.parse(resource["spec"]), REVISION, CONTROL, "shift-system")
+    revision = {"data": {"template": template(resource)}}
+    made = manifests.children(resource, specs.parse(resource["spec"]), revision, CONTROL, "shift-system")
     found = {child["metadata"]["name"]: child for child in made if child.get("kind") == "Service"}
     return found["gemma"], found["gemma-headless"]
 

@@ -69,6 +69,59 @@ def test_what_of_rollout_replaces_pods(make: Make, changed: Object) -> None:
     assert len(hashes) == 2
 
 
+EMPTY: list[Object] = [
+    {"observability": {}},
+    {"observability": {"logs": {}}},
+    {"service": {}},
+    {"service": {"type": "ClusterIP", "annotations": {}}},
+    {"placement": {}},
+    {"placement": {"nodeSelector": {}, "tolerations": [], "spread": []}},
+    {"cache": {}},
+    {"engine": {}},
+    {"rollout": {}},
+    {"podTemplate": {}},
+    {"podTemplate": {"metadata": {}, "spec": {}}},
+    {"shift": {"policy": "Auto", "thresholdTokens": 64, "calibration": {}}},
+]
+
+
+@pytest.mark.parametrize("empty", EMPTY, ids=str)
+def test_what_is_empty_says_as_much_as_what_is_left_out(make: Make, empty: Object) -> None:
+    """`observability.logs: {}` replaced every pod by one that was the same."""
+    plain = {name: value for name, value in make.resource()["spec"].items() if name != "engine"}
+    both = plain, {**plain, **empty}
+    assert len({manifests.template_hash(spec) for spec in both}) == 1
+    rendered = [manifests.pod_template("gemma", specs.parse(spec), "h", "d") for spec in both]
+    assert rendered[0] == rendered[1]
+
+
+def test_no_authority_for_clients_is_the_same_as_none(make: Make) -> None:
+    tls: list[Object] = [{"secretName": "cert"}, {"secretName": "cert", "clientAuth": "None"}]
+    hashes = [manifests.template_hash(make.resource(service={"tls": asked})["spec"]) for asked in tls]
+    assert hashes[0] == hashes[1]
+    # The API server writes the default into stored objects: this hash is in clusters.
+    assert manifests.template_hashes(make.resource(service={"tls": tls[1]})["spec"]) == (hashes[1], hashes[1])
+
+
+def test_an_empty_choice_of_a_pod_template_is_a_choice(make: Make) -> None:
+    volumes: list[list[Object]] = [[{"name": "a"}], [{"name": "a", "emptyDir": {}}]]
+    asked = [make.resource(podTemplate={"spec": {"volumes": volume}})["spec"] for volume in volumes]
+    assert len({manifests.template_hash(spec) for spec in asked}) == 2
+
+
+@pytest.mark.parametrize("where", ["deployed", "good", "rejected"])
+def test_a_hash_that_counted_what_is_empty_stays_while_it_is_in_use(make: Make, where: str) -> None:
+    resource = make.resource(observability={"logs": {}})
+    now, before = manifests.template_hashes(resource["spec"])
+    assert now != before
+    deployment = {"spec": {"template": {"metadata": {"annotations": {"shiftparallel.dev/template-hash": before}}}}}
+    told: Object = {"good": {"goodRevision": before}, "rejected": {"rejected": {"revision": before}}}
+    resource["status"] = {"rollout": told.get(where, {})}
+    children = {("Deployment", "gemma"): deployment} if where == "deployed" else {}
+    assert rollout.revisions(make.snapshot(resource, children=children)).target == before
+    assert rollout.revisions(make.snapshot(make.resource(observability={"logs": {}}))).target == now
+
+
 @pytest.mark.parametrize("asked", [None, 5, "x", ["restartedAt"]])
 def test_a_rollout_of_another_shape_changes_no_hash(make: Make, asked: Any) -> None:
     plain = make.resource()["spec"]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from shiftoperator import manifests
 from shiftoperator.errors import UserError
 from shiftoperator.snapshot import Phase
 
@@ -382,3 +383,86 @@ async def test_a_surge_without_room_is_given_up_once(make: Make) -> None:
         await world.full()
     assert rolling() == {"maxSurge": 0, "maxUnavailable": 1}
     assert world.cluster.events.count("SurgeGivenUp") == 1
+
+
+async def test_pods_that_an_earlier_operator_hashed_with_what_is_empty_stay(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its hash of the very same spec is another one; no pod may restart for that."""
+    world = World(make, observability={"logs": {}}, shift={"policy": "Auto", "calibration": {}})
+    now, before = manifests.template_hashes(world.cluster.resource["spec"])
+    with monkeypatch.context() as earlier:
+        earlier.setattr(manifests, "template_hashes", lambda spec: (before, before))
+        await world.healthy()
+    assert running(world) == before != now
+    world.restart_operator()
+    for _ in range(3):
+        await world.full()
+    assert running(world) == before
+    assert [write for write in world.cluster.writes if "Deployment" in write or "Revision" in write] == []
+    change(world, observability={"logs": {"level": "debug"}})
+    await world.full()
+    assert running(world) != before, "what says something counts as ever"
+
+
+def protocols(world: World) -> set[str]:
+    """Of both Services' ports for clients."""
+    services = [world.cluster.objects["Service", name] for name in ("gemma", "gemma-headless")]
+    return {port["appProtocol"] for service in services for port in service["spec"]["ports"]}
+
+
+PLAIN, TLS = {"http", "kubernetes.io/h2c"}, {"https"}
+
+
+async def test_a_service_says_what_the_pods_that_serve_speak_while_they_are_replaced(make: Make) -> None:
+    """It followed the spec at once, and mesh and load balancer spoke TLS to pods that did not."""
+    world = await World(make, replicas=3).healthy()
+    for name in ("p2", "p3"):
+        world.cluster.add_pod(name, running(world))
+    await world.full()
+    old = running(world)
+    change(world, service={"tls": {"secretName": "cert"}})
+    await world.full()
+    assert running(world) != old
+    assert protocols(world) == PLAIN, "not one pod of it is there"
+    said = []
+    for name in ("p1", "p2", "p3"):
+        world.cluster.add_pod(name, running(world))
+        await world.full()
+        said.append(protocols(world))
+    assert said == [PLAIN, TLS, TLS], "as most pods do"
+
+
+async def test_a_service_says_what_pods_speak_that_were_rolled_back(make: Make) -> None:
+    world = await World(make).healthy()
+    change(world, service={"tls": {"secretName": "cert"}})
+    await world.full()
+    replace_pods(world, CRASH)
+    await world.full()
+    replace_pods(world)
+    await world.full()
+    await world.full()
+    assert world.condition("Ready") == ("False", "RolledBack")
+    assert protocols(world) == PLAIN
+
+
+async def test_a_service_without_pods_says_what_the_first_ones_will_speak(make: Make) -> None:
+    world = World(make, service={"tls": {"secretName": "cert"}})
+    await world.full()
+    assert protocols(world) == TLS
+
+
+async def test_a_rollout_waits_as_long_as_the_pods_that_leave_may_take(make: Make) -> None:
+    """A shorter drain in the spec is that of the next pods: those that run have their hour."""
+    world = await World(make, rollout={"drainSeconds": 3600, "progressDeadlineSeconds": 600}).healthy()
+    deadlines = []
+    for drain in (3600, 0):
+        change(world, rollout={"drainSeconds": drain, "progressDeadlineSeconds": 600})
+        await world.full()
+        deadlines.append(world.cluster.objects["Deployment", "gemma"]["spec"]["progressDeadlineSeconds"])
+    replace_pods(world)
+    world.now += 60.0
+    for _ in range(2):
+        await world.full()
+    deadlines.append(world.cluster.objects["Deployment", "gemma"]["spec"]["progressDeadlineSeconds"])
+    assert deadlines == [4230, 4230, 630]

@@ -37,6 +37,7 @@ class Scene:
             "status": {"observedGeneration": 2, "conditions": []},
         }
         self.stored = [GOOD, self.target]
+        self.templates: dict[str, Object] = {}
 
     def old(self, **changed: Any) -> Scene:
         return self._add(template_hash=GOOD, changed_at=NOW - 5000, **changed)
@@ -50,7 +51,10 @@ class Scene:
 
     @property
     def snapshot(self) -> Snapshot:
-        revisions = [manifests.controller_revision(self.resource, hash_, {}, 1) for hash_ in self.stored]
+        revisions = [
+            manifests.controller_revision(self.resource, hash_, self.templates.get(hash_, {}), 1)
+            for hash_ in self.stored
+        ]
         children: dict[tuple[str, str], Object] = {("ControllerRevision", r["metadata"]["name"]): r for r in revisions}
         children["Deployment", "gemma"] = self.deployment
         return self.make.snapshot(self.resource, tuple(self.pods), self.states, children)
@@ -277,7 +281,7 @@ def test_a_status_of_rollout_survives_a_round_trip(make: Make) -> None:
 
 
 def surges(scene: Scene) -> int:
-    return rollout.surge(specs.parse(scene.resource["spec"]), scene.judged())
+    return rollout.surge(scene.snapshot, specs.parse(scene.resource["spec"]), scene.judged())
 
 
 @pytest.mark.parametrize(
@@ -323,10 +327,29 @@ def test_surge_stays_within_the_gpu_budget(make: Make, budget: int, surge: int) 
     assert surges(scene) == surge
 
 
+def test_surge_counts_the_gpus_that_pods_hold_and_not_those_that_the_next_will(make: Make) -> None:
+    """From four GPUs to two: an extra pod beside those of four was over the budget."""
+    scene = Scene(make, strategy="Surge").old().old()
+    scene.resource["spec"]["autoscaling"] = {"mode": "Disabled", "max": 3, "maxGpus": 6}
+    assert surges(scene) == 1
+    scene.templates[GOOD] = {"spec": {"containers": [{"name": "runtime", "args": ["serve", "m", "--ranks", "4"]}]}}
+    assert surges(scene) == 0
+
+
+def test_a_pod_waits_for_the_drain_of_those_that_run_and_not_for_its_own(make: Make) -> None:
+    """The spec asks for a shorter drain: the new revision was rejected while an old pod still ended its requests."""
+    scene = Scene(make).old().new(1800 + 60, **NO_NODE)
+    assert scene.verdict == "ProgressDeadlineExceeded"
+    scene.templates[GOOD] = {"spec": {"terminationGracePeriodSeconds": 3630}}
+    assert scene.verdict is None
+    scene.pods.pop()
+    assert scene.new(1800 + 3630, **NO_NODE).verdict == "ProgressDeadlineExceeded"
+
+
 @pytest.mark.parametrize(("surge", "strategy"), [(0, (0, 1)), (1, (1, 0))])
 def test_at_most_one_pod_is_away(make: Make, surge: int, strategy: tuple[int, int]) -> None:
     resource = make.resource()
-    made = manifests.deployment(resource, specs.parse(resource["spec"]), {}, surge)["spec"]
+    made = manifests.deployment(resource, specs.parse(resource["spec"]), {}, manifests.Rolling(surge))["spec"]
     assert (made["strategy"]["rollingUpdate"]["maxSurge"], made["strategy"]["rollingUpdate"]["maxUnavailable"]) == (
         strategy
     )

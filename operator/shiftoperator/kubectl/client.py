@@ -41,6 +41,11 @@ class Kubectl:
     def patch(self, name: str, changed: Object) -> Object:
         return self._json("patch", RESOURCE, name, "--type=merge", "-p", json.dumps(changed), "-o", "json")
 
+    def try_patch(self, name: str, changed: Object) -> Object:
+        """As it would be, with what the API server notes of it; nothing is stored."""
+        trial = ("--dry-run=server", "--show-managed-fields")
+        return self._json("patch", RESOURCE, name, "--type=merge", "-p", json.dumps(changed), "-o", "json", *trial)
+
     def delete(self, name: str, resource: str) -> None:
         """Gracefully, and without waiting for the end."""
         self._run("delete", resource, name, "--wait=false", "-o", "name")

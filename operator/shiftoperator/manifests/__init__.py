@@ -3,24 +3,37 @@
 from shiftoperator.manifests.children import (
     SETTLE_SECONDS,
     Control,
+    Rolling,
     children,
     controller_revision,
     deployment,
     singletons,
 )
 from shiftoperator.manifests.references import secrets_named
-from shiftoperator.manifests.template import DRAIN_MARGIN_SECONDS, arguments, pod_template, template_hash
+from shiftoperator.manifests.rendered import gpus_of, leaving_seconds_of, speaks_tls
+from shiftoperator.manifests.template import (
+    DRAIN_MARGIN_SECONDS,
+    arguments,
+    pod_template,
+    template_hash,
+    template_hashes,
+)
 
 __all__ = [
     "DRAIN_MARGIN_SECONDS",
     "SETTLE_SECONDS",
     "Control",
+    "Rolling",
     "arguments",
     "children",
     "controller_revision",
     "deployment",
+    "gpus_of",
+    "leaving_seconds_of",
     "pod_template",
     "secrets_named",
     "singletons",
+    "speaks_tls",
     "template_hash",
+    "template_hashes",
 ]

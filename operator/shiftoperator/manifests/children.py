@@ -10,6 +10,7 @@ from shiftprotos import contract
 
 from shiftoperator import names
 from shiftoperator.certificates import Certificates
+from shiftoperator.manifests.rendered import leaving_seconds_of, speaks_tls
 from shiftoperator.manifests.template import DRAIN_MARGIN_SECONDS
 from shiftoperator.spec import Spec
 
@@ -42,6 +43,20 @@ class Control:
         return {contract.CONTROL_TOKEN_KEY: self.token.encode(), **self.certificates.for_pods()}
 
 
+@dataclass(frozen=True)
+class Rolling:
+    """How pods are replaced at the moment: with so many beside those asked for, whether that is paused, the template of
+    those that serve, what one that leaves may take. None: as of the one template that there is."""
+
+    surge: int = 0
+    paused: bool = False
+    serving: Object | None = None
+    leaving_seconds: int | None = None
+
+
+NOT_ROLLING = Rolling()
+
+
 def singletons(name: str) -> tuple[tuple[str, str], ...]:
     """(kind, name) of every child with a fixed name, in the order in which they are applied."""
     return (
@@ -63,33 +78,34 @@ def children(
     control: Control,
     operator_namespace: str,
     metrics_namespaces: tuple[str, ...] = (),
-    surge: int = 0,
-    paused: bool = False,
+    rolling: Rolling = NOT_ROLLING,
 ) -> tuple[Object, ...]:
     """Everything that should exist; the Deployment comes last, when all that its pods mount is there.
 
-    `revision` holds the pod template that is to run; a rollout may have `surge` pods more than are asked for, and is
-    `paused` where there is one.
+    `revision` holds the pod template that is to run.
     """
     make = _Maker(resource)
     name = resource["metadata"]["name"]
+    template, service = revision["data"]["template"], spec.service
+    # Not what the spec asks for: pods may have another revision, for as long as a rollout takes or it is a bad one.
+    tls = speaks_tls(template if rolling.serving is None else rolling.serving)
     return (
         make.object("ServiceAccount", name, {"automountServiceAccountToken": False}),
         # Before what is made of it: a certificate must never be in use that could not be made again.
         make.object("Secret", names.authority_secret(name), _secret(control.certificates.as_data())),
         make.object("Secret", names.control_secret(name), _secret(control.for_pods())),
         make.object("NetworkPolicy", name, {"spec": _network_policy(name, operator_namespace, metrics_namespaces)}),
-        _annotated(make.object("Service", name, {"spec": _service(name, spec)}), spec.service.annotations),
-        make.object("Service", names.headless_service(name), {"spec": _headless_service(name, spec)}),
+        _annotated(make.object("Service", name, {"spec": _service(name, service.type, tls)}), service.annotations),
+        make.object("Service", names.headless_service(name), {"spec": _headless_service(name, tls)}),
         make.object("PodDisruptionBudget", name, {"spec": _disruption_budget(name, spec)}),
         revision,
-        deployment(resource, spec, revision["data"]["template"], surge, paused),
+        deployment(resource, spec, template, rolling),
     )
 
 
-def deployment(resource: Object, spec: Spec, template: Object, surge: int = 0, paused: bool = False) -> Object:
+def deployment(resource: Object, spec: Spec, template: Object, rolling: Rolling = NOT_ROLLING) -> Object:
     name = resource["metadata"]["name"]
-    return _Maker(resource).object("Deployment", name, {"spec": _deployment(name, spec, template, surge, paused)})
+    return _Maker(resource).object("Deployment", name, {"spec": _deployment(name, spec, template, rolling)})
 
 
 def controller_revision(resource: Object, template_hash: str, template: Object, revision: int) -> Object:
@@ -123,15 +139,14 @@ def _annotated(made: Object, annotations: dict[str, str]) -> Object:
     return {**made, "metadata": {**made["metadata"], "annotations": annotations}} if annotations else made
 
 
-def _headless_service(name: str, spec: Spec) -> Object:
-    return {**_service(name, spec), "type": "ClusterIP", "clusterIP": "None"}
+def _headless_service(name: str, tls: bool) -> Object:
+    return {**_service(name, "ClusterIP", tls), "clusterIP": "None"}
 
 
-def _service(name: str, spec: Spec) -> Object:
+def _service(name: str, type_: str, tls: bool) -> Object:
     """Its address is left out: the API server gives one, and we must not take it away again."""
-    tls = spec.service.tls is not None
     return {
-        "type": spec.service.type,
+        "type": type_,
         "selector": names.selector(name),
         "publishNotReadyAddresses": False,
         "ports": [
@@ -185,9 +200,11 @@ def _network_policy(name: str, operator_namespace: str, metrics_namespaces: tupl
     }
 
 
-def _deployment(name: str, spec: Spec, template: Object, surge: int, paused: bool) -> Object:
-    rollout = spec.rollout
-    leaving_seconds = rollout.drain_seconds + DRAIN_MARGIN_SECONDS
+def _deployment(name: str, spec: Spec, template: Object, rolling: Rolling) -> Object:
+    rollout, surge = spec.rollout, rolling.surge
+    leaving_seconds = rolling.leaving_seconds
+    if leaving_seconds is None:
+        leaving_seconds = leaving_seconds_of(template) or rollout.drain_seconds + DRAIN_MARGIN_SECONDS
     return {
         "replicas": spec.pods,
         "selector": {"matchLabels": names.selector(name)},
@@ -196,7 +213,7 @@ def _deployment(name: str, spec: Spec, template: Object, surge: int, paused: boo
             # GPUs are rarely spare: a new pod starts when an old one has given its own back, unless there is room.
             "rollingUpdate": {"maxSurge": surge, "maxUnavailable": 0 if surge else 1},
         },
-        "paused": paused,
+        "paused": rolling.paused,
         # A pod that fails right after it was ready must not cost the next one.
         "minReadySeconds": SETTLE_SECONDS,
         "revisionHistoryLimit": 2,

@@ -35,12 +35,39 @@ DRAIN_MARGIN_SECONDS = 30
 
 
 def template_hash(spec: dict[str, Any]) -> str:
-    """Over the raw fields, so that a new default of the operator changes nothing."""
+    """Over the raw fields, so that a new default of the operator changes nothing. What is empty says as much as what is
+    left out, and clientAuth None as much as none."""
+    parts = {name: _without_empty(part) for name, part in _pod_parts(spec).items()}
+    if (tls := section(section(parts, "service"), "tls")) and "clientAuth" not in tls:
+        parts["service"] = {"tls": {**tls, "clientAuth": "None"}}
+    return _digest({name: part for name, part in parts.items() if part})
+
+
+def template_hashes(spec: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the same template: the one it gets today, then the one of operators that counted what is empty.
+
+    Pods with such a hash stay (ADR 14). They are replaced when what is empty is taken out of the spec, as by those
+    operators: a hash does not tell which empty fields are in it.
+    """
+    return template_hash(spec), _digest(_pod_parts(spec))
+
+
+def _pod_parts(spec: dict[str, Any]) -> dict[str, Any]:
+    """The fields that pods depend on, as they are written."""
     chosen = {name: spec[name] for name in _POD_FIELDS if spec.get(name)}
     for name, fields in _POD_PARTS.items():
         asked = section(spec, name)
         if part := {field: asked[field] for field in fields if field in asked}:
             chosen[name] = part
+    return chosen
+
+
+def _without_empty(part: Any) -> Any:
+    """Of a section the fields that say something. Not deeper: inside of podTemplate `emptyDir: {}` is a choice."""
+    return {name: value for name, value in part.items() if value not in ({}, [])} if isinstance(part, dict) else part
+
+
+def _digest(chosen: dict[str, Any]) -> str:
     canonical = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[: names.TEMPLATE_HASH_LENGTH]
 

@@ -36,7 +36,7 @@ class Changes:
 
 def revision(snapshot: Snapshot, spec: Spec, default_image: str) -> Object:
     """The stored pod template of this spec; a newly rendered one only where there is none."""
-    template_hash = manifests.template_hash(snapshot.resource["spec"])
+    template_hash = rollout.revisions(snapshot).target
     stored = rollout.stored(snapshot, template_hash)
     if stored is not None:
         template, number = stored["data"]["template"], stored["revision"]

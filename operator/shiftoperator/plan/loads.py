@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shiftcore import scaling
-from shiftcore.layout import tp_gear
 from shiftcore.loads import tokens_shifted
 
 from shiftoperator import rollout
@@ -67,8 +66,9 @@ def observation(
 
 def pod_load(name: str, spec: Spec, state: RuntimeState, since: TokenSample | None) -> scaling.PodLoad:
     load = state.load
-    gear = tp_gear(spec.gpus).name if spec.policy.mode == "Latency" else state.base_gear
-    measured = next((g for g in state.gears if g.name == gear), None)
+    pinned = spec.policy.mode == "Latency"
+    # By what the pod says: one of another revision may have other gears than the spec.
+    measured = next((g for g in state.gears if (g.sequence == 1 if pinned else g.name == state.base_gear)), None)
     used = load.kv_blocks_total - load.kv_blocks_free
     return scaling.PodLoad(
         name=name,

@@ -52,10 +52,10 @@ def _pushed_before_stored() -> None:
     async def set_policy(self: Any, memory: Any, decided: Any, spec: Any) -> None:
         seen = memory.known
         await self._push(memory, decided, seen.live_pods)
-        changed = status.raised_generation(seen.status, decided.policy, decided.generation, reconcile._now())
+        changed = status.raised_generation(seen.status, decided.policy, decided.generation, self._now_text())
         memory.snapshot = memory.known.answered(await apply.status(self._cluster, seen.resource, changed))
 
-    reconcile.Reconciler._set_policy = set_policy  # type: ignore[method-assign, assignment]
+    reconcile.Policies._set = set_policy  # type: ignore[method-assign, assignment]
 
 
 def _generation_of_this_process() -> None:
@@ -74,7 +74,7 @@ def _generation_of_this_process() -> None:
 def _creates_while_deleted() -> None:
     look = observe.snapshot
 
-    async def blind(cluster: Any, key: Any) -> Any:
+    async def blind(cluster: Any, key: Any, scalers: Any) -> Any:
         get = cluster.get
 
         async def without_timestamp(kind: str, namespace: str, name: str) -> Any:
@@ -84,7 +84,7 @@ def _creates_while_deleted() -> None:
             return found
 
         cluster.get = without_timestamp
-        return await look(cluster, key)
+        return await look(cluster, key, scalers)
 
     observe.snapshot = blind
 

@@ -130,11 +130,26 @@ def test_the_program(shift: Shift) -> None:
     assert (closed.returncode, closed.stderr) == (0, b"")
 
 
-def test_rotate_writes_the_time_on_the_resource(shift: Shift) -> None:
-    shift.answer(f"patch-{RESOURCE}-llama", case("healthy"))
+KEY = "shiftparallel.dev/rotate-control-certificates"
+
+
+def test_rotate_writes_the_time_of_the_api_server_on_the_resource(shift: Shift) -> None:
+    """This machine says 2030. By its clock the authority was not replaced, or a year later."""
+    tried = case("healthy")
+    times = ["2026-03-01T10:00:00Z", "2026-11-22T04:00:00Z", None]
+    tried["metadata"]["managedFields"] = [{"manager": "m", **({"time": time} if time else {})} for time in times]
+    shift.answer(f"patch-{RESOURCE}-llama", tried, case("healthy"))
     done = shift("rotate", "llama")
     assert (done.code, done.err) == (0, "")
-    [call] = shift.calls
-    asked = {"shiftparallel.dev/rotate-control-certificates": "2030-01-01T12:00:00Z"}
-    assert json.loads(call[5]) == {"metadata": {"annotations": asked}}
-    assert "team/llama gets a new authority, asked for at 2030-01-01T12:00:00Z" in done.out
+    trial, patch = shift.calls
+    assert {"--dry-run=server", "--show-managed-fields"} <= set(trial)
+    assert not any(option.startswith("--dry-run") for option in patch)
+    assert json.loads(patch[5]) == {"metadata": {"annotations": {KEY: "2026-11-22T04:00:00Z"}}}
+    assert "team/llama gets a new authority\nin place of one made before 2026-11-22T04:00:00Z" in done.out
+
+
+def test_rotate_without_a_time_of_the_api_server_asks_for_nothing(shift: Shift) -> None:
+    shift.answer(f"patch-{RESOURCE}-llama", case("healthy"))
+    done = shift("rotate", "llama")
+    assert (done.code, done.out, len(shift.calls)) == (1, "", 1)
+    assert f"annotate llama with {KEY}=TIME instead" in done.err

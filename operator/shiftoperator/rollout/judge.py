@@ -1,9 +1,4 @@
-"""Which revision of the pods should run: that of the spec, or the last good one when that of the spec is bad.
-
-A revision is a rendered pod template, named by its hash and stored in a ControllerRevision. What was decided stands in
-`status.rollout`, written before the Deployment follows, so that any operator comes to the same answer at any point.
-The user's spec is never edited; a revision that was rejected counts until the spec asks for another.
-"""
+"""What makes a revision a bad one, and when one is good: the first rule of a chain that has something to say."""
 
 from __future__ import annotations
 
@@ -13,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from shiftprotos import contract
 
 from shiftoperator import manifests
-from shiftoperator.errors import UserError
-from shiftoperator.snapshot import MESSAGE_LIMIT, Object, Pod, Snapshot
-from shiftoperator.spec import Spec, Strategy, section
+from shiftoperator.rollout.bounds import leaving_seconds, surge
+from shiftoperator.rollout.known import Revisions, can_go_back, deployed, deployment, revisions, rolling
+from shiftoperator.snapshot import MESSAGE_LIMIT, Pod, Snapshot
+from shiftoperator.spec import Spec
 from shiftoperator.status import Rejected, reasons
 from shiftoperator.status.trouble import waiting_for_drain
 
@@ -42,108 +38,6 @@ _FINAL = {
     contract.REASON_SELF_CHECK_FAILED,
 }
 _NO_NODE = {reasons.UNSCHEDULABLE, reasons.SCHEDULING_GATED}
-
-
-@dataclass(frozen=True)
-class Revisions:
-    """Hashes; empty where there is none. `good` is the last of which all pods served, `no_surge` one whose extra pod
-    found no node."""
-
-    target: str
-    good: str = ""
-    rejected: Rejected | None = None
-    no_surge: str = ""
-
-    @property
-    def running(self) -> str:
-        """Of the template that the Deployment should have."""
-        return self.target if self.rejected is None else self.good
-
-    def as_status(self) -> Object:
-        told: Object = {"goodRevision": self.good, "noSurgeRevision": self.no_surge}
-        if self.rejected is not None:
-            told["rejected"] = self.rejected.as_status()
-        return {name: value for name, value in told.items() if value}
-
-
-# --- what is known ---
-
-
-def revisions(snapshot: Snapshot) -> Revisions:
-    """As the status has them, for the spec as it is now."""
-    target = manifests.template_hash(snapshot.resource["spec"])
-    told: Object = snapshot.status.get("rollout") or {}
-    good = told.get("goodRevision", "")
-    rejected = Rejected.from_status(told.get("rejected"), good)
-    if rejected is not None and not _counts(snapshot, rejected, target, good):
-        rejected = None
-    no_surge = told.get("noSurgeRevision", "")
-    found = Revisions(target, good, rejected)
-    return replace(found, no_surge=no_surge if no_surge == found.running else "")
-
-
-def _counts(snapshot: Snapshot, rejected: Rejected, target: str, good: str) -> bool:
-    """A rejection is over when the spec asks for something else, or there is nothing to go back to."""
-    wanted = not rejected.tried or bool(section(snapshot.resource["spec"], "rollout").get("autoRollback", True))
-    return rejected.revision == target != good and wanted and stored(snapshot, good) is not None
-
-
-def stored(snapshot: Snapshot, hash_: str) -> Object | None:
-    """The ControllerRevision with this template. One that somebody deleted is made anew while the Deployment has the
-    template: what runs is the same, with what the API server added."""
-    if not hash_:
-        return None
-    found = next((revision for revision in snapshot.revisions() if _annotated(revision) == hash_), None)
-    if found is None and deployed(snapshot) == hash_:
-        template = _deployment(snapshot)["spec"]["template"]
-        return manifests.controller_revision(snapshot.resource, hash_, template, next_number(snapshot))
-    return found
-
-
-def next_number(snapshot: Snapshot) -> int:
-    """Of a ControllerRevision that is made now."""
-    return max((int(revision.get("revision", 0)) for revision in snapshot.revisions()), default=0) + 1
-
-
-def deployed(snapshot: Snapshot) -> str:
-    """The hash of the template that the Deployment has; empty without a Deployment."""
-    return _annotated(_deployment(snapshot).get("spec", {}).get("template", {}))
-
-
-def _deployment(snapshot: Snapshot) -> Object:
-    """Empty without one."""
-    return snapshot.children.get(("Deployment", snapshot.key.name), {})
-
-
-def _annotated(obj: Object) -> str:
-    return str((obj.get("metadata", {}).get("annotations") or {}).get(contract.ANNOTATION_TEMPLATE_HASH, ""))
-
-
-def rolling(snapshot: Snapshot) -> bool:
-    """Whether pods of another template than the one that should run are still to be replaced."""
-    running = revisions(snapshot).running
-    return any(pod.template_hash != running for pod in snapshot.live_pods)
-
-
-def begins(snapshot: Snapshot, decided: Revisions) -> bool:
-    """Whether pods would be replaced, or were held back before that: the template has to be checked."""
-    if decided.rejected is not None:
-        return not decided.rejected.tried
-    return deployed(snapshot) != decided.target
-
-
-def refusal(known: Revisions) -> UserError | None:
-    """Of a revision that was refused before a pod was touched."""
-    if known.rejected is None or known.rejected.tried:
-        return None
-    return UserError(known.rejected.reason, known.rejected.message)
-
-
-def can_go_back(snapshot: Snapshot, known: Revisions) -> bool:
-    return known.good != known.target and stored(snapshot, known.good) is not None
-
-
-# --- decisions ---
 
 
 Held = Mapping[tuple[str, str], float]
@@ -175,26 +69,6 @@ def judge(snapshot: Snapshot, spec: Spec, now: float, now_text: str, held_since:
     return replace(known, no_surge=known.running) if _finds_no_room(case) else known
 
 
-def surge(spec: Spec, decided: Revisions) -> int:
-    """Pods that a rollout may have beside those asked for."""
-    limits = spec.autoscaling.limits
-    paid = limits.max_gpus is None or (spec.pods + 1) * spec.gpus <= limits.max_gpus
-    wanted = spec.rollout.strategy is Strategy.SURGE and decided.no_surge != decided.running
-    return 1 if wanted and paid else 0
-
-
-def paused(snapshot: Snapshot, spec: Spec) -> bool:
-    """Whether the Deployment is to be paused. Its controller makes no first pod of one that is: before there are pods,
-    or its ReplicaSet at least, there is nothing to hold where it is."""
-    if not spec.rollout.paused or snapshot.pods:
-        return spec.rollout.paused
-    deployment = _deployment(snapshot)
-    generation = deployment.get("metadata", {}).get("generation")
-    seen = generation is not None and deployment.get("status", {}).get("observedGeneration") == generation
-    is_paused = bool(deployment.get("spec", {}).get("paused", False))
-    return bool(revisions(snapshot).good) and (is_paused or seen)
-
-
 @dataclass(frozen=True)
 class _Case:
     snapshot: Snapshot
@@ -221,7 +95,7 @@ class _Case:
 
     @property
     def leaving_seconds(self) -> int:
-        return self.spec.rollout.drain_seconds + manifests.DRAIN_MARGIN_SECONDS
+        return leaving_seconds(self.snapshot, self.spec, self.known)
 
     def seconds_unready(self, pod: Pod) -> float:
         """A pod without a node may have waited for one that ended its requests."""
@@ -311,8 +185,8 @@ def _is_late(case: _Case) -> _Verdict | None:
 
 def _is_not_made(case: _Case) -> _Verdict | None:
     """No pod to look at: a quota or an admission rule."""
-    deployment = _deployment(case.snapshot)
-    status, metadata = deployment.get("status", {}), deployment.get("metadata", {})
+    found = deployment(case.snapshot)
+    status, metadata = found.get("status", {}), found.get("metadata", {})
     seen = status.get("observedGeneration") == metadata.get("generation")
     if case.pods or not seen or deployed(case.snapshot) != case.known.target:
         return None
@@ -340,7 +214,7 @@ _RULES: tuple[Callable[[_Case], _Verdict | None], ...] = (
 
 def _finds_no_room(case: _Case) -> bool:
     """Whether the extra pod of a surge waits in vain: for a node, or to be made at all."""
-    if not surge(case.spec, case.known) or not rolling(case.snapshot):
+    if not surge(case.snapshot, case.spec, case.known) or not rolling(case.snapshot):
         return False
     waiting = [
         pod
@@ -349,6 +223,6 @@ def _finds_no_room(case: _Case) -> bool:
     ]
     if waiting:
         return not waiting_for_drain(case.snapshot)
-    deployment = _deployment(case.snapshot)
-    said = {c["type"]: c["status"] for c in deployment.get("status", {}).get("conditions", ())}
+    found = deployment(case.snapshot)
+    said = {c["type"]: c["status"] for c in found.get("status", {}).get("conditions", ())}
     return said.get("ReplicaFailure") == "True" and deployed(case.snapshot) == case.known.running
