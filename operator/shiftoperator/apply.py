@@ -11,21 +11,25 @@ from shiftprotos import contract
 from shiftoperator.cluster import Cluster
 from shiftoperator.errors import ConflictError, TransientError, UserError
 from shiftoperator.plan import Changes
-from shiftoperator.snapshot import MESSAGE_LIMIT, Object, Pod
+from shiftoperator.snapshot import MESSAGE_LIMIT, Object, Pod, identity
 
 log = logging.getLogger(__name__)
 
 
-async def children(cluster: Cluster, changes: Changes) -> None:
+async def children(cluster: Cluster, changes: Changes) -> dict[tuple[str, str], Object | None]:
+    """What was written, as the API server answered, by (kind, name); None for what was deleted."""
+    written: dict[tuple[str, str], Object | None] = {}
     for child in changes.create:
-        await cluster.create(child)
+        written[identity(child)] = await cluster.create(child)
         log.info("created kind=%s name=%s", child["kind"], child["metadata"]["name"])
     for child in changes.apply:
-        await cluster.apply(child)
+        written[identity(child)] = await cluster.apply(child)
         log.info("applied kind=%s name=%s", child["kind"], child["metadata"]["name"])
     for child in changes.delete:
         await cluster.delete(child)
+        written[identity(child)] = None
         log.info("deleted kind=%s name=%s", child["kind"], child["metadata"]["name"])
+    return written
 
 
 async def dry_run(cluster: Cluster, child: Object) -> None:

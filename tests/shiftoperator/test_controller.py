@@ -21,6 +21,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Key, bool]] = []
+        self.whole: list[bool] = []
         self.pushes: list[tuple[Key, Any]] = []
         self.push_fails: Exception | None = None
         self.answers: list[bool | Exception] = []
@@ -38,8 +39,9 @@ class Recorder:
         if self.push_fails is not None:
             raise self.push_fails
 
-    async def reconcile(self, key: Key, full: bool) -> bool:
+    async def reconcile(self, key: Key, full: bool, whole: bool) -> bool:
         self.calls.append((key, full))
+        self.whole.append(whole)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
@@ -112,6 +114,36 @@ async def test_polls_between_full_passes(recorder: Recorder) -> None:
     assert kinds[0] is True
     assert len(kinds) > 2
     assert not any(kinds[1:])
+
+
+async def test_after_an_event_only_what_changes_by_itself_is_read(controller: Controller, recorder: Recorder) -> None:
+    await controller.start()
+    for _ in range(3):
+        controller.wake(KEY)
+        await settle()
+    assert recorder.calls == [(KEY, True)] * 3
+    assert recorder.whole == [True, False, False], "what was never read is read whole"
+
+
+async def test_after_a_failure_everything_is_read_again(controller: Controller, recorder: Recorder) -> None:
+    recorder.answers = [True, TransientError("no answer", delay_seconds=0.01), True]
+    await controller.start()
+    for _ in range(2):
+        controller.wake(KEY)
+        await settle()
+    await asyncio.sleep(0.1)
+    assert recorder.whole[:3] == [True, False, True]
+
+
+async def test_events_do_not_put_off_the_look_at_everything(recorder: Recorder) -> None:
+    controller = Controller(recorder, Metrics(), resync_seconds=0.05, poll_seconds=60)
+    await controller.start()
+    for _ in range(60):
+        controller.wake(KEY)
+        await asyncio.sleep(0.01)
+    await controller.stop()
+    assert recorder.whole.count(True) >= 3, "one at the start alone, if each event put it off"
+    assert False in recorder.whole
 
 
 async def test_many_objects_are_looked_at_more_rarely(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,8 +317,9 @@ class FailsAsItIsCancelled(Recorder):
         super().__init__()
         self.fails = asyncio.Event()
 
-    async def reconcile(self, key: Key, full: bool) -> bool:
+    async def reconcile(self, key: Key, full: bool, whole: bool) -> bool:
         self.calls.append((key, full))
+        self.whole.append(whole)
 
         async def read() -> None:
             await self.fails.wait()

@@ -45,6 +45,7 @@ class FakeCluster:
     def __init__(self, resource: Object) -> None:
         self.objects: dict[tuple[str, str], Object] = {(resource["kind"], resource["metadata"]["name"]): resource}
         self.writes: list[str] = []
+        self.reads: list[str] = []
         # Hashes of the templates that were tried on the API server, which is no write.
         self.checks: list[str] = []
         # Names of Secrets and claims that are not there.
@@ -65,9 +66,11 @@ class FakeCluster:
         return self.objects["ShiftDeployment", "gemma"]
 
     async def get(self, kind: str, namespace: str, name: str) -> Object | None:
+        self.reads.append(kind)
         return copy.deepcopy(self.objects.get((kind, name)))
 
     async def list(self, kind: str, namespace: str, label_selector: str = "") -> list[Object]:
+        self.reads.append(kind)
         return [copy.deepcopy(obj) for (k, _), obj in self.objects.items() if k == kind]
 
     async def metadata(self, kind: str, namespace: str, name: str) -> Object | None:
@@ -232,6 +235,11 @@ class World:
         if hint is not None:
             await self.reconciler.push(KEY, hint)
         return await self.reconciler.reconcile(KEY, True)
+
+    async def woken(self) -> bool:
+        """The pass after an event."""
+        self.cluster.reads.clear()
+        return await self.reconciler.reconcile(KEY, True, whole=False)
 
     async def poll(self) -> bool:
         return await self.reconciler.reconcile(KEY, False)

@@ -34,7 +34,7 @@ MOST_PUSHES_AT_ONCE = 16
 class Reconciles(Protocol):
     async def push(self, key: Key, hint: Object) -> None: ...
 
-    async def reconcile(self, key: Key, full: bool) -> bool: ...
+    async def reconcile(self, key: Key, full: bool, whole: bool) -> bool: ...
 
     async def forget_all(self) -> None: ...
 
@@ -99,13 +99,13 @@ class Controller:
 
     async def work(self, worker: Worker) -> None:
         """The life of one worker: until its object is gone, or somebody else leads."""
-        failures, full_due, pause = 0, 0.0, 0.0
+        failures, whole_due, pause = 0, 0.0, 0.0
         # Not only until it is cancelled: a read that fails in the same turn makes a failure of that.
         while self._workers.get(worker.key) is worker:
             hint, woken = await worker.next(pause)
-            full = woken or failures > 0 or self._clock() >= full_due
+            whole = failures > 0 or self._clock() >= whole_due
             try:
-                exists = await self._pass(worker, hint, full)
+                exists = await self._pass(worker, hint, woken or whole, whole)
             except TransientError as error:
                 # An event is worth a try at once, and no reason to wait longer after it: in an outage many come.
                 failures = max(1, failures) if woken else failures + 1
@@ -120,18 +120,18 @@ class Controller:
                 self._known.discard(worker.key)
                 log.info("gone key=%s", worker.key)
                 return
-            if full:
-                full_due = self._clock() + _spread(self._interval(self._resync_seconds, MOST_RESYNCS_PER_SECOND))
+            if whole:
+                whole_due = self._clock() + _spread(self._interval(self._resync_seconds, MOST_RESYNCS_PER_SECOND))
             failures, pause = 0, _spread(self._interval(self._poll_seconds, MOST_POLLS_PER_SECOND))
 
     def _interval(self, seconds: float, most_per_second: float) -> float:
         return max(seconds, len(self._known) / most_per_second)
 
-    async def _pass(self, worker: Worker, hint: Object | None, full: bool) -> bool:
+    async def _pass(self, worker: Worker, hint: Object | None, full: bool, whole: bool) -> bool:
         if not full:
-            return await self._reconcile_once(worker.key, full)
+            return await self._reconcile_once(worker.key, full, whole)
         async with self._turn(worker, hint):
-            return await self._reconcile_once(worker.key, full)
+            return await self._reconcile_once(worker.key, full, whole)
 
     @asynccontextmanager
     async def _turn(self, worker: Worker, hint: Object | None) -> AsyncIterator[None]:
@@ -159,10 +159,10 @@ class Controller:
         except Exception:
             log.exception("push failed key=%s", key)
 
-    async def _reconcile_once(self, key: Key, full: bool) -> bool:
+    async def _reconcile_once(self, key: Key, full: bool, whole: bool) -> bool:
         started, outcome = self._clock(), "error"
         try:
-            exists = await self._reconciler.reconcile(key, full)
+            exists = await self._reconciler.reconcile(key, full, whole)
             outcome = "ok"
             return exists
         except TransientError:

@@ -11,7 +11,7 @@ from shiftprotos import contract
 
 from shiftoperator import manifests, rollout
 from shiftoperator.errors import NameConflictError
-from shiftoperator.snapshot import Object, Snapshot
+from shiftoperator.snapshot import Object, Snapshot, identity
 from shiftoperator.spec import Spec
 
 REVISIONS_KEPT = 5
@@ -50,10 +50,10 @@ def changes(snapshot: Snapshot, desired: Iterable[Object]) -> Changes:
     """Raises NameConflictError before anything that is not ours would be overwritten."""
     wanted = tuple(desired)
     for child in wanted:
-        if foreign(snapshot, *_identity(child)):
-            raise NameConflictError(*_identity(child))
-    create = tuple(c for c in wanted if c["kind"] == "Secret" and _identity(c) not in snapshot.children)
-    to_apply = tuple(c for c in wanted if c not in create and not _is_there(snapshot.children.get(_identity(c)), c))
+        if foreign(snapshot, *identity(child)):
+            raise NameConflictError(*identity(child))
+    create = tuple(c for c in wanted if c["kind"] == "Secret" and identity(c) not in snapshot.children)
+    to_apply = tuple(c for c in wanted if c not in create and not _is_there(snapshot.children.get(identity(c)), c))
     return Changes(to_apply, _old_revisions(snapshot, wanted), create)
 
 
@@ -119,10 +119,6 @@ def _old_revisions(snapshot: Snapshot, wanted: tuple[Object, ...]) -> tuple[Obje
     owned = [r for r in idle if _owned(r, uid)]
     newest_first = sorted(owned, key=lambda r: (_hash_of(r) != good, -int(r.get("revision", 0))))
     return tuple(newest_first[REVISIONS_KEPT - 1 :])
-
-
-def _identity(obj: Object) -> tuple[str, str]:
-    return obj["kind"], obj["metadata"]["name"]
 
 
 def _owned(obj: Object, uid: str) -> bool:

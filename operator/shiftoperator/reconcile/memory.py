@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from shiftoperator import adapt, autoscale, plan, revise
 from shiftoperator.errors import UserError
-from shiftoperator.snapshot import Snapshot
+from shiftoperator.snapshot import Object, Snapshot
 
 
 @dataclass
@@ -19,6 +19,8 @@ class Memory:
     revising: revise.Memory = field(default_factory=revise.Memory)
     # How far the steps that fetch were, by uid of their pods.
     fetches: dict[str, plan.Moved] = field(default_factory=dict)
+    # What the last full pass wrote, by (kind, name); None unless it came to its end.
+    written: dict[tuple[str, str], Object | None] | None = None
     # Since when pods that serve are hardly used; None while they are not.
     calm_since: float | None = None
     # Why the last full pass could not do what the resource asks for; a pass that is not full does not try again.

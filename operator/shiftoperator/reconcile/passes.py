@@ -66,16 +66,22 @@ class Reconciler:
         if memory is not None and memory.snapshot is not None:
             await self._policies.push_at_once(memory, hint)
 
-    async def reconcile(self, key: Key, full: bool) -> bool:
-        """False when the object is gone; a pass that is not full reads only the pods' states."""
+    async def reconcile(self, key: Key, full: bool, whole: bool = True) -> bool:
+        """False when the object is gone; a pass that is not full reads only the pods' states. One that is not whole
+        takes the children that only we write as the pass before left them, if that came to its end."""
         memory = self._memories.setdefault(key, Memory())
         full = full or memory.snapshot is None or memory.snapshot.outdated
         if full:
-            seen = await observe.snapshot(self._cluster, key, self._scalers)
+            known, written = memory.snapshot, memory.written
+            # Until this pass has come to its end: a write without an answer may have been done or not.
+            memory.written = None
+            if known is None or written is None or whole:
+                seen = await observe.snapshot(self._cluster, key, self._scalers)
+            else:
+                seen = await observe.changes(self._cluster, known.after(written), self._scalers)
             if seen is None:
                 await self._forget(key)
                 return False
-            known = memory.snapshot
             memory.snapshot = replace(seen, states=known.states if known is not None else {})
             self._policies.follow_fetches(memory)
         await self._settle(memory, full)
@@ -159,7 +165,7 @@ class Reconciler:
                 rollout.leaving_seconds(snapshot, spec, decided.decided),
             ),
         )
-        await apply.children(self._cluster, plan.changes(snapshot, desired))
+        memory.written = await apply.children(self._cluster, plan.changes(snapshot, desired))
 
     # --- status ---
 

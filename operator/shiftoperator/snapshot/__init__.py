@@ -14,6 +14,7 @@ from shiftoperator.snapshot.model import (
     RuntimeState,
     SelfCheck,
     Snapshot,
+    identity,
     slowest,
 )
 from shiftoperator.snapshot.pods import pod_from
@@ -32,6 +33,7 @@ __all__ = [
     "RuntimeState",
     "SelfCheck",
     "Snapshot",
+    "identity",
     "pod_from",
     "slowest",
 ]

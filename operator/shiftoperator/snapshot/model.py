@@ -232,5 +232,15 @@ class Snapshot:
             return replace(self, resource=resource)
         return replace(self, resource={**self.resource, "status": resource.get("status", {})}, outdated=True)
 
+    def after(self, written: Mapping[tuple[str, str], Object | None]) -> Snapshot:
+        """With children as writes left them; None has been deleted."""
+        left = {**self.children, **written}
+        return replace(self, children={which: child for which, child in left.items() if child is not None})
+
     def revisions(self) -> tuple[Object, ...]:
         return tuple(child for (kind, _), child in self.children.items() if kind == "ControllerRevision")
+
+
+def identity(obj: Object) -> tuple[str, str]:
+    """(kind, name), by which a snapshot knows its children."""
+    return obj["kind"], obj["metadata"]["name"]
