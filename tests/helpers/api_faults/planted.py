@@ -148,14 +148,15 @@ def _two_writers() -> None:
 def _deletes_too_much() -> None:
     """Old revisions are found by the label of all that this operator manages."""
 
-    async def wide(cluster: Any, changes: Any) -> None:
-        await children(cluster, changes)
+    async def wide(cluster: Any, changes: Any) -> Any:
+        written = await children(cluster, changes)
         for applied in changes.apply:
             if applied["kind"] == "ControllerRevision":
                 found = await cluster.list("ControllerRevision", applied["metadata"]["namespace"])
                 for other in found:
                     if other["metadata"]["name"] != applied["metadata"]["name"]:
                         await cluster.delete({**other, "metadata": {**other["metadata"]}})
+        return written
 
     children = apply.children
     apply.children = wide
