@@ -99,7 +99,7 @@ PHASES = (
 # Reasons with which a runtime refuses to start; the operator shows them in Ready.
 REASON_INVALID_LAYOUT = "InvalidLayout"  # heads, FFN or vocabulary do not divide over the ranks
 REASON_MODEL_NOT_FOUND = "ModelNotFound"
-REASON_FETCH_FAILED = "FetchFailed"  # the hub or bucket with the model cannot be reached
+REASON_FETCH_FAILED = "FetchFailed"  # hub or bucket cannot be reached, no room, a wrong region or clock
 REASON_MODEL_DAMAGED = "ModelDamaged"
 REASON_MODEL_UNSUPPORTED = "ModelUnsupported"
 REASON_OUT_OF_MEMORY = "OutOfMemory"

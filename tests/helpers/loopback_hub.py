@@ -26,6 +26,9 @@ class Hub:
     down: bool = False
     cut_after: int | None = None  # bytes of the next large download, then the connection breaks
     token: str = ""  # without it nothing is found
+    refusal: tuple[int, dict[str, str]] | None = None  # status and headers of every answer
+    storage: str = ""  # where large files are redirected to, as to a store with signed addresses
+    sent: dict[str, bytes] = field(default_factory=dict)  # in place of what was announced, as long as it
     pause: threading.Event | None = None  # large downloads stop in their middle until it is set
     requests: list[str] = field(default_factory=list)  # "GET name" and "GET name from OFFSET" of files
 
@@ -50,6 +53,8 @@ def loopback_hub(files: dict[str, bytes]) -> Iterator[Hub]:
             path = unquote(urlsplit(self.path).path)
             if hub.down:
                 self._send(503, b"down")
+            elif hub.refusal is not None:
+                self._send(hub.refusal[0], b"", hub.refusal[1])
             elif hub.private or (hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}"):
                 self._send(401, b"", {"X-Error-Code": "RepoNotFound"})
             elif path.startswith("/api/models/team/tiny"):
@@ -73,9 +78,14 @@ def loopback_hub(files: dict[str, bytes]) -> Iterator[Hub]:
                 return
             content = hub.files[name]
             headers = {"ETag": f'"{_tag(content)}"', "X-Repo-Commit": hub.commit, "Accept-Ranges": "bytes"}
+            if hub.storage and len(content) >= LARGE_BYTES:
+                linked = {"X-Linked-ETag": headers["ETag"], "X-Linked-Size": str(len(content))}
+                self._send(302, b"", headers | linked | {"Location": f"{hub.storage}/{name}?signature=x"})
+                return
             if not body:
                 self._send(200, content, headers, body=False)
                 return
+            content = hub.sent.get(name, content)
             asked = self.headers.get("Range", "")
             first = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
             hub.requests.append(f"GET {name} from {first}" if first else f"GET {name}")

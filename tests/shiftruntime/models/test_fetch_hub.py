@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -200,6 +202,41 @@ def test_bytes_that_were_damaged_on_their_way_are_fetched_again(
     monkeypatch.setattr("shiftruntime.models.fetch.hub.hf_hub_download", damages)
     assert_is_model(fetch_model("hf://team/tiny", tmp_path))
     assert tries
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "has no room (No space left on device): the model has 1048631 bytes"),
+        (errno.EDQUOT, "has no room (Disk quota exceeded)"),
+        (errno.EROFS, "cannot be written (Read-only file system); let user"),
+    ],
+)
+def test_a_cache_that_takes_nothing_is_named_and_not_tried_again(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
+) -> None:
+    tries = []
+
+    def fails(*_: object, **__: object) -> None:
+        tries.append(number)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("shiftruntime.models.fetch.hub.hf_hub_download", fails)
+    with pytest.raises(StartupError) as refused:
+        fetch_model("hf://team/tiny", tmp_path)
+    assert words in refused.value.message
+    assert (refused.value.reason, len(tries)) == ("FetchFailed", 1)
+
+
+def test_a_certificate_that_is_not_yet_valid_points_to_the_clock(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate is not yet valid")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", fails)
+    with pytest.raises(StartupError, match="not yet valid; check the node's clock"):
+        fetch_model("hf://team/tiny", tmp_path)
 
 
 def test_a_broken_download_resumes(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,10 @@ from shiftruntime.errors import StartupError, fetch_failed, model_not_found
 from shiftruntime.models.fetch.uri import S3Model
 
 _REGION = re.compile(r"(?:expecting|<Region>|x-amz-bucket-region\W+)[\s'\"]*([a-z]{2}(?:-[a-z]+)+-\d+)")
+# A listing that is refused comes as a generic error.
+_NOT_ALLOWED = re.compile(
+    "40[13] (Forbidden|Unauthorized)|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidToken"
+)
 _OTHER_REGION = (
     "PermanentRedirect",
     "AuthorizationHeaderMalformed",
@@ -32,7 +36,7 @@ def refusal(model: S3Model, error: Exception) -> StartupError | None:
         return fetch_failed(f"{model}: {_elsewhere(model, text)}")
     if "NoSuchBucket" in text:
         return model_not_found(f"{model}: there is no bucket {model.bucket}; correct the URI, or AWS_ENDPOINT_URL")
-    if isinstance(error, PermissionDeniedError | PermissionError | UnauthenticatedError):
+    if isinstance(error, PermissionDeniedError | PermissionError | UnauthenticatedError) or _NOT_ALLOWED.search(text):
         return model_not_found(
             f"{model} may not be read with the credentials of this process (AWS_ACCESS_KEY_ID, a role, …): {line}"
         )
