@@ -116,8 +116,8 @@ def _table(report: Report) -> Iterator[str]:
     yield f'<thead><tr><th scope="col"><span class="hidden">measure</span></th>{names}</tr></thead><tbody>'
     for row in report_words.rows(report.outcomes):
         if row.group:
-            empty = "<td></td>" * len(row.cells)
-            yield f'<tr class="group"><th scope="rowgroup">{escape(row.group)}</th>{empty}</tr>'
+            heading = f'<th scope="rowgroup" colspan="{1 + len(row.cells)}"><span>{escape(row.group)}</span></th>'
+            yield f'<tr class="group">{heading}</tr>'
         cells = "".join(f"<td>{escape(cell)}</td>" for cell in row.cells)
         yield f'<tr><th scope="row">{escape(row.name)}</th>{cells}</tr>'
     yield "</tbody>"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from shiftcore.layout import Gear
 
+from shiftsim import report_words
 from shiftsim.measures import Distribution
 from shiftsim.replay import Outcome
 
@@ -124,7 +125,7 @@ class _Time:
         self.at = [(i + 0.5) * self.width / self.scale for i in range(self.bins)]
         self.last_arrival = max(outcome.arriving_seconds for outcome in outcomes) / self.scale
         self.window = max(1, math.ceil(self.bins * ROLLING_SHARE)) | 1
-        self.rolling_words = f"{self.window * self.width / self.scale:.3g} {self.unit}"
+        self.rolling_words = report_words.duration(self.window * self.width)
 
     def chart(self, title: str, note: str, y: Axis, values: Callable[[Outcome], Values]) -> Chart:
         lines = (Line(outcome.layout, values(outcome), number) for number, outcome in enumerate(self._outcomes))

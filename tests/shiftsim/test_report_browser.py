@@ -72,6 +72,7 @@ def test_the_report_draws_every_line_of_every_plot(
     lines = [line for plot in drawn["plots"] for line in plot]
     assert len(lines) == 8 * 3 + 1 + 1 + 1 + 2
     assert not [line for line in lines if line["pixels"] < LEAST_PIXELS]
+    assert seen.document.count('class="plot idle"') == charts, "a legend without a pointer has no values to show"
 
 
 @pytest.mark.timeout(360)

@@ -86,8 +86,10 @@
       ],
       legend: { markers: { width: 3, dash: (plot, i) => (chart.stacked || !i ? "solid" : BORDERS[lines[i - 1].style]) } },
       cursor: { drag: { x: true, y: false }, sync: chart.mark == null ? undefined : { key: "time" } },
-      hooks: { draw: [marked(chart)] },
+      // Without a pointer on it the legend has names alone.
+      hooks: { draw: [marked(chart)], setCursor: [(plot) => place.classList.toggle("idle", plot.cursor.idx == null)] },
     };
+    place.classList.add("idle");
     return new uPlot(options, [chart.at, ...(chart.stacked ? shown.reverse() : shown)], place);
   }
 
