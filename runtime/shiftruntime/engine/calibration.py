@@ -20,6 +20,7 @@ _LONG_SEQUENCES = 4
 _MIN_ROUNDS = 3
 _MAX_ROUNDS = 9
 _MIN_SIZES = 2
+_VARIED_SHARE = 32  # a length then differs by a sixth at most
 _LADDER_SHARE = 0.75  # of the budget; the rest is for sizes near a crossover
 
 
@@ -43,9 +44,10 @@ class CacheShape:
 
 @dataclass(frozen=True)
 class _Job:
-    """One step, and what it took in each gear, a value per round."""
+    """A step of about so many tokens, varied by round, and what that many took in each gear, a value per round."""
 
-    chunks: tuple[ChunkPlan, ...]
+    tokens: int
+    steps: tuple[tuple[ChunkPlan, ...], ...]
     seconds: defaultdict[Gear, list[float]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -54,17 +56,19 @@ def calibrate(
 ) -> dict[Gear, CostCurve]:
     """A cost curve per gear over n = 1, 2, 4, … tokens, and what a pair of a token and its context adds.
 
-    ``gears`` from tp to base. Small steps are decodes of n sequences, larger ones prefill chunks. The largest and the
-    smallest size are always measured; of the others those that the budget can repeat three times. With what is left of
-    it, sizes between the two that bracket a crossover follow. The KV cache must be unused: its blocks are overwritten.
+    ``gears`` from tp to base. Small steps are decodes of n sequences. Larger ones are prefill chunks, of another length
+    near n in each round: hardly a prompt that is served has the length of one before, and what a kernel library
+    compiles for a size, as oneDNN does, would show its price only once. The largest and the smallest size are always
+    measured; of the others those that the budget can repeat three times. With what is left of it, sizes between the two
+    that bracket a crossover follow. The KV cache must be unused: its blocks are overwritten.
     """
     started = time.monotonic()
     sizes = _warmed(run, gears, shape, max_batched_tokens, budget_seconds)
-    contexts = {pairs: _Job(chunks) for pairs, chunks in _context_steps(shape)}
+    contexts = {pairs: _Job(len(chunks), (chunks,)) for pairs, chunks in _context_steps(shape)}
     jobs = [*sizes.values(), *contexts.values()]
     done = 0
     while done < _MIN_ROUNDS or (done < _MAX_ROUNDS and time.monotonic() - started <= _LADDER_SHARE * budget_seconds):
-        _round(run, gears if done % 2 == 0 else gears[::-1], jobs)
+        _round(run, gears, jobs, done)
         done += 1
     _refine(run, gears, shape, sizes, rounds=done, deadline=started + budget_seconds)
     pair_seconds = {
@@ -77,41 +81,45 @@ def _warmed(
     run: RunChunks, gears: tuple[Gear, ...], shape: CacheShape, max_batched_tokens: int, budget_seconds: float
 ) -> dict[int, _Job]:
     """The sizes that the budget can repeat, ascending. The first round warms each shape and is not counted."""
-    steps = {n: chunks for n in _sizes(max_batched_tokens) if (chunks := step_chunks(n, shape)) is not None}
+    largest = max_batched_tokens
+    steps = {n: varied for n in _sizes(largest) if (varied := _varied(n, shape, largest, gears[0].ranks))}
     started = time.monotonic()
     kept: list[int] = []
     for n in [max(steps), *sorted(steps)[:-1]]:  # the largest first: it tells the capacity
         for gear in gears:
-            run(gear, steps[n])
+            run(gear, steps[n][0])
         kept.append(n)
         if (1 + _MIN_ROUNDS) * (time.monotonic() - started) > budget_seconds and len(kept) >= _MIN_SIZES:
             break
-    return {n: _Job(steps[n]) for n in sorted(kept)}
+    return {n: _Job(n, steps[n]) for n in sorted(kept)}
 
 
 def _refine(
     run: RunChunks, gears: tuple[Gear, ...], shape: CacheShape, sizes: dict[int, _Job], *, rounds: int, deadline: float
 ) -> None:
     """Add the sizes that tell crossovers apart, each measured as often as the others, while there is time for one."""
+    largest = max(sizes)
     while (n := next_size(GearTable(gears[-1], costs := _curves(gears, sizes)))) is not None:
-        chunks = step_chunks(n, shape)
+        steps = _varied(n, shape, largest, gears[0].ranks)
         expected = (1 + rounds) * sum(costs[gear].seconds(n) for gear in gears)
-        if chunks is None or time.monotonic() + expected > deadline:
+        if not steps or time.monotonic() + expected > deadline:
             return
-        job = _Job(chunks)
+        job = _Job(n, steps)
         for gear in gears:  # warms the shape
-            run(gear, chunks)
+            run(gear, steps[0])
         for done in range(rounds):
-            _round(run, gears if done % 2 == 0 else gears[::-1], [job])
+            _round(run, gears, [job], done)
         sizes[n] = job
 
 
-def _round(run: RunChunks, gears: tuple[Gear, ...], jobs: Sequence[_Job]) -> None:
+def _round(run: RunChunks, gears: tuple[Gear, ...], jobs: Sequence[_Job], number: int) -> None:
     for job in jobs:
-        for gear in gears:
+        chunks = job.steps[number % len(job.steps)]
+        share = job.tokens / sum(len(chunk.tokens) for chunk in chunks)
+        for gear in gears if number % 2 == 0 else gears[::-1]:
             started = time.perf_counter()
-            run(gear, job.chunks)
-            job.seconds[gear].append(time.perf_counter() - started)
+            run(gear, chunks)
+            job.seconds[gear].append((time.perf_counter() - started) * share)
 
 
 def _curves(
@@ -122,6 +130,15 @@ def _curves(
         gear: CostCurve(tuple(CostPoint.of(n, sizes[n].seconds[gear]) for n in sorted(sizes)), known.get(gear, 0.0))
         for gear in gears
     }
+
+
+def _varied(n: int, shape: CacheShape, largest: int, ranks: int) -> tuple[tuple[ChunkPlan, ...], ...]:
+    """Steps of about n tokens, prefills of other lengths and, in every gear, of other rows; none if nothing fits."""
+    step = step_chunks(n, shape)
+    if step is None or len(step[0].tokens) == 1 or n < _VARIED_SHARE * ranks:
+        return () if step is None else (step,)
+    near = (n + ranks * sign * i for i in range(1, _MAX_ROUNDS // 2 + 2) for sign in (-1, 1))
+    return tuple(chunks for size in near if size <= largest and (chunks := step_chunks(size, shape)))
 
 
 def _context_steps(shape: CacheShape) -> list[tuple[int, tuple[ChunkPlan, ...]]]:

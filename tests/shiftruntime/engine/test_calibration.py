@@ -57,7 +57,7 @@ def test_calibration_tells_tokens_from_context(monkeypatch: pytest.MonkeyPatch, 
     for gear in gears:
         assert table[gear].pair_seconds == pytest.approx(pair_seconds)
         assert table[gear].points[-1].tokens == 512
-        assert table[gear].seconds(512) == pytest.approx(1e-3 + 512e-4 / gear.sequence)
+        assert table[gear].seconds(512) == pytest.approx(1e-3 + 512e-4 / gear.sequence, rel=0.02)
 
 
 def test_a_cache_without_room_for_a_long_context_says_nothing_about_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +69,23 @@ def test_a_cache_without_room_for_a_long_context_says_nothing_about_it(monkeypat
 
 SHAPE = CacheShape(max_num_seqs=8, max_model_len=4096, num_blocks=2048, block_size=16)
 GEARS = (Gear(1, 2), Gear(2, 1))
+
+
+def test_no_length_of_a_prompt_is_measured_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN compiles a product for its number of rows: steps of a length that was met took 20 to 40 ms less than those
+    of prompts that are served."""
+    machine = SteadyMachine(monkeypatch, 0.0)
+    table = calibrate(machine.run, GEARS, SHAPE, max_batched_tokens=512, budget_seconds=20)
+    assert {point.samples for point in table[GEARS[0]].points} == {9}
+    assert {step for step in machine.steps if step <= SHAPE.max_num_seqs} == {1, 2, 4, 8}, "decodes are as they are"
+    for n in (64, 128, 256, 512):
+        near = [step for step in machine.steps if n * 5 / 6 < step < n * 7 / 6]
+        assert max(near.count(step) for step in near) <= 6, f"of {n}: {near}"
+        assert len({step // 2 for step in near}) >= 5, "nor one of the rows of a sequence gear"
+        assert n * 0.95 <= sum(near) / len(near) <= n
+    assert max(machine.steps) <= 512
+
+
 CROSSING_TOKENS = 300
 CROSSING_SECONDS = CROSSING_TOKENS * (1e-4 - 1e-4 / 2)
 
