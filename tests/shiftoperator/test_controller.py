@@ -131,7 +131,9 @@ async def test_after_a_failure_everything_is_read_again(controller: Controller, 
     for _ in range(2):
         controller.wake(KEY)
         await settle()
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(10):
+        while len(recorder.whole) < 3:
+            await asyncio.sleep(0.01)
     assert recorder.whole[:3] == [True, False, True]
 
 
