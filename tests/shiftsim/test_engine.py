@@ -158,7 +158,8 @@ def test_skipped_steps_look_like_single_ones_and_looking_changes_nothing(
     arrivals = trace(gaps)
 
     def played(skip: bool, looking: bool) -> tuple[list[object], list[float]]:
-        measures, views = Measures(), []
+        measures = Measures()
+        views: list[object] = []
         engine = Engine(LinearExecutor(kv_tokens), replace(OPTIONS, overlap=overlap, skip=skip), measures)
         moments = [(at, -1) for at in looks if looking] + [(a.seconds, i) for i, a in enumerate(arrivals)]
         for at, number in sorted(moments):
