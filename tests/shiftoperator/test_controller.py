@@ -131,9 +131,10 @@ async def test_after_a_failure_everything_is_read_again(controller: Controller, 
     for _ in range(2):
         controller.wake(KEY)
         await settle()
-    async with asyncio.timeout(10):
-        while len(recorder.whole) < 3:
-            await asyncio.sleep(0.01)
+    for _ in range(1000):
+        if len(recorder.whole) >= 3:
+            break
+        await asyncio.sleep(0.01)
     assert recorder.whole[:3] == [True, False, True]
 
 
