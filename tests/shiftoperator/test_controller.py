@@ -149,6 +149,30 @@ async def test_events_do_not_put_off_the_look_at_everything(recorder: Recorder) 
     assert False in recorder.whole
 
 
+async def test_looks_at_everything_leave_room_for_what_happens(recorder: Recorder) -> None:
+    """Five hundred resources that were looked at took every place, and a change waited nine seconds for one."""
+    controller = Controller(recorder, Metrics(), resync_seconds=0.01, poll_seconds=0.01)
+    keys = [Key("team", f"model-{number}") for number in range(30)]
+    await controller.start()
+    for key in keys:
+        controller.wake(key)
+    await settle()
+    recorder.gate.clear()
+    recorder.calls.clear()
+    recorder.whole.clear()
+    await asyncio.sleep(5.0)
+    full = [key for key, full in recorder.calls if full]
+    assert recorder.whole.count(True) == len(full) == controllers.MOST_RESYNCS_AT_ONCE
+    other = Key("team", "changed")
+    controller.wake(other)
+    await settle()
+    assert recorder.calls[-1] == (other, True), "it found a place"
+    recorder.gate.set()
+    await asyncio.sleep(1.0)
+    await controller.stop()
+    assert recorder.whole.count(True) > controllers.MOST_RESYNCS_AT_ONCE, "the others had their turn"
+
+
 async def test_many_objects_are_looked_at_more_rarely(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every two seconds each, five hundred of them left no time for what happened meanwhile."""
     monkeypatch.setattr(controllers, "MOST_POLLS_PER_SECOND", 20.0)

@@ -27,6 +27,8 @@ MOST_RESYNCS_PER_SECOND = 10.0
 MOST_POLLS_PER_SECOND = 100.0
 # More would only wait for each other at the API server, past their deadlines, and the Lease with them.
 MOST_PASSES_AT_ONCE = 16
+# Of those, looks at everything that no event asked for: what happens shall find a place free.
+MOST_RESYNCS_AT_ONCE = 4
 # A lane of their own, which such passes do not fill: each is one write, and half a second of the pods' at most.
 MOST_PUSHES_AT_ONCE = 16
 
@@ -56,6 +58,7 @@ class Controller:
         self._workers: dict[Key, Worker] = {}
         self._leading = False
         self._slots = asyncio.Semaphore(MOST_PASSES_AT_ONCE)
+        self._resyncs = 0
         self._lane = asyncio.Semaphore(MOST_PUSHES_AT_ONCE)
 
     def wake(self, key: Key, hint: Object | None = None) -> None:
@@ -103,7 +106,9 @@ class Controller:
         # Not only until it is cancelled: a read that fails in the same turn makes a failure of that.
         while self._workers.get(worker.key) is worker:
             hint, woken = await worker.next(pause)
-            whole = failures > 0 or self._clock() >= whole_due
+            # One that finds no room among the others comes with the next poll.
+            due = self._clock() >= whole_due and self._resyncs < MOST_RESYNCS_AT_ONCE
+            whole = due or failures > 0
             try:
                 exists = await self._pass(worker, hint, woken or whole, whole)
             except TransientError as error:
@@ -130,8 +135,12 @@ class Controller:
     async def _pass(self, worker: Worker, hint: Object | None, full: bool, whole: bool) -> bool:
         if not full:
             return await self._reconcile_once(worker.key, full, whole)
-        async with self._turn(worker, hint):
-            return await self._reconcile_once(worker.key, full, whole)
+        self._resyncs += whole
+        try:
+            async with self._turn(worker, hint):
+                return await self._reconcile_once(worker.key, full, whole)
+        finally:
+            self._resyncs -= whole
 
     @asynccontextmanager
     async def _turn(self, worker: Worker, hint: Object | None) -> AsyncIterator[None]:
