@@ -142,7 +142,7 @@ async def test_a_failure_of_ours_after_the_events_began_cuts_the_connection(star
     monkeypatch.setattr(CompletionAnswer, "add", broken)
     pod = await start_pod()
     reader, writer = await _ask_for_events(pod)
-    await _cut(reader, b"500")
+    await _cut(reader, b"HTTP/1.1 500")
     await eventually(lambda: not pod.engine.running)
     writer.close()
 
