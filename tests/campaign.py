@@ -38,6 +38,7 @@ CAMPAIGNS = {
     "api-faults": "helpers.api_faults.campaigns:api_faults",
     "planted-operator-bugs": "helpers.api_faults.campaigns:planted_operator_bugs",
     "fuzzed-bytes": "helpers.failures.campaigns:fuzzed_bytes",
+    "spec-properties": "helpers.spec_properties.campaigns:spec_properties",
     "operator-scale": "helpers.operator_scale.campaigns:operator_scale",
     "at-rest": "helpers.at_rest_campaign:at_rest",
     "simulator": "helpers.sim_against_runtime:simulator",
