@@ -15,6 +15,7 @@ from helpers.control_plane.kubelet import Kubelet
 from helpers.control_plane.operator import operator as operator_process
 from helpers.control_plane.plane import HOW_TO_BUILD, ControlPlane, control_plane, example, find_binary
 from helpers.spec_properties.check import Subject, Tally, check_all
+from helpers.spec_properties.objects import make_objects
 from helpers.spec_properties.schema import ITEM, KEY, Property, Schema, properties, spec_schema
 
 AT_ONCE = 5
@@ -47,6 +48,7 @@ async def _all(plane: ControlPlane, folder: Path, seed: int, scale: float) -> Ou
     api = ApiClient(plane.kubeconfig("user", "system:masters"))
     await api.open()
     try:
+        await make_objects(api, _NAMESPACE)
         user, log = plane.kubeconfig("operator", "system:masters"), folder / "operator.log"
         # A busy machine alone shall not cost the lead.
         with operator_process(user, "operator", _NAMESPACE, log, SHIFT_LEASE_SECONDS="15") as operator:

@@ -9,19 +9,30 @@ from typing import Any
 
 from helpers.spec_properties.schema import KEY, Property, Schema, put
 
+ORDINARY = "beside"  # objects.py makes what may be called so
 UNICODE = "größe-模型-🚀"
 MUST_BE_REFUSED = ("below", "above", "wrong type", "not listed")
 # One of these has the form that a pattern asks for.
-_WORDS = ("beside", "22:00", "UTC", "1", "100m", "30s", "a/b")
+_WORDS = (ORDINARY, "22:00", "UTC", "1", "100m", "30s", "16Gi", "a/b")
 _LONGEST = 4096  # where the schema has no bound
 
+_CLAIM = {"name": "gpus", "resourceClaimTemplateName": ORDINARY}
 # What no schema says: values of a certain form, the first one the most ordinary.
 _SAMPLES: dict[str, tuple[Any, ...]] = {
+    "model": ({"uri": "pvc://gemma-270m/other.gguf"},),
+    "model.secretRef": ({"name": ORDINARY},),
+    "cache": ({"claimName": ORDINARY},),
     "model.uri": ("pvc://gemma-270m/other.gguf", "file:///models/größe-模型.gguf", "pvc://no-such-claim/m.gguf"),
     "model.servedName": ("team/other:1",),
     "shift.schedules": ([{"name": "night", "start": "22:00", "end": "06:00", "policy": "Throughput"}],),
+    "shift.schedules[]": ({"name": "night", "start": "22:00", "end": "06:00", "policy": "Throughput"},),
     "shift.schedules[].end": ("06:00",),
     "shift.schedules[].timeZone": ("Europe/Berlin",),
+    "rollout.restartedAt": ("2026-01-02T03:04:05Z", "2026-01-02T05:04:05+02:00"),
+    "runtime.gpuResource": ("nvidia.com/gpu",),
+    "runtime.resourceClaims[]": (_CLAIM,),
+    "placement": ({"nodeSelector": {"zone": "a"}},),
+    "placement.tolerations[]": ({"key": "gpu", "operator": "Exists"},),
     "runtime.image": ("registry.example/runtime:other",),
     "runtime.env": ([{"name": "MODE", "value": UNICODE}],),
     "runtime.env[]": ({"name": "MODE", "value": "other"},),
@@ -43,6 +54,15 @@ _COMPANIONS: dict[str, Schema] = {
     "shift.adaptive.minTokens": {
         "slo": {"ttftMs": 2000, "tpotMs": 100},
         "shift": {"adaptive": {"maxTokens": 1048576}},
+    },
+    "model.revision": {"model": {"uri": "hf://team/tiny"}},
+    "model.secretRef": {"model": {"uri": "hf://team/tiny"}},
+    "runtime.resourceClaims[]": {"runtime": {"resourceClaims": [_CLAIM]}},
+    "runtime.gpuResource": {"runtime": {"device": "cuda"}},
+    "runtime.resourceClaims[].resourceClaimName": {"runtime": {"resourceClaims": [{"name": "gpus"}]}},
+    "placement.tolerations[]": {"placement": {"tolerations": [{"key": "gpu"}]}},
+    "placement.tolerations[].tolerationSeconds": {
+        "placement": {"tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoExecute"}]}
     },
     "shift.schedules[]": {"shift": {"schedules": [{"end": "06:00"}]}},
     "autoscaling.mode": {"autoscaling": {"max": 2}},
@@ -117,7 +137,8 @@ def _integers(prop: Property) -> Iterator[tuple[str, Any]]:
     yield "min", low
     yield "max", high
     yield "below", low - 1
-    yield "above", high + 1
+    if "maximum" in prop.schema:
+        yield "above", high + 1
 
 
 def _booleans(_: Property) -> Iterator[tuple[str, Any]]:
@@ -126,9 +147,7 @@ def _booleans(_: Property) -> Iterator[tuple[str, Any]]:
 
 def _strings(prop: Property) -> Iterator[tuple[str, Any]]:
     schema, samples = prop.schema, _SAMPLES.get(str(prop), ())
-    if schema.get("format") == "date-time":
-        yield from (("set", "2026-01-02T03:04:05Z"), ("set", "2026-01-02T05:04:05+02:00"))
-    elif not samples:
+    if not samples:
         yield "set", word(schema)
     longest = min(schema.get("maxLength", _LONGEST), _LONGEST)
     shortest = schema.get("minLength", 0)
