@@ -45,7 +45,8 @@ class Recorder:
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
-            await self.gate.wait()
+            if full:
+                await self.gate.wait()
         finally:
             self.running -= 1
         answer = self.answers.pop(0) if self.answers else True
@@ -147,6 +148,66 @@ async def test_events_do_not_put_off_the_look_at_everything(recorder: Recorder) 
     await controller.stop()
     assert recorder.whole.count(True) >= 3, "one at the start alone, if each event put it off"
     assert False in recorder.whole
+
+
+async def test_second_tries_leave_room_for_what_happens(recorder: Recorder) -> None:
+    """Many objects behind a webhook that hangs held every place, and those that were well were not looked at."""
+    controller = Controller(recorder, Metrics(), resync_seconds=60, poll_seconds=60)
+    recorder.answers = [TransientError("no answer", delay_seconds=0.01) for _ in range(40)]
+    await controller.start()
+    for number in range(40):
+        controller.wake(Key("team", f"failing-{number}"))
+    for _ in range(1000):
+        if len(recorder.calls) >= 40:
+            break
+        await asyncio.sleep(0.01)
+    recorder.gate.clear()
+    await asyncio.sleep(2.0)
+    assert recorder.running <= controllers.MOST_RETRIES_AT_ONCE
+    controller.wake(KEY)
+    await settle()
+    assert recorder.calls[-1] == (KEY, True), "it found a place"
+    recorder.gate.set()
+    for _ in range(1000):
+        if len(recorder.calls) >= 40 + 40 + 1:
+            break
+        await asyncio.sleep(0.01)
+    await controller.stop()
+    assert len({key for key, _ in recorder.calls[40:]}) == 41, "each had its second try"
+
+
+async def test_what_was_read_whole_at_first_is_not_read_whole_again_at_once(recorder: Recorder) -> None:
+    controller = Controller(recorder, Metrics(), resync_seconds=60, poll_seconds=0.01)
+    recorder.gate.clear()
+    await controller.start()
+    for number in range(12):
+        controller.wake(Key("team", f"model-{number}"))
+    await settle()
+    recorder.gate.set()
+    await asyncio.sleep(2.0)
+    await controller.stop()
+    assert recorder.whole.count(True) <= controllers.MOST_RESYNCS_AT_ONCE
+    assert len(recorder.calls) > 24, "they were looked at again"
+
+
+async def test_policies_that_keep_coming_hold_no_place(controller: Controller, recorder: Recorder) -> None:
+    """The full pass was put off as long as another policy came while one was pushed."""
+    pushed = asyncio.Event()
+
+    async def push(key: Key, hint: Any) -> None:
+        recorder.pushes.append((key, hint))
+        controller.wake(KEY, {"n": hint["n"] + 1})
+        pushed.set()
+        await asyncio.sleep(0)
+
+    recorder.push = push  # type: ignore[method-assign]
+    await controller.start()
+    controller.wake(KEY, {"n": 1})
+    for _ in range(100):
+        if recorder.calls:
+            break
+        await asyncio.sleep(0.01)
+    assert recorder.calls, "one pass between two policies"
 
 
 async def test_looks_at_everything_leave_room_for_what_happens(recorder: Recorder) -> None:

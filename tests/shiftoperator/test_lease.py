@@ -137,6 +137,26 @@ async def test_the_end_releases_the_lease() -> None:
     assert await attempt(election(leases, "b", Clock()))
 
 
+@pytest.mark.parametrize("ends", ["releases", "dies"])
+async def test_a_leader_that_slept_through_anothers_reign_begins_anew(ends: str) -> None:
+    """It took the Lease back without having lost it, and went on with what it knew of before."""
+    leases, clock = Leases(), Clock()
+    a, b = election(leases, "a", clock), election(leases, "b", clock)
+    await attempt(a)
+    await attempt(b)
+    clock.now += 2 * SECONDS
+    assert await attempt(b), "a is silent"
+    if ends == "releases":
+        await b._release()
+    else:
+        clock.now += 2 * SECONDS
+        await attempt(a)
+        clock.now += 2 * SECONDS
+    a.leading = True  # it has not looked since
+    assert not await attempt(a), "first it must lose what it had"
+    assert await attempt(a)
+
+
 async def test_a_leader_that_was_stopped_for_too_long_may_not_write() -> None:
     """Woken up, it wrote what it had been about to write before it looked at the Lease again."""
     leases, clock = Leases(), Clock()

@@ -104,6 +104,9 @@ class Election:
         holder = lease["spec"].get("holderIdentity") or ""
         if holder not in ("", self._identity) and not self._abandoned(lease):
             return False
+        if self.leading and holder != self._identity:
+            # Somebody led while this process was stopped: what it knows is of before, and the next round begins anew.
+            return False
         self._note(await self._cluster.replace(self._record(lease)))
         return True
 

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Protocol
 
 from shiftoperator.errors import ConflictError, TransientError, UserError
@@ -27,9 +27,12 @@ MOST_RESYNCS_PER_SECOND = 10.0
 MOST_POLLS_PER_SECOND = 100.0
 # More would only wait for each other at the API server, past their deadlines, and the Lease with them.
 MOST_PASSES_AT_ONCE = 16
-# Of those, looks at everything that no event asked for: what happens shall find a place free.
+# Of those, what no event asked for, looks at everything and second tries: what happens shall find a place free. Each
+# has its own count, so that objects that fail keep none that is well from being looked at.
 MOST_RESYNCS_AT_ONCE = 4
-# A lane of their own, which such passes do not fill: each is one write, and half a second of the pods' at most.
+MOST_RETRIES_AT_ONCE = 4
+_RETRY_LATER_SECONDS = 1.0
+# A lane of their own, which such passes do not fill: each is a write, half a second of the pods' at most, and an Event.
 MOST_PUSHES_AT_ONCE = 16
 
 
@@ -58,7 +61,7 @@ class Controller:
         self._workers: dict[Key, Worker] = {}
         self._leading = False
         self._slots = asyncio.Semaphore(MOST_PASSES_AT_ONCE)
-        self._resyncs = 0
+        self._resyncs, self._retries = _Room(MOST_RESYNCS_AT_ONCE), _Room(MOST_RETRIES_AT_ONCE)
         self._lane = asyncio.Semaphore(MOST_PUSHES_AT_ONCE)
 
     def wake(self, key: Key, hint: Object | None = None) -> None:
@@ -106,11 +109,16 @@ class Controller:
         # Not only until it is cancelled: a read that fails in the same turn makes a failure of that.
         while self._workers.get(worker.key) is worker:
             hint, woken = await worker.next(pause)
+            retries = failures > 0 and not woken
+            if retries and self._retries.is_full:
+                pause = _spread(_RETRY_LATER_SECONDS)
+                continue
             # One that finds no room among the others comes with the next poll.
-            due = self._clock() >= whole_due and self._resyncs < MOST_RESYNCS_AT_ONCE
+            due = self._clock() >= whole_due and not self._resyncs.is_full
             whole = due or failures > 0
             try:
-                exists = await self._pass(worker, hint, woken or whole, whole)
+                with self._retries if retries else self._resyncs if due else nullcontext():
+                    exists = await self._pass(worker, hint, woken or whole, whole)
             except TransientError as error:
                 # An event is worth a try at once, and no reason to wait longer after it: in an outage many come.
                 failures = max(1, failures) if woken else failures + 1
@@ -125,7 +133,7 @@ class Controller:
                 self._known.discard(worker.key)
                 log.info("gone key=%s", worker.key)
                 return
-            if whole:
+            if whole or not whole_due:  # the first pass over an object reads everything
                 whole_due = self._clock() + _spread(self._interval(self._resync_seconds, MOST_RESYNCS_PER_SECOND))
             failures, pause = 0, _spread(self._interval(self._poll_seconds, MOST_POLLS_PER_SECOND))
 
@@ -135,22 +143,20 @@ class Controller:
     async def _pass(self, worker: Worker, hint: Object | None, full: bool, whole: bool) -> bool:
         if not full:
             return await self._reconcile_once(worker.key, full, whole)
-        self._resyncs += whole
-        try:
-            async with self._turn(worker, hint):
-                return await self._reconcile_once(worker.key, full, whole)
-        finally:
-            self._resyncs -= whole
+        async with self._turn(worker, hint):
+            return await self._reconcile_once(worker.key, full, whole)
 
     @asynccontextmanager
     async def _turn(self, worker: Worker, hint: Object | None) -> AsyncIterator[None]:
         """A place among the full passes. A policy that an event shows is pushed before, and so is one that comes while
-        this object waits for its place."""
+        this object waits for its place; what comes once it has one wakes the next pass."""
         place = asyncio.create_task(self._slots.acquire(), name=f"place of {worker.key}")
         try:
             while hint is not None or not place.done():
                 if hint is not None:
                     await self._push(worker.key, hint)
+                if place.done():
+                    break
                 hint = await worker.hint_before(place)
             yield
         finally:
@@ -190,6 +196,23 @@ class Controller:
         level = logging.DEBUG if isinstance(error, ConflictError) and failures < 3 else logging.WARNING
         log.log(level, "retrying key=%s in_seconds=%.1f: %s", key, seconds, error)
         return _spread(seconds)
+
+
+class _Room:
+    """For so many at once; whoever enters has looked whether it is full."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    @property
+    def is_full(self) -> bool:
+        return self._left <= 0
+
+    def __enter__(self) -> None:
+        self._left -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self._left += 1
 
 
 def _spread(seconds: float) -> float:

@@ -55,6 +55,18 @@ def test_a_second_start_downloads_nothing(hub: Hub, tmp_path: Path) -> None:
     assert hub.requests == []
 
 
+def test_a_model_that_is_whole_starts_on_a_full_volume(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fetch_model("hf://team/tiny", tmp_path)
+
+    def no_room(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "full", str(path))
+
+    monkeypatch.setattr("shiftruntime.models.fetch.hub.write_whole", no_room)
+    assert fetch_model("hf://team/tiny", tmp_path) == path
+
+
 def test_what_was_fetched_is_found_without_asking(hub: Hub, tmp_path: Path) -> None:
     first = fetch_model("hf://team/tiny", tmp_path)
     hub.down = True

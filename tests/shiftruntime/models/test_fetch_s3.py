@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -385,6 +387,38 @@ def test_a_bucket_that_is_down_does_not_stop_what_was_fetched(
     with pytest.raises(StartupError) as refused:
         fetch_model(uri, tmp_path / "elsewhere")
     assert refused.value.reason == "FetchFailed"
+
+
+def test_sums_that_are_taken_while_the_bucket_is_down_are_a_sign_of_life(
+    bucket: Bucket, down: Callable[[], None], tmp_path: Path
+) -> None:
+    """A large model on a slow volume was given up after the time that a fetch may be silent."""
+    fetch_model("s3://models/team/tiny", tmp_path)
+    down()
+    told: list[int] = []
+    fetch_model("s3://models/team/tiny", tmp_path, checked=lambda done, total: told.append(done))
+    assert told
+
+
+def test_a_model_that_is_whole_starts_where_nothing_can_be_written(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full volume, or one whose files are another user's."""
+    path = fetch_model("s3://models/team/tiny", tmp_path)
+    opened = os.open
+
+    def refused(file: Any, flags: int, *rest: Any) -> int:
+        if flags & os.O_RDWR:
+            raise OSError(errno.EROFS, "read-only", str(file))
+        return opened(file, flags, *rest)
+
+    monkeypatch.setattr("shiftruntime.models.fetch.snapshots.os.open", refused)
+    monkeypatch.setattr("shiftruntime.models.fetch.snapshots.write_whole", no_room)
+    assert fetch_model("s3://models/team/tiny", tmp_path) == path
+
+
+def no_room(path: Path, text: str) -> None:
+    raise OSError(errno.ENOSPC, "full", str(path))
 
 
 def test_what_was_damaged_in_the_cache_is_not_used_while_the_bucket_is_down(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import threading
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from shiftruntime.errors import StartupError, fetch_failed, model_damaged, model_not_found
 from shiftruntime.models.fetch.lock import Report, locked
 from shiftruntime.models.fetch.selection import RemoteFile, Selection, index_to_read, is_manifest, select
-from shiftruntime.models.fetch.storage import OF_THIS_MACHINE
+from shiftruntime.models.fetch.storage import OF_THIS_MACHINE, write_whole
 from shiftruntime.models.fetch.uri import HubModel
 from shiftruntime.models.manifest import Progress, Stopped, make_manifest, manifest_path, read_manifest, save_manifest
 
@@ -99,10 +98,10 @@ def _pointer(model: HubModel, root: Path) -> Path:
 
 
 def _point(pointer: Path, commit: str, single: str | None) -> None:
-    """Whole or not at all: others may read it while it is written, and write it too."""
-    partial = pointer.with_name(f"{pointer.name}.{os.getpid()}-{os.urandom(4).hex()}")
-    partial.write_text(f"{commit}\n{single or ''}\n")
-    partial.replace(pointer)
+    """Only where it says something else: a model that is there whole starts on a full volume too."""
+    said = f"{commit}\n{single or ''}\n"
+    if not pointer.is_file() or pointer.read_text() != said:
+        write_whole(pointer, said)
 
 
 def _last(root: Path, pointer: Path) -> Path | None:

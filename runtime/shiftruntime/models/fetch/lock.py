@@ -20,8 +20,9 @@ from pathlib import Path
 from shiftruntime.errors import fetch_failed
 from shiftruntime.models.manifest import Progress, Stopped
 
-# A holder that says nothing new for so long stands still; a node that was lost has lost its locks before.
-_STALL_SECONDS = 900.0
+# A holder that says nothing new for so long stands still; a node that was lost has lost its locks before. Less than
+# what a whole fetch may be silent for (server/fetching.py), so that the pod names the holder.
+_STALL_SECONDS = 840.0
 _POLL_SECONDS = 0.5
 _TELL_SECONDS = 1.0
 _NOTE_BYTES = 64

@@ -58,14 +58,14 @@ def fetch_s3(model: S3Model, cache: Path, report: Report, stop: threading.Event)
             except _Changed as changed:
                 said = changed
                 log.warning("%s; listing the bucket again", changed)
-        return _known(model, snapshots, str(said), said, stop)
+        return _known(model, snapshots, str(said), said, report, stop)
     except (BaseError, FileNotFoundError, PermissionError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of this machine's files: obstore's have no number
         refused = refusal(model, error)
         if refused is not None:
             raise refused from error
-        return _known(model, snapshots, first_line(error), error, stop)
+        return _known(model, snapshots, first_line(error), error, report, stop)
 
 
 def cached_s3(model: S3Model, cache: Path) -> Path:
@@ -121,11 +121,13 @@ def _fetched(bucket: _Bucket, snapshots: Snapshots, report: Report, stop: thread
     return path
 
 
-def _known(model: S3Model, snapshots: Snapshots, failure: str, error: Exception, stop: threading.Event) -> Path:
+def _known(
+    model: S3Model, snapshots: Snapshots, failure: str, error: Exception, report: Report, stop: threading.Event
+) -> Path:
     """What was fetched last, if its sums are still right; raises StartupError(FetchFailed) otherwise."""
     path = snapshots.current()
     try:
-        whole = path is not None and verify(path, stop=stop)
+        whole = path is not None and verify(path, progress=report.checked, stop=stop)
     except StartupError as damaged:
         raise fetch_failed(f"{model}: {failure}; and what is in the cache cannot be used: {damaged.message}") from error
     if path is None or not whole:

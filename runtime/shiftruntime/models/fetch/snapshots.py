@@ -19,6 +19,7 @@ from pathlib import Path
 
 from shiftruntime.models.fetch.lock import try_lock
 from shiftruntime.models.fetch.selection import RemoteFile, Selection, is_manifest
+from shiftruntime.models.fetch.storage import write_whole
 from shiftruntime.models.manifest import manifest_path
 
 log = logging.getLogger(__name__)
@@ -58,8 +59,7 @@ class Snapshots:
         try:
             if not manifest_path(path).exists() or not reader.keep(path):
                 return None
-            if self._pointed() != (version, chosen.single or ""):
-                self._point(version, chosen.single or "")
+            self._point(version, chosen.single or "")
             return path
         finally:
             reader.close()
@@ -72,7 +72,7 @@ class Snapshots:
         shutil.rmtree(whole, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         others = [other for other in self._folders() if other != folder]
-        _write_whole(folder / _TAGS, json.dumps({file.name: file.tag for file in chosen.files}))
+        write_whole(folder / _TAGS, json.dumps({file.name: file.tag for file in chosen.files}))
         for other in others:
             _share(other, folder, chosen.files)
         return folder
@@ -88,7 +88,11 @@ class Snapshots:
 
     def tidy_soon(self) -> None:
         """Tidy, unless somebody fetches."""
-        file = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o664)
+        try:
+            file = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o664)
+        except OSError as error:
+            log.info("old versions in %s are left to others: %s", self.area, error)
+            return
         try:
             if try_lock(file, self.lock, fcntl.LOCK_EX):
                 self.tidy()
@@ -96,12 +100,15 @@ class Snapshots:
             os.close(file)
 
     def tidy(self) -> None:
-        """Take away what is not current and what nobody reads. Only under the lock."""
+        """Take away what is not current and what nobody reads, as far as this user may. Only under the lock."""
         for folder in self._folders():
             if folder.name.endswith(_PARTIAL):
                 shutil.rmtree(folder, ignore_errors=True)
-            else:
+                continue
+            try:
                 self._remove(folder)
+            except OSError as error:
+                log.info("%s is left there: %s", folder, error)
 
     def _remove(self, folder: Path) -> None:
         lock = _lock_of(folder)
@@ -135,7 +142,8 @@ class Snapshots:
         return (version, single) if _ID.fullmatch(version) else None
 
     def _point(self, version: str, single: str) -> None:
-        _write_whole(self.area / _POINTER, f"{version}\n{single}\n")
+        if self._pointed() != (version, single):
+            write_whole(self.area / _POINTER, f"{version}\n{single}\n")
 
 
 class Reader:
@@ -203,10 +211,3 @@ def _tags(folder: Path) -> dict[str, str]:
     except (FileNotFoundError, ValueError):
         return {}
     return {str(name): str(tag) for name, tag in raw.items()} if isinstance(raw, dict) else {}
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Whole or not at all: others may read it while it is written, and write it too."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
-    partial.write_text(text)
-    partial.replace(path)

@@ -35,3 +35,13 @@ def _free(cache: Path) -> int:
         return shutil.disk_usage(cache).free
     except OSError:
         return 0
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Whole or not at all: others may read it while it is written, and write it too."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
