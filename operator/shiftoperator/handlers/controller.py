@@ -61,7 +61,9 @@ class Controller:
         self._workers: dict[Key, Worker] = {}
         self._leading = False
         self._slots = asyncio.Semaphore(MOST_PASSES_AT_ONCE)
-        self._resyncs, self._retries = _Room(MOST_RESYNCS_AT_ONCE), _Room(MOST_RETRIES_AT_ONCE)
+        # Nobody waits for these: what finds them locked comes again later.
+        self._resyncs = asyncio.Semaphore(MOST_RESYNCS_AT_ONCE)
+        self._retries = asyncio.Semaphore(MOST_RETRIES_AT_ONCE)
         self._lane = asyncio.Semaphore(MOST_PUSHES_AT_ONCE)
 
     def wake(self, key: Key, hint: Object | None = None) -> None:
@@ -110,14 +112,14 @@ class Controller:
         while self._workers.get(worker.key) is worker:
             hint, woken = await worker.next(pause)
             retries = failures > 0 and not woken
-            if retries and self._retries.is_full:
+            if retries and self._retries.locked():
                 pause = _spread(_RETRY_LATER_SECONDS)
                 continue
             # One that finds no room among the others comes with the next poll.
-            due = self._clock() >= whole_due and not self._resyncs.is_full
+            due = self._clock() >= whole_due and not self._resyncs.locked()
             whole = due or failures > 0
             try:
-                with self._retries if retries else self._resyncs if due else nullcontext():
+                async with self._retries if retries else self._resyncs if due else nullcontext():
                     exists = await self._pass(worker, hint, woken or whole, whole)
             except TransientError as error:
                 # An event is worth a try at once, and no reason to wait longer after it: in an outage many come.
@@ -196,23 +198,6 @@ class Controller:
         level = logging.DEBUG if isinstance(error, ConflictError) and failures < 3 else logging.WARNING
         log.log(level, "retrying key=%s in_seconds=%.1f: %s", key, seconds, error)
         return _spread(seconds)
-
-
-class _Room:
-    """For so many at once; whoever enters has looked whether it is full."""
-
-    def __init__(self, most: int) -> None:
-        self._left = most
-
-    @property
-    def is_full(self) -> bool:
-        return self._left <= 0
-
-    def __enter__(self) -> None:
-        self._left -= 1
-
-    def __exit__(self, *_: object) -> None:
-        self._left += 1
 
 
 def _spread(seconds: float) -> float:
