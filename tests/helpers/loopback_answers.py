@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from helpers.loopback_http import loopback_http
 
 
 @dataclass
@@ -37,14 +38,5 @@ def loopback_answers(answers: Answers) -> Iterator[Answers]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    answers.endpoint = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with loopback_http(Handler) as answers.endpoint:
         yield answers
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)

@@ -8,8 +8,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
+
+from helpers.loopback_http import loopback_http
 
 PAUSE_SECONDS = 120.0
 LARGE_BYTES = 1024  # files from this size on are kept by their SHA-256, as the hub does
@@ -114,17 +116,8 @@ def loopback_hub(files: dict[str, bytes]) -> Iterator[Hub]:
             if cut is not None:
                 self.close_connection = True
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with loopback_http(Handler) as hub.endpoint:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
 
 
 def _tag(content: bytes) -> str:
