@@ -460,6 +460,17 @@ async def test_a_bad_spec_is_told(make: Make) -> None:
     assert world.condition("Ready") == ("False", "InvalidSpec")
 
 
+@pytest.mark.parametrize("spec", ["gpus: 2", 7, None])
+async def test_a_spec_of_another_shape_is_refused_at_every_pass(make: Make, spec: Any) -> None:
+    """The answer to the write of the status brought it back into the pass after, which ended in a trace."""
+    world = World(make)
+    world.cluster.resource["spec"] = spec
+    await world.full()
+    await world.poll()
+    await world.woken()
+    assert world.condition("Ready") == ("False", "InvalidSpec")
+
+
 async def test_back_in_the_lead_nothing_old_counts(make: Make) -> None:
     """In between another leader stored a later generation, and the load was another."""
     world = await World(make).healthy()

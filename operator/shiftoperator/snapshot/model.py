@@ -229,7 +229,8 @@ class Snapshot:
         """With the status as a write of it left it. A spec that changed meanwhile is for the next pass: this one would
         name what it makes after the new one and fill it from the old one. The old version refuses to be scaled."""
         if resource["metadata"]["generation"] == self.generation:
-            return replace(self, resource=resource)
+            # The same spec, as it was read: an answer may bring one that an older CRD let in, of any shape.
+            return replace(self, resource={**resource, "spec": self.resource["spec"]})
         return replace(self, resource={**self.resource, "status": resource.get("status", {})}, outdated=True)
 
     def after(self, written: Mapping[tuple[str, str], Object | None]) -> Snapshot:
