@@ -180,7 +180,8 @@ class Autoscaler:
         if retire.remaining_replicas(snapshot) != spec.replicas - len(leaving):
             return None
         seen = plan.observation(snapshot, spec, memory.oldest(), self._wall(), leaving)
-        decision, memory.windows = scaling.decide(spec.autoscaling.limits, seen, self._clock(), memory.windows)
+        limits, now = spec.autoscaling.limits, self._clock()
+        decision, memory.windows = scaling.decide_while_leaving(limits, seen, now, memory.windows)
         return decision.message if decision.action is scaling.Action.OUT else None
 
     async def _drain(self, snapshot: Snapshot, pods: tuple[Pod, ...]) -> None:

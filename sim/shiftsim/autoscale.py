@@ -122,7 +122,8 @@ class ScaledFleet:
     def _poll(self, now: float) -> None:
         leaving = [pod for pod in self._pods if pod.drained_since is not None]
         seen = self._observation(now, len(leaving))
-        decision, self._memory = scaling.decide(self.service.limits, seen, now, self._memory)
+        decide = scaling.decide_while_leaving if leaving else scaling.decide
+        decision, self._memory = decide(self.service.limits, seen, now, self._memory)
         if leaving:
             self._retire(now, leaving, decision)
         elif decision.action is scaling.Action.OUT:

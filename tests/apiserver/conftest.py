@@ -12,8 +12,27 @@ from helpers.control_plane.kubelet import Kubelet
 from helpers.control_plane.operator import Operator
 from helpers.control_plane.operator import operator as operator_process
 from helpers.control_plane.plane import HOW_TO_BUILD, ControlPlane, control_plane, find_binary
+from helpers.long_waits import LongWaits
 
+_LONG_WAITS = "test_long_waits.py"
 _numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Last what has run beside the others all the while."""
+    items.sort(key=lambda item: item.path.name == _LONG_WAITS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def long_waits(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LongWaits | None]:
+    """From the beginning of the session, if somebody will ask what came of it."""
+    asked = any(item.path.name == _LONG_WAITS for item in request.session.items)
+    if not asked or find_binary() is None:
+        yield None
+        return
+    started = LongWaits(tmp_path_factory.mktemp("long-waits"))
+    yield started
+    started.end()
 
 
 @pytest.fixture(scope="session")
@@ -47,5 +66,6 @@ def operator(plane: ControlPlane, namespace: str, tmp_path: Path) -> Iterator[Op
     """Of the test's namespace; the audit log knows it as `operator.user`."""
     user = f"operator-of-{namespace}"
     kubeconfig = plane.kubeconfig(user, "system:masters")
-    with operator_process(kubeconfig, user, namespace, tmp_path / "operator.log") as running:
+    # A busy machine alone shall not cost the lead.
+    with operator_process(kubeconfig, user, namespace, tmp_path / "operator.log", SHIFT_LEASE_SECONDS="15") as running:
         yield running

@@ -291,6 +291,35 @@ async def test_a_scale_in_that_is_given_up_replaces_the_drained_pod_when_it_is_e
     assert "ScaleInGivenUp" in fleet.cluster.events
 
 
+@pytest.mark.parametrize("turns", range(1, 9))
+async def test_survivors_that_ask_for_pods_keep_the_scale_in_from_going_on(make: Make, turns: int) -> None:
+    """It was given up for one pass in so many as the window of a scale-out has, and went on in all the others."""
+    fleet = await Fleet(make).started()
+    fleet.loads = {"p1": ONE, "p2": TWO}
+    assert await fleet.until_marked() == "p1"
+    await fleet.turn()
+    await burst(fleet)
+    await fleet.turns(3 + turns)
+    fleet.loads["p1"] = IDLE
+    await fleet.turns(2)
+    assert "p1" not in fleet.pods
+    assert [write for write in fleet.writes() if write.startswith("scale")] == []
+
+
+async def test_a_scale_in_goes_on_when_survivors_ask_no_more(make: Make) -> None:
+    fleet = await Fleet(make).started()
+    fleet.loads = {"p1": ONE, "p2": TWO}
+    assert await fleet.until_marked() == "p1"
+    await fleet.turn()
+    await burst(fleet)
+    await fleet.turns(6)
+    fleet.loads["p2"] = TWO
+    await fleet.turns(2)
+    fleet.loads["p1"] = IDLE
+    await fleet.turns(2)
+    assert (fleet.replicas, set(fleet.pods)) == (1, {"p2"})
+
+
 async def test_a_suspended_service_does_not_go_on_with_a_scale_in(make: Make) -> None:
     fleet = await Fleet(make).started()
     fleet.loads = {"p1": ONE, "p2": TWO}

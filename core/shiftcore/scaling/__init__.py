@@ -9,7 +9,7 @@ Pure: the clock and what is remembered between two decisions are handed in. `rul
 `decision` puts the rules in order and holds each to its window and its bounds.
 """
 
-from shiftcore.scaling.decision import decide
+from shiftcore.scaling.decision import decide, decide_while_leaving
 from shiftcore.scaling.demand import throughput_share, utilisation
 from shiftcore.scaling.model import (
     Action,
@@ -37,6 +37,7 @@ __all__ = [
     "Reason",
     "Survivors",
     "decide",
+    "decide_while_leaving",
     "least_loaded",
     "survivors",
     "throughput_share",

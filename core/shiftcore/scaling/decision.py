@@ -35,6 +35,17 @@ def decide(limits: Limits, seen: Observation, now: float, memory: Memory) -> tup
     return _hold(seen, rules.pods_starting(limits, seen) or into or rules.first(rules.REST, limits, seen)), waiting
 
 
+def decide_while_leaving(
+    limits: Limits, seen: Observation, now: float, memory: Memory
+) -> tuple[Decision, Memory]:
+    """As ``decide``, of the pods that stay while others are emptied: ScaleOut means that these shall not leave.
+
+    It is said at every look for as long as the reason holds: a pod that drains is replaced only when it is empty, which
+    may be much later than the first time."""
+    decision, after = decide(limits, seen, now, memory)
+    return decision, memory if decision.action is Action.OUT else after
+
+
 def credited(limits: Limits, seen: Observation, now: float, memory: Memory) -> int:
     """Pods that were ordered and are expected: those that exceeded their start time are not counted on."""
     coming = sum(seconds <= limits.pod_start_seconds for seconds in seen.starting_seconds)
