@@ -35,9 +35,7 @@ def decide(limits: Limits, seen: Observation, now: float, memory: Memory) -> tup
     return _hold(seen, rules.pods_starting(limits, seen) or into or rules.first(rules.REST, limits, seen)), waiting
 
 
-def decide_while_leaving(
-    limits: Limits, seen: Observation, now: float, memory: Memory
-) -> tuple[Decision, Memory]:
+def decide_while_leaving(limits: Limits, seen: Observation, now: float, memory: Memory) -> tuple[Decision, Memory]:
     """As ``decide``, of the pods that stay while others are emptied: ScaleOut means that these shall not leave.
 
     It is said at every look for as long as the reason holds: a pod that drains is replaced only when it is empty, which

@@ -54,14 +54,14 @@ async def fetched(
             if silent >= stall_seconds:
                 raise fetch_failed(f"{uri}: nothing has come for {stall_seconds:g} s; start again, it resumes")
             await asyncio.wait((fetch,), timeout=stall_seconds - silent)
-        path = fetch.result()
-        if reader is not None and not reader.keep(path):
-            path = await _in_daemon(partial(_cached, uri, cache_folder(cache), reader))
+        path = str(fetch.result())
+        if reader is not None:
+            path = await cached(uri, cache, reader)
     finally:
         stop.set()  # the thread sees it with the next bytes, which may never come
         fetch.cancel()
     tracker.end()
-    return str(path)
+    return path
 
 
 class _Tracker:

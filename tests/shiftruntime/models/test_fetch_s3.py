@@ -84,6 +84,34 @@ def test_only_what_changed_in_the_bucket_is_fetched_anew(bucket: Bucket, tmp_pat
     assert verify(path, required=True)
 
 
+@pytest.mark.parametrize("when", ["before the update", "while it was stopped"])
+def test_what_rotted_in_the_version_before_is_not_taken_over(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Its sum was taken anew beside the file that changed, and said that the damaged weights were right."""
+    first = fetch_model("s3://models/team/tiny", tmp_path)
+    bucket.put({"tokenizer.json": b'{"new": 1}'})
+    if when == "before the update":
+        damage(first / "model.safetensors")
+    else:
+        with monkeypatch.context() as patched:
+            patched.setattr("shiftruntime.models.fetch.s3._download", fail)
+            assert fetch_model("s3://models/team/tiny", tmp_path) == first
+        damage(first / "model.safetensors")
+    path = fetch_model("s3://models/team/tiny", tmp_path)
+    assert (path / "model.safetensors").read_bytes() == WEIGHTS
+    assert verify(path, required=True)
+
+
+def damage(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.write(b"rot")
+
+
+def fail(*_: Any) -> None:
+    raise GenericError("the line is down")
+
+
 def test_a_pod_that_reads_the_folder_goes_on_with_what_it_had(bucket: Bucket, tmp_path: Path) -> None:
     """Objects were overwritten in place, and another pod of the same cache fetched them."""
     reader, first = Reader(), fetch_model("s3://models/team/tiny", tmp_path)

@@ -21,16 +21,17 @@ from shiftruntime.errors import StartupError, fetch_failed, model_damaged
 from shiftruntime.models.fetch.lock import Report, locked
 from shiftruntime.models.fetch.s3_errors import first_line, refusal
 from shiftruntime.models.fetch.selection import RemoteFile, Selection, index_to_read, select
-from shiftruntime.models.fetch.snapshots import Snapshots, partial_of, version_of
+from shiftruntime.models.fetch.snapshots import Snapshots, known_sums, partial_of, version_of
 from shiftruntime.models.fetch.uri import S3Model
 from shiftruntime.models.manifest import (
     Stopped,
     differing,
+    make_manifest,
     manifest_path,
     narrow_manifest,
     read_manifest,
+    save_manifest,
     verify,
-    write_manifest,
 )
 
 if TYPE_CHECKING:  # obstore has these for type checkers only
@@ -241,7 +242,7 @@ def _seal(bucket: _Bucket, folder: Path, chosen: Selection, report: Report, stop
     path = folder / chosen.single if chosen.single else folder
     manifest = next((file.name for file in chosen.files if folder / file.name == manifest_path(path)), None)
     if manifest is None:
-        write_manifest(path, report.checked, stop)
+        _take_sums(bucket, folder, path, chosen, report, stop)
         return
     # It lists what lay beside the model when it was written, also what is not fetched.
     narrow_manifest(path, chosen.lists)
@@ -264,6 +265,22 @@ def _seal(bucket: _Bucket, folder: Path, chosen: Selection, report: Report, stop
             f"{bucket.model}: {wrong[0].file.name} has SHA-256 {wrong[0].found}, and {manifest} of the bucket says "
             f"{wrong[0].expected}, after {_ATTEMPTS} downloads; upload the file again, or correct its sum"
         )
+
+
+def _take_sums(
+    bucket: _Bucket, folder: Path, path: Path, chosen: Selection, report: Report, stop: threading.Event
+) -> None:
+    """Write down the sums of what came. What was whole before is what it was then, or is fetched."""
+    manifest, known = make_manifest(path, report.checked, stop), known_sums(folder, chosen.single)
+    rotten = {name for name, digest in manifest.files if known.get(name, digest) != digest}
+    if rotten:
+        again = tuple(file for file in chosen.files if file.name in rotten)
+        for file in again:
+            log.warning("%s: %s is damaged in the cache; fetching it again", bucket.model, file.name)
+            (folder / file.name).unlink()
+        _download(bucket, folder, chosen, again, report, stop)
+        manifest = make_manifest(path, report.checked, stop)
+    save_manifest(manifest)
 
 
 def _size(file: Path) -> int:

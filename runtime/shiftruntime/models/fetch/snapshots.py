@@ -17,15 +17,17 @@ import re
 import shutil
 from pathlib import Path
 
+from shiftruntime.errors import StartupError
 from shiftruntime.models.fetch.lock import try_lock
 from shiftruntime.models.fetch.selection import RemoteFile, Selection, is_manifest
 from shiftruntime.models.fetch.storage import write_whole
-from shiftruntime.models.manifest import manifest_path
+from shiftruntime.models.manifest import manifest_path, read_manifest
 
 log = logging.getLogger(__name__)
 
 _POINTER = ".current"
 _TAGS = ".tags.json"  # of a version's files, by name
+_SUMS = ".sums.json"  # by name, of files that another version had: their SHA-256 as it knew them
 _PARTIAL, _LOCK = ".partial", ".lock"
 _ID = re.compile(r"[0-9a-f]{40}")
 
@@ -74,7 +76,7 @@ class Snapshots:
         others = [other for other in self._folders() if other != folder]
         write_whole(folder / _TAGS, json.dumps({file.name: file.tag for file in chosen.files}))
         for other in others:
-            _share(other, folder, chosen.files)
+            _share(other, folder, chosen)
         return folder
 
     def finish(self, version: str, chosen: Selection) -> Path:
@@ -183,10 +185,11 @@ def _lock_of(folder: Path) -> Path:
     return folder.with_name(folder.name + _LOCK)
 
 
-def _share(source: Path, target: Path, files: tuple[RemoteFile, ...]) -> None:
+def _share(source: Path, target: Path, chosen: Selection) -> None:
     """What one version has of another: no byte twice. Where there are no links, files are fetched."""
-    tags = _tags(source)
-    for file in files:
+    tags, sums = _strings(source / _TAGS), known_sums(source, chosen.single)
+    shared = _strings(target / _SUMS)
+    for file in chosen.files:
         if not file.tag or tags.get(file.name) != file.tag or is_manifest(file.name):
             continue  # a manifest was narrowed to the files beside it
         have, want = source / file.name, target / file.name
@@ -194,10 +197,24 @@ def _share(source: Path, target: Path, files: tuple[RemoteFile, ...]) -> None:
         try:
             if have.is_file() and have.stat().st_size == file.num_bytes and not want.exists():
                 os.link(have, want)
+                shared |= {file.name: sums[file.name]} if file.name in sums else {}
             elif source.name.endswith(_PARTIAL) and partial_of(have).is_file() and not partial_of(want).exists():
                 partial_of(have).rename(partial_of(want))  # nobody goes on with it: we have the lock
         except OSError as error:
             log.info("%s is fetched again: it cannot be linked (%s)", file.name, error)
+    if shared:
+        write_whole(target / _SUMS, json.dumps(shared))
+
+
+def known_sums(folder: Path, single: str | None) -> dict[str, str]:
+    """Hexadecimal SHA-256 by name, of files that were whole before: what has lain there for long may have rotted, and a
+    sum that is taken of it now would hide that."""
+    try:
+        manifest = read_manifest(folder / single if single else folder)
+    except StartupError as damaged:
+        log.info("%s", damaged.message)
+        manifest = None
+    return _strings(folder / _SUMS) | dict(manifest.files if manifest is not None else ())
 
 
 def partial_of(file: Path) -> Path:
@@ -205,9 +222,9 @@ def partial_of(file: Path) -> Path:
     return file.with_name(file.name + _PARTIAL)
 
 
-def _tags(folder: Path) -> dict[str, str]:
+def _strings(file: Path) -> dict[str, str]:
     try:
-        raw = json.loads((folder / _TAGS).read_text())
+        raw = json.loads(file.read_text())
     except (FileNotFoundError, ValueError):
         return {}
     return {str(name): str(tag) for name, tag in raw.items()} if isinstance(raw, dict) else {}
