@@ -41,9 +41,9 @@ def test_the_step_has_the_runtimes_image_and_nobodys_rights(make: Make) -> None:
 @pytest.mark.parametrize(
     ("logs", "said"),
     [
-        ({"format": "json", "level": "debug", "requests": True}, ["--log-format", "json"]),
+        ({"format": "json", "level": "debug", "requests": True}, ["--log-format", "json", "--log-level", "debug"]),
         ({"format": "text"}, ["--log-format", "text"]),
-        ({"level": "debug"}, []),
+        ({"level": "debug"}, ["--log-level", "debug"]),
     ],
 )
 def test_the_step_logs_in_the_form_that_was_asked_for(make: Make, logs: Object, said: list[str]) -> None:

@@ -48,8 +48,9 @@ def fetch_step(spec: Spec, runtime: Object) -> Object:
     arguments = ["fetch", spec.model.location(names.MODELS_MOUNT), "--model-cache", _MODELS]
     if spec.cache is not None and spec.cache.limit_bytes is not None:
         arguments += ["--limit", str(spec.cache.limit_bytes)]
-    # Of spec.observability.logs what it knows: it has no requests, and one level.
+    # Of spec.observability.logs what it knows: it has no requests.
     arguments += ["--log-format", spec.logs.format] if spec.logs.format is not None else []
+    arguments += ["--log-level", spec.logs.level] if spec.logs.level is not None else []
     # The operator asks it how far it is, as it asks the runtime later.
     arguments += ["--host", "0.0.0.0", "--control-port", str(contract.CONTROL_PORT)]  # noqa: S104
     alike = ("image", "command", "env", "securityContext", "terminationMessagePath", "terminationMessagePolicy")

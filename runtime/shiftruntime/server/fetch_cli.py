@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from shiftruntime.log import LogFormat
+from shiftruntime.log import LogFormat, LogLevel
 from shiftruntime.server.environment import Environment
 from shiftruntime.server.usage import UsageError, parse_size
 
@@ -22,6 +22,7 @@ class FetchOptions:
     control_port: int | None = None  # None: nobody is told but the terminal
     host: str = "127.0.0.1"
     log_format: LogFormat = LogFormat.TEXT
+    log_level: LogLevel = LogLevel.INFO
     environment: Environment = field(default_factory=Environment)
 
 
@@ -44,6 +45,9 @@ def add_fetch(verbs: Any, port: Callable[[str], int]) -> None:
     )
     fetch.add_argument("--host", default="127.0.0.1", help="address of that port (default: 127.0.0.1)")
     fetch.add_argument("--log-format", choices=("text", "json"), default="text", help="log lines on stderr")
+    fetch.add_argument(
+        "--log-level", choices=tuple(LogLevel), default=str(LogLevel.INFO), help="the least that is logged [info]"
+    )
 
 
 def fetch_options(values: argparse.Namespace, environment: Environment) -> FetchOptions:
@@ -59,5 +63,6 @@ def fetch_options(values: argparse.Namespace, environment: Environment) -> Fetch
         values.control_port,
         values.host,
         LogFormat(values.log_format),
+        LogLevel(values.log_level),
         environment,
     )

@@ -45,7 +45,7 @@ def command(options: FetchOptions, on_port: Callable[[int], None] = lambda port:
             folder, show = cache_folder(options.cache), partial(_show, [0.0])
             path = str(fetch_model(options.uri, folder, show, None, options.limit_bytes))
         else:
-            logs.setup(options.log_format, options.environment.pod_name)
+            logs.setup(options.log_format, options.environment.pod_name, level=options.log_level.number)
             path = asyncio.run(_step(options, on_port))
     except StartupError as error:
         print(f"shift-runtime: {error.reason}: {error.message}", file=sys.stderr)

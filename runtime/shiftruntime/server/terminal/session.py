@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from shiftruntime.engine.client import EngineClient
 from shiftruntime.engine.options import EngineOptions
+from shiftruntime.models.fetch import Reader
 from shiftruntime.server import generation
 from shiftruntime.server.fetching import fetched
 from shiftruntime.server.frontend import FrontEnd, Text
@@ -116,8 +117,9 @@ async def session(
     )
     async with interrupts() as state:
         frontend = FrontEnd(served, make_engine(options.engine))
+        reader = Reader()
         try:
-            model = await fetched(options.engine.model, None, screen.phase)
+            model = await fetched(options.engine.model, None, screen.phase, reader=reader)
             text = await asyncio.to_thread(load_text, model)
             ready = await frontend.engine.start(screen.phase, model)
             frontend.started(ready, text)
@@ -127,3 +129,4 @@ async def session(
         finally:
             with suppress(TimeoutError):
                 await asyncio.wait_for(frontend.engine.stop(STOP_SECONDS), 2 * STOP_SECONDS)
+            reader.close()
