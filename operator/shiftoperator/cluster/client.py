@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
+from urllib.request import getproxies
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -35,7 +36,9 @@ class Cluster:
     @classmethod
     async def connect(cls) -> Cluster:
         """With the pod's service account, else with the kubeconfig that KUBECONFIG names."""
-        configuration = client.Configuration()
+        # Otherwise each call reads ~/.netrc, which is for passwords, and asks for proxies that are not there.
+        session = {"trust_env": bool(getproxies())}
+        configuration = client.Configuration(client_session_kwargs=session)
         if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
@@ -53,7 +56,8 @@ class Cluster:
 
     async def get(self, kind: str, namespace: str, name: str) -> Object | None:
         """None when there is no such object."""
-        return await self._call("GET", path(kind, namespace, name), missing_ok=True)
+        found = await self._call("GET", path(kind, namespace, name), missing_ok=True)
+        return None if found is None else _slim(found)
 
     async def metadata(self, kind: str, namespace: str, name: str) -> Object | None:
         """Of an object, and nothing else of it: what a Secret holds is not our business. None when it is not there."""
@@ -65,7 +69,7 @@ class Cluster:
         answer = await self._call("GET", path(kind, namespace), query=query) or {}
         # Items of a list carry neither kind nor version of their own.
         own = {"apiVersion": answer.get("apiVersion", ""), "kind": kind}
-        return [{**item, **own} for item in answer.get("items", [])]
+        return [_slim({**item, **own}) for item in answer.get("items", [])]
 
     async def serves(self, kind: str) -> bool:
         """Whether the API server knows this kind: its CRD is installed."""
@@ -80,7 +84,7 @@ class Cluster:
         query = {"fieldManager": contract.FIELD_MANAGER, "force": "true"}
         if dry_run:
             query |= {"dryRun": "All", "fieldValidation": "Strict"}
-        return await self._call("PATCH", where, obj, query, _APPLY) or {}
+        return _slim(await self._call("PATCH", where, obj, query, _APPLY) or {})
 
     async def create(self, obj: Object) -> Object:
         query = {"fieldManager": contract.FIELD_MANAGER}
@@ -89,14 +93,20 @@ class Cluster:
     async def replace(self, obj: Object) -> Object:
         """Raises ConflictError if the object is not at its resourceVersion any more."""
         where = path(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"])
-        return await self._call("PUT", where, obj, {"fieldManager": contract.FIELD_MANAGER}) or {}
+        # Without what we know of its managedFields, which is not all, the API server goes on with its own.
+        metadata = {name: value for name, value in obj["metadata"].items() if name != "managedFields"}
+        return (
+            await self._call("PUT", where, {**obj, "metadata": metadata}, {"fieldManager": contract.FIELD_MANAGER})
+            or {}
+        )
 
     async def patch_status(self, obj: Object, status: Object) -> Object | None:
         """None when the object is gone. The uid keeps a new object of the same name from another one's status."""
         where = path(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"], "status")
         body = {"metadata": {"uid": obj["metadata"]["uid"]}, "status": status}
         query = {"fieldManager": contract.FIELD_MANAGER}
-        return await self._call("PATCH", where, body, query, _MERGE, missing_ok=True)
+        answer = await self._call("PATCH", where, body, query, _MERGE, missing_ok=True)
+        return None if answer is None else _slim(answer)
 
     async def patch_scale(self, obj: Object, replicas: int) -> None:
         """Through /scale, the one owner of replicas; refused if the object changed since the decision."""
@@ -150,6 +160,25 @@ class Cluster:
             raise _refusal(response.status, text, f"{method} {where}", response.headers.get("Retry-After"))
         answer: Object = json.loads(text)
         return answer
+
+
+def _slim(obj: Object) -> Object:
+    """Of its managedFields, often the larger half of an object, what we ask for: which annotations we applied, and
+    whether the replicas are ours."""
+    entries = obj.get("metadata", {}).get("managedFields")
+    if not entries:
+        return obj
+    ours = [{**e, "fieldsV1": _asked_for(e)} for e in entries if e.get("manager") == contract.FIELD_MANAGER]
+    return {**obj, "metadata": {**obj["metadata"], "managedFields": ours}}
+
+
+def _asked_for(entry: Object) -> Object:
+    fields = entry.get("fieldsV1") or {}
+    return {
+        part: {field: fields[part][field]}
+        for part, field in (("f:metadata", "f:annotations"), ("f:spec", "f:replicas"))
+        if field in fields.get(part, {})
+    }
 
 
 def _refusal(status: int, text: str, call: str, retry_after: str | None) -> Exception:

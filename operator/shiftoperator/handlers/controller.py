@@ -23,7 +23,7 @@ Object = dict[str, Any]
 
 LONGEST_BACKOFF_SECONDS = 30.0
 # Of all objects together: with many of them each is looked at more rarely, so that what happens finds a free operator.
-MOST_RESYNCS_PER_SECOND = 10.0
+MOST_RESYNCS_PER_SECOND = 5.0
 MOST_POLLS_PER_SECOND = 100.0
 # More would only wait for each other at the API server, past their deadlines, and the Lease with them.
 MOST_PASSES_AT_ONCE = 16

@@ -31,11 +31,25 @@ class EndlessBackoffs:
         return itertools.chain((0.5, 1.0, 2.0, 4.0, 8.0), itertools.repeat(10.0))
 
 
+class _NoDiffs(kopf.DiffBaseStorage):
+    """We have no handlers of changes: without this every event is copied whole for them."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence({})
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        raise NotImplementedError("nothing is written on objects")
+
+
 def operator_settings(settings: Settings) -> kopf.OperatorSettings:
     chosen = kopf.OperatorSettings()
     # Namespaces are named in our settings and the CRD is there before we start: no right to list either is needed.
     chosen.scanning.disabled = True
     chosen.posting.enabled = False
+    chosen.persistence.diffbase_storage = _NoDiffs()
     chosen.networking.error_backoffs = EndlessBackoffs()
     chosen.networking.request_timeout = 30.0
     chosen.networking.connect_timeout = 5.0

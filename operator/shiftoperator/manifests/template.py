@@ -37,19 +37,25 @@ DRAIN_MARGIN_SECONDS = 30
 def template_hash(spec: dict[str, Any]) -> str:
     """Over the raw fields, so that a new default of the operator changes nothing. What is empty says as much as what is
     left out, and clientAuth None as much as none."""
-    parts = {name: _without_empty(part) for name, part in _pod_parts(spec).items()}
+    return _digest(_counted(_pod_parts(spec)))
+
+
+def _counted(written: dict[str, Any]) -> dict[str, Any]:
+    parts = {name: _without_empty(part) for name, part in written.items()}
     if (tls := section(section(parts, "service"), "tls")) and "clientAuth" not in tls:
         parts["service"] = {"tls": {**tls, "clientAuth": "None"}}
-    return _digest({name: part for name, part in parts.items() if part})
+    return {name: part for name, part in parts.items() if part}
 
 
 def template_hashes(spec: dict[str, Any]) -> tuple[str, ...]:
-    """Names of the same template: the one it gets today, then the one of operators that counted what is empty.
+    """Names of the same template: the one it gets today, then that of operators that counted what is empty, if any is.
 
     Pods with such a hash stay (ADR 14). They are replaced when what is empty is taken out of the spec, as by those
     operators: a hash does not tell which empty fields are in it.
     """
-    return template_hash(spec), _digest(_pod_parts(spec))
+    parts = _pod_parts(spec)
+    counted = _counted(parts)
+    return (_digest(counted), _digest(parts)) if counted != parts else (_digest(parts),)
 
 
 def _pod_parts(spec: dict[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from shiftoperator.reconcile.memory import Memory
 from shiftoperator.reconcile.policies import Policies
 from shiftoperator.runtime_client import RuntimeClient
 from shiftoperator.settings import Settings
-from shiftoperator.snapshot import Object
+from shiftoperator.snapshot import Object, Snapshot
 from shiftoperator.spec import Spec
 
 log = logging.getLogger(__name__)
@@ -83,6 +83,7 @@ class Reconciler:
                 await self._forget(key)
                 return False
             memory.snapshot = replace(seen, states=known.states if known is not None else {})
+            await self._runtimes.forget(_left(known, seen))
             self._policies.follow_fetches(memory)
         await self._settle(memory, full)
         return True
@@ -204,6 +205,11 @@ class Reconciler:
     async def _event(self, memory: Memory, reason: str, note: str, action: str, warning: bool = False) -> None:
         identity = self._settings.identity
         await apply.event(self._cluster, memory.known.resource, reason, note, identity, action, warning)
+
+
+def _left(known: Snapshot | None, seen: Snapshot) -> set[str]:
+    """uids of pods that are gone. Most go between two looks, and are never seen on their way out."""
+    return {pod.uid for pod in known.pods} - {pod.uid for pod in seen.pods} if known is not None else set()
 
 
 def _now() -> str:

@@ -171,10 +171,11 @@ class RuntimeClient:
 
     async def forget(self, uids: set[str]) -> None:
         """Closes the channels of pods that are gone, and those that others have replaced."""
-        self._drop_questions({e for e in self._questions if e.uid in uids})
-        self._silent = {e for e in self._silent if e.uid not in uids}
-        for endpoint in [e for e in self._channels if e.uid in uids]:
-            await self._channels.pop(endpoint).channel.close()
+        if uids:
+            self._drop_questions({e for e in self._questions if e.uid in uids})
+            self._silent = {e for e in self._silent if e.uid not in uids}
+            for endpoint in [e for e in self._channels if e.uid in uids]:
+                await self._channels.pop(endpoint).channel.close()
         now = self._clock()
         for channel in [channel for at, channel in self._outdated if at <= now]:
             await channel.close()

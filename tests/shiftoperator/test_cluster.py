@@ -1,0 +1,92 @@
+"""What is kept of the API server's answers, and what is sent back to it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from shiftoperator.cluster import Cluster
+
+Object = dict[str, Any]
+ANNOTATIONS = {"f:annotations": {"f:shiftparallel.dev/template-hash": {}}}
+STORED: Object = {
+    "apiVersion": "apps/v1",
+    "kind": "Deployment",
+    "metadata": {
+        "namespace": "team",
+        "name": "gemma",
+        "managedFields": [
+            {"manager": "kubectl", "operation": "Update", "fieldsV1": {"f:spec": {"f:paused": {}}}},
+            {
+                "manager": "shift-operator",
+                "operation": "Apply",
+                "fieldsV1": {"f:metadata": {**ANNOTATIONS, "f:labels": {}}, "f:spec": {"f:template": {"f:spec": {}}}},
+            },
+            {
+                "manager": "shift-operator",
+                "operation": "Update",
+                "subresource": "scale",
+                "fieldsV1": {"f:spec": {"f:replicas": {}}},
+            },
+        ],
+    },
+    "spec": {"replicas": 2},
+}
+KEPT = [
+    {"manager": "shift-operator", "operation": "Apply", "fieldsV1": {"f:metadata": ANNOTATIONS}},
+    STORED["metadata"]["managedFields"][2],
+]
+
+
+class Api:
+    """Answers everything with one object."""
+
+    configuration = SimpleNamespace(host="https://api")
+
+    def __init__(self, answer: Object) -> None:
+        self.answer, self.sent = answer, None
+
+    async def update_params_for_auth(self, *_: Any) -> None:
+        return
+
+    async def call_api(self, method: str, url: str, headers: Any, body: Any, **_: Any) -> Any:
+        self.sent = body
+        text = json.dumps(self.answer).encode()
+
+        async def read() -> bytes:
+            return text
+
+        return SimpleNamespace(status=200, read=read, headers={})
+
+
+@pytest.fixture
+def api() -> Api:
+    return Api(copy.deepcopy(STORED))
+
+
+@pytest.mark.parametrize("how", ["get", "list", "apply", "patch_status"])
+async def test_of_managed_fields_only_what_we_ask_for_is_kept(api: Api, how: str) -> None:
+    """They were the larger half of what is kept of five hundred resources."""
+    cluster = Cluster(api)  # type: ignore[arg-type]
+    if how == "list":
+        api.answer = {"apiVersion": "apps/v1", "items": [api.answer]}
+        [found] = await cluster.list("Deployment", "team")
+    elif how == "get":
+        found = await cluster.get("Deployment", "team", "gemma") or {}
+    elif how == "apply":
+        found = await cluster.apply(STORED)
+    else:
+        found = await cluster.patch_status({**STORED, "metadata": {**STORED["metadata"], "uid": "u"}}, {}) or {}
+    assert found["metadata"]["managedFields"] == KEPT
+    rest = {name: value for name, value in found["metadata"].items() if name != "managedFields"}
+    assert (rest, found["spec"]) == ({"namespace": "team", "name": "gemma"}, {"replicas": 2})
+
+
+async def test_a_replaced_object_keeps_the_managed_fields_that_the_api_server_has(api: Api) -> None:
+    cluster = Cluster(api)  # type: ignore[arg-type]
+    found = await cluster.get("Deployment", "team", "gemma") or {}
+    await cluster.replace(found)
+    assert api.sent == {**found, "metadata": {"namespace": "team", "name": "gemma"}}
