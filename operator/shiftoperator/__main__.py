@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import sys
@@ -41,6 +42,8 @@ def main() -> None:
     except SettingsError as error:
         sys.exit(f"shift-operator: {error}")
     _configure_logging(settings)
+    # What is loaded stays, so it need not be collected: with 500 resources each collection stops all for 0.4 s.
+    gc.freeze()
     try:
         asyncio.run(_serve(settings))
     except KeyboardInterrupt:
