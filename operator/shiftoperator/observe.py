@@ -77,11 +77,14 @@ async def changes(cluster: Cluster, known: Snapshot, scalers: Scalers) -> Snapsh
     Many resources under many changes need a quarter of the reads so.
     """
     key = known.key
-    deployment, pods, scaler = await asyncio.gather(
-        cluster.get("Deployment", key.namespace, key.name), _pods(cluster, key), scalers.of(key)
+    resource, deployment, pods, scaler = await asyncio.gather(
+        _resource(cluster, key),
+        cluster.get("Deployment", key.namespace, key.name),
+        _pods(cluster, key),
+        scalers.of(key),
     )
-    resource = await _resource(cluster, key)
-    if resource is None or resource["metadata"]["uid"] != known.resource["metadata"]["uid"]:
+    # Where the child is there, the garbage collector had not taken it: the resource need not be read last.
+    if resource is None or deployment is None or resource["metadata"]["uid"] != known.resource["metadata"]["uid"]:
         return await snapshot(cluster, key, scalers)
     seen = known.after({("Deployment", key.name): deployment})
     return Snapshot(resource, seen.children, pods, external_scaler=scaler)

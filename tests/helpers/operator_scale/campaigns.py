@@ -6,7 +6,7 @@ import asyncio
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,11 +103,12 @@ async def _run(plane: ControlPlane, operator: Operator, seed: int, count: int, s
     await api.open()
     try:
         started = time.monotonic()
-        names = [f"served-{number:03}" for number in range(count)]
-        await _create(api, names)
+        # As many pods at the beginning as changes of replicas leave on average: memory is to be compared.
+        replicas = {f"served-{number:03}": 1 + number % 2 for number in range(count)}
+        await _create(api, replicas)
         created = time.monotonic() - started
         print(f"{count} ShiftDeployments ready after {created:.0f} s", flush=True)
-        changes = Changes(api, "scale", names, seed)
+        changes = Changes(api, "scale", replicas, seed)
         watching = asyncio.create_task(changes.watch())
         # The deadlines and budgets that changes begin from are what the CRD gives.
         await changes.run(min(_WARM_SECONDS, seconds), CHANGES_PER_SECOND)
@@ -127,18 +128,17 @@ async def _run(plane: ControlPlane, operator: Operator, seed: int, count: int, s
     return _outcome(steady, changes, usage, seconds, recovered, f"{count} ready after {created:.0f} s")
 
 
-async def _create(api: ApiClient, names: list[str]) -> None:
-    queue = iter(names)
-    whole = example("whole")
+async def _create(api: ApiClient, replicas: Mapping[str, int]) -> None:
+    queue = iter(replicas.items())
 
     async def work() -> None:
-        for name in queue:
-            await api.call("POST", collection("scale"), {**whole, "metadata": {"name": name}})
+        for name, count in queue:
+            await api.call("POST", collection("scale"), example(name, replicas=count))
 
     await asyncio.gather(*(work() for _ in range(_CREATED_AT_ONCE)))
     async with asyncio.timeout(_SETTLE_SECONDS):
-        while (ready := await _ready(api)) < len(names):
-            print(f"{ready} of {len(names)} ready", flush=True)
+        while (ready := await _ready(api)) < len(replicas):
+            print(f"{ready} of {len(replicas)} ready", flush=True)
             await asyncio.sleep(3.0)
 
 

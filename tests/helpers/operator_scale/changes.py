@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,12 +59,12 @@ class Waiting:
 
 
 class Changes:
-    """`names` are resources that have settled; each has one change under way at most."""
+    """`replicas` are those of resources that have settled; each has one change under way at most."""
 
-    def __init__(self, api: ApiClient, namespace: str, names: list[str], seed: int) -> None:
+    def __init__(self, api: ApiClient, namespace: str, replicas: Mapping[str, int], seed: int) -> None:
         self._api, self._namespace, self._rng = api, namespace, random.Random(seed)
-        self._free = set(names)
-        self._values: dict[tuple[str, str], int] = {}
+        self._free = set(replicas)
+        self._values = {(name, "replicas"): count for name, count in replicas.items()}
         self._waiting: dict[tuple[str, str], Waiting] = {}
         self.seconds: dict[str, list[float]] = {name: [] for name in (*KINDS, BASELINE)}
         self.lost: Counter[str] = Counter()
