@@ -10,7 +10,7 @@ from shiftoperator.snapshot import Load
 from shiftoperator.spec import Policy
 
 from .conftest import Make
-from .test_reconcile import World
+from .world import World
 
 BUSY = Load(running_requests=12, max_running_requests=16)
 QUIET = Load(running_requests=1, max_running_requests=16)

@@ -13,7 +13,7 @@ from shiftoperator.plan import Moved
 from shiftoperator.snapshot import Phase, Pod, RuntimeState, Snapshot, pod_from
 
 from .conftest import Make
-from .test_reconcile import World
+from .world import World
 
 Object = dict[str, Any]
 DEADLINE = 1800.0

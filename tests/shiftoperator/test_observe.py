@@ -11,7 +11,7 @@ from shiftoperator.names import Key
 from shiftoperator.observe import SCALERS_SECONDS, Scalers
 
 from .conftest import Make
-from .test_reconcile import World
+from .world import World
 
 Object = dict[str, Any]
 

@@ -11,7 +11,7 @@ from shiftoperator.errors import UserError
 from shiftoperator.snapshot import Phase
 
 from .conftest import Make
-from .test_reconcile import World
+from .world import World
 
 Object = dict[str, Any]
 STRICT = (

@@ -12,7 +12,7 @@ from shiftoperator.errors import TransientError
 from shiftoperator.snapshot import Load, Phase
 
 from .conftest import Make
-from .test_reconcile import World
+from .world import World
 
 Object = dict[str, Any]
 MARK, COST = "shiftparallel.dev/retiring", "controller.kubernetes.io/pod-deletion-cost"

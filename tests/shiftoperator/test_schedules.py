@@ -15,7 +15,7 @@ from shiftoperator.snapshot import Load
 from shiftoperator.spec import Policy
 
 from .conftest import Make
-from .test_reconcile import World
+from .world import World
 
 Object = dict[str, Any]
 # The world begins at 100 s after midnight.

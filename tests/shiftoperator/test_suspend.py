@@ -8,7 +8,7 @@ from shiftoperator import manifests, spec
 from shiftprotos import contract
 
 from .conftest import Make
-from .test_reconcile import KEY, World
+from .world import KEY, World
 
 
 async def test_suspend_and_resume(make: Make) -> None:

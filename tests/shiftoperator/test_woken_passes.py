@@ -6,7 +6,7 @@ import pytest
 from shiftoperator.errors import TransientError
 
 from .conftest import Make
-from .test_reconcile import World
+from .world import World
 
 CHANGES_BY_ITSELF = ["Deployment", "Pod", "ShiftDeployment"]
 
