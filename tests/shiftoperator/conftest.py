@@ -1,15 +1,20 @@
-"""A ShiftDeployment, its pods and what they say, to be varied by each test."""
+"""A ShiftDeployment, its pods and what they say, to be varied by each test; a controller over a stand-in."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from shiftoperator import certificates, manifests
+from shiftoperator.handlers import Controller
+from shiftoperator.metrics import Metrics
 from shiftoperator.snapshot import GearState, Load, Pod, RuntimeState, SelfCheck, Snapshot
 from shiftoperator.spec import Policy
+
+from .recorder import Recorder
 
 Object = dict[str, Any]
 
@@ -84,3 +89,15 @@ class Make:
 @pytest.fixture
 def make() -> Make:
     return Make()
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+async def controller(recorder: Recorder) -> AsyncIterator[Controller]:
+    controller = Controller(recorder, Metrics(), resync_seconds=60, poll_seconds=60)
+    yield controller
+    await controller.stop()
