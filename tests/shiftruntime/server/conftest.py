@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
+import openai
 import pytest
 from shiftcore.costs import CostPoint
 from shiftcore.layout import Gear, allowed_gears
@@ -41,6 +42,8 @@ from shiftruntime.server.chat.template import ChatTemplates, TemplateSources
 from shiftruntime.server.environment import Environment
 from shiftruntime.server.listeners import Ports
 from shiftruntime.server.options import ServeOptions
+
+from .openai_calls import client_of
 
 EOS = 0
 VOCAB_SIZE = 300
@@ -364,6 +367,12 @@ async def start_pod(serve_options: ServeOptions) -> AsyncIterator[PodStarter]:
 @pytest.fixture
 async def pod(start_pod: PodStarter) -> RunningPod:
     return await start_pod()
+
+
+@pytest.fixture
+async def client(pod: RunningPod) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with client_of(pod) as made:
+        yield made
 
 
 @pytest.fixture
