@@ -84,20 +84,21 @@ def test_only_what_changed_in_the_bucket_is_fetched_anew(bucket: Bucket, tmp_pat
     assert verify(path, required=True)
 
 
-@pytest.mark.parametrize("when", ["before the update", "while it was stopped"])
+@pytest.mark.parametrize("when", ["before the update", "while it was stopped", "before links were noted", "unknown"])
 def test_what_rotted_in_the_version_before_is_not_taken_over(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """Its sum was taken anew beside the file that changed, and said that the damaged weights were right."""
     first = fetch_model("s3://models/team/tiny", tmp_path)
     bucket.put({"tokenizer.json": b'{"new": 1}'})
-    if when == "before the update":
-        damage(first / "model.safetensors")
-    else:
+    ends = {"while it was stopped": "shiftruntime.models.fetch.s3._download", "before links were noted": "os.link"}
+    if when in ends:
         with monkeypatch.context() as patched:
-            patched.setattr("shiftruntime.models.fetch.s3._download", fail)
+            patched.setattr(ends[when], ends_after(os.link if ends[when] == "os.link" else lambda *_: None))
             assert fetch_model("s3://models/team/tiny", tmp_path) == first
-        damage(first / "model.safetensors")
+    damage(first / "model.safetensors")
+    if when == "unknown":
+        (first / "notes.json").write_text("{}")  # no sum of the folder counts then
     path = fetch_model("s3://models/team/tiny", tmp_path)
     assert (path / "model.safetensors").read_bytes() == WEIGHTS
     assert verify(path, required=True)
@@ -108,8 +109,25 @@ def damage(file: Path) -> None:
         opened.write(b"rot")
 
 
-def fail(*_: Any) -> None:
-    raise GenericError("the line is down")
+def ends_after(call: Callable[..., None]) -> Callable[..., None]:
+    def ending(*arguments: Any) -> None:
+        call(*arguments)
+        raise GenericError("the process ends here")
+
+    return ending
+
+
+def test_one_file_in_a_folder_that_rotted_is_not_taken_over(bucket: Bucket, tmp_path: Path) -> None:
+    """Its manifest names it by itself, and the bucket with its folder."""
+    content = b"GGUF" + WEIGHTS
+    sums = {"sub/q4.gguf.sha256": b"%s  q4.gguf\n" % hashlib.sha256(content).hexdigest().encode()}
+    bucket.put({"sub/q4.gguf": content} | sums, "team/nested")
+    first = fetch_model("s3://models/team/nested", tmp_path)
+    damage(first)
+    bucket.client.delete_object(Bucket="models", Key="team/nested/sub/q4.gguf.sha256")
+    path = fetch_model("s3://models/team/nested", tmp_path)
+    assert path.read_bytes() == content
+    assert verify(path, required=True)
 
 
 def test_a_pod_that_reads_the_folder_goes_on_with_what_it_had(bucket: Bucket, tmp_path: Path) -> None:

@@ -272,9 +272,9 @@ def _take_sums(
 ) -> None:
     """Write down the sums of what came. What was whole before is what it was then, or is fetched."""
     manifest, known = make_manifest(path, report.checked, stop), known_sums(folder, chosen.single)
-    rotten = {name for name, digest in manifest.files if known.get(name, digest) != digest}
-    if rotten:
-        again = tuple(file for file in chosen.files if file.name in rotten)
+    taken = {manifest.file(name): digest for name, digest in manifest.files}
+    again = tuple(f for f in chosen.files if f.name in known and known[f.name] != taken[folder / f.name])
+    if again:
         for file in again:
             log.warning("%s: %s is damaged in the cache; fetching it again", bucket.model, file.name)
             (folder / file.name).unlink()

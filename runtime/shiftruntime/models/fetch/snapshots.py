@@ -188,22 +188,24 @@ def _lock_of(folder: Path) -> Path:
 def _share(source: Path, target: Path, chosen: Selection) -> None:
     """What one version has of another: no byte twice. Where there are no links, files are fetched."""
     tags, sums = _strings(source / _TAGS), known_sums(source, chosen.single)
-    shared = _strings(target / _SUMS)
-    for file in chosen.files:
-        if not file.tag or tags.get(file.name) != file.tag or is_manifest(file.name):
-            continue  # a manifest was narrowed to the files beside it
+    # A manifest was narrowed to the files beside it.
+    alike = [f for f in chosen.files if f.tag and tags.get(f.name) == f.tag and not is_manifest(f.name)]
+    known = {file.name: sums[file.name] for file in alike if file.name in sums}
+    # Before there is a link, for whoever goes on after a crash.
+    write_whole(target / _SUMS, json.dumps(_strings(target / _SUMS) | known))
+    in_part = source.name.endswith(_PARTIAL)
+    for file in alike:
         have, want = source / file.name, target / file.name
         want.parent.mkdir(parents=True, exist_ok=True)
         try:
             if have.is_file() and have.stat().st_size == file.num_bytes and not want.exists():
-                os.link(have, want)
-                shared |= {file.name: sums[file.name]} if file.name in sums else {}
-            elif source.name.endswith(_PARTIAL) and partial_of(have).is_file() and not partial_of(want).exists():
+                # What nobody can say of whether it is still whole is fetched.
+                if in_part or file.name in sums:
+                    os.link(have, want)
+            elif in_part and partial_of(have).is_file() and not partial_of(want).exists():
                 partial_of(have).rename(partial_of(want))  # nobody goes on with it: we have the lock
         except OSError as error:
             log.info("%s is fetched again: it cannot be linked (%s)", file.name, error)
-    if shared:
-        write_whole(target / _SUMS, json.dumps(shared))
 
 
 def known_sums(folder: Path, single: str | None) -> dict[str, str]:
@@ -214,7 +216,11 @@ def known_sums(folder: Path, single: str | None) -> dict[str, str]:
     except StartupError as damaged:
         log.info("%s", damaged.message)
         manifest = None
-    return _strings(folder / _SUMS) | dict(manifest.files if manifest is not None else ())
+    sums = _strings(folder / _SUMS)
+    if manifest is not None:
+        # As the bucket names them: the manifest of one file in a folder of its own does without that folder.
+        sums |= {manifest.file(name).relative_to(folder).as_posix(): digest for name, digest in manifest.files}
+    return sums
 
 
 def partial_of(file: Path) -> Path:
