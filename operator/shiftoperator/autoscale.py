@@ -172,6 +172,9 @@ class Autoscaler:
             note = f"{step.message}; replaced: {_names(step.delete)}; kept: {_names(step.unmark)}"
             log.warning("scale-in undone key=%s reason=%s %s", snapshot.key, step.reason, note)
             await self._event(snapshot, step.reason, note, "ScaleIn", warning=True)
+        if not retire.marked(result.snapshot):
+            # What the survivors alone have shown says nothing of them and the others together.
+            memory.forget_windows()
         return result
 
     def _needs_pods(self, memory: Memory, snapshot: Snapshot, spec: Spec) -> str | None:

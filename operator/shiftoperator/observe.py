@@ -83,7 +83,8 @@ async def changes(cluster: Cluster, known: Snapshot, scalers: Scalers) -> Snapsh
         _pods(cluster, key),
         scalers.of(key),
     )
-    # Where the child is there, the garbage collector had not taken it: the resource need not be read last.
+    # Where the Deployment is there, none is missing because the garbage collector took it. What this pass changes may
+    # still be written just after a deletion, as after any read; the collector takes it like the others.
     if resource is None or deployment is None or resource["metadata"]["uid"] != known.resource["metadata"]["uid"]:
         return await snapshot(cluster, key, scalers)
     seen = known.after({("Deployment", key.name): deployment})

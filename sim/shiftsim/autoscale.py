@@ -172,6 +172,9 @@ class ScaledFleet:
             self._replicas -= len(done)
         elif done:
             self.events.append(Event(now, len(self._pods), self._replicas, "ScaleInUndone", decision.message))
+            if len(done) == len(leaving):
+                # What the survivors alone have shown says nothing of them and the others together.
+                self._memory = scaling.Memory()
             self._order(now)
 
     def _may_go(self, pod: Pod, now: float) -> bool:

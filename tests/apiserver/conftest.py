@@ -19,8 +19,11 @@ _numbers = itertools.count(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Last what has run beside the others all the while."""
-    items.sort(key=lambda item: item.path.name == _LONG_WAITS)
+    """Last of this folder what has run beside the others all the while."""
+    here = [number for number, item in enumerate(items) if item.path.parent == Path(__file__).parent]
+    ordered = sorted((items[number] for number in here), key=lambda item: item.path.name == _LONG_WAITS)
+    for number, item in zip(here, ordered, strict=True):
+        items[number] = item
 
 
 @pytest.fixture(scope="session", autouse=True)

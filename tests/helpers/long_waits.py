@@ -1,6 +1,6 @@
 """What takes minutes of waiting, as a process beside the other tests of its tier: rest, and outages of an API server.
 
-python long_waits.py FOLDER     writes FOLDER/found.json at its end
+python long_waits.py FOLDER     writes FOLDER/rest.json and FOLDER/outages.json, each at its end
 """
 
 from __future__ import annotations
@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +30,13 @@ OUTAGE_SECONDS = 60.0
 OUTAGES = ("ended", "stopped")
 # Beyond the rest itself, on a machine that has other work.
 _PATIENCE_SECONDS = 420.0
+_REST, _OUTAGES = "rest.json", "outages.json"
 
 
 @dataclass(frozen=True)
-class Found:
+class Rest:
     writes: dict[str, int]  # beside renewals of the Lease
     renewals: int
-    outages: dict[str, Recovery]
-
-    @classmethod
-    def read(cls, path: Path) -> Found:
-        told = json.loads(path.read_text())
-        outages = {name: Recovery(**recovery) for name, recovery in told["outages"].items()}
-        return cls(told["writes"], told["renewals"], outages)
 
 
 class LongWaits:
@@ -54,10 +51,20 @@ class LongWaits:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
 
-    def found(self) -> Found:
-        code = self._process.wait(REST_SECONDS + _PATIENCE_SECONDS)
-        assert code == 0, self._log.read_text(errors="replace")[-5000:]
-        return Found.read(self._folder / "found.json")
+    def rest(self) -> Rest:
+        return Rest(**self._found(_REST))
+
+    def outages(self) -> dict[str, Recovery]:
+        return {name: Recovery(**recovery) for name, recovery in self._found(_OUTAGES).items()}
+
+    def _found(self, part: str) -> dict[str, Any]:
+        """What one part came to, whatever became of the other."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(REST_SECONDS + _PATIENCE_SECONDS)
+        path = self._folder / part
+        assert path.exists(), self._log.read_text(errors="replace")[-5000:]
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
 
     def end(self) -> None:
         if self._process.poll() is None:
@@ -65,32 +72,38 @@ class LongWaits:
             self._process.wait(10.0)
 
 
-def _rest(kube: Path, folder: Path) -> tuple[dict[str, int], int]:
+def _rest(kube: Path, folder: Path) -> dict[str, Any]:
     with control_plane(kube, folder / "rest") as plane, Kubelet(plane) as kubelet:
         plane.create_namespace("rest")
         log = folder / "rest.log"
         writes, renewals = writes_at_rest(plane, kubelet, "rest", log, REST_SECONDS, **DEFAULT_PACE)
-    return dict(writes), renewals
+    return asdict(Rest(dict(writes), renewals))
 
 
-def _outages(kube: Path, folder: Path) -> dict[str, Recovery]:
+def _outages(kube: Path, folder: Path) -> dict[str, Any]:
     """One after the other: a control plane has its price."""
     found = {}
     for name in OUTAGES:
         with control_plane(kube, folder / name) as plane:
             plane.create_namespace(name)
-            found[name] = outage(plane, name, folder / f"{name}.log", OUTAGE_SECONDS, name == "ended")
+            found[name] = asdict(outage(plane, name, folder / f"{name}.log", OUTAGE_SECONDS, name == "ended"))
     return found
+
+
+def _write(path: Path, work: Callable[[], dict[str, Any]]) -> None:
+    path.write_text(json.dumps(work()))
 
 
 def main() -> None:
     folder, kube = Path(sys.argv[1]), find_binary()
     assert kube is not None, "whoever starts this has looked"
     with ThreadPoolExecutor(max_workers=2) as pool:
-        resting, going = pool.submit(_rest, kube, folder), pool.submit(_outages, kube, folder)
-        outages: dict[str, Any] = {name: asdict(recovery) for name, recovery in going.result().items()}
-        writes, renewals = resting.result()
-    (folder / "found.json").write_text(json.dumps({"writes": writes, "renewals": renewals, "outages": outages}))
+        parts = [
+            pool.submit(_write, folder / _REST, partial(_rest, kube, folder)),
+            pool.submit(_write, folder / _OUTAGES, partial(_outages, kube, folder)),
+        ]
+    for part in parts:
+        part.result()
 
 
 if __name__ == "__main__":

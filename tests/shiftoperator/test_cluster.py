@@ -67,7 +67,7 @@ def api() -> Api:
     return Api(copy.deepcopy(STORED))
 
 
-@pytest.mark.parametrize("how", ["get", "list", "apply", "patch_status"])
+@pytest.mark.parametrize("how", ["get", "list", "apply", "create", "patch_status"])
 async def test_of_managed_fields_only_what_we_ask_for_is_kept(api: Api, how: str) -> None:
     """They were the larger half of what is kept of five hundred resources."""
     cluster = Cluster(api)  # type: ignore[arg-type]
@@ -78,6 +78,8 @@ async def test_of_managed_fields_only_what_we_ask_for_is_kept(api: Api, how: str
         found = await cluster.get("Deployment", "team", "gemma") or {}
     elif how == "apply":
         found = await cluster.apply(STORED)
+    elif how == "create":
+        found = await cluster.create(STORED)
     else:
         found = await cluster.patch_status({**STORED, "metadata": {**STORED["metadata"], "uid": "u"}}, {}) or {}
     assert found["metadata"]["managedFields"] == KEPT
@@ -85,7 +87,7 @@ async def test_of_managed_fields_only_what_we_ask_for_is_kept(api: Api, how: str
     assert (rest, found["spec"]) == ({"namespace": "team", "name": "gemma"}, {"replicas": 2})
 
 
-async def test_a_replaced_object_keeps_the_managed_fields_that_the_api_server_has(api: Api) -> None:
+async def test_an_object_is_replaced_without_what_we_know_of_its_managed_fields(api: Api) -> None:
     cluster = Cluster(api)  # type: ignore[arg-type]
     found = await cluster.get("Deployment", "team", "gemma") or {}
     await cluster.replace(found)

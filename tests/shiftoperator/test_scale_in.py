@@ -320,6 +320,24 @@ async def test_a_scale_in_goes_on_when_survivors_ask_no_more(make: Make) -> None
     assert (fleet.replicas, set(fleet.pods)) == (1, {"p2"})
 
 
+async def test_what_survivors_showed_does_not_count_for_all(make: Make) -> None:
+    """The window of a scale-out had passed without the pod that was kept after all, and another was ordered at once."""
+    fleet = await Fleet(make).started()
+    fleet.loads = {"p1": ONE, "p2": TWO}
+    fleet.runtimes.deaf = True
+    assert await fleet.until_marked() == "p1"
+    await burst(fleet)
+    for _ in range(6):
+        await fleet.turn()
+        if MARK not in fleet.pods["p1"]["metadata"]["annotations"]:
+            break
+    assert fleet.writes() == ["annotate p1", "annotate p1"]
+    await fleet.turn()
+    assert fleet.replicas == 2, "both of them are looked at for the first time"
+    await fleet.turns(3)
+    assert fleet.replicas == 3
+
+
 async def test_a_suspended_service_does_not_go_on_with_a_scale_in(make: Make) -> None:
     fleet = await Fleet(make).started()
     fleet.loads = {"p1": ONE, "p2": TWO}

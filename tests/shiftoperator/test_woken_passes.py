@@ -58,6 +58,14 @@ async def test_a_deployment_that_somebody_took_away_is_made_again_at_once(make: 
     assert world.cluster.writes[0] == "apply Deployment/gemma"
 
 
+async def test_children_collected_between_two_reads_are_not_made_again(make: Make) -> None:
+    """The resource is read beside its Deployment: it may go, with all that is its own, between the two."""
+    world = await World(make).healthy()
+    world.cluster.after_read["ShiftDeployment"] = world.cluster.objects.clear
+    assert not await world.woken()
+    assert world.cluster.writes == []
+
+
 async def test_after_a_write_without_an_answer_everything_is_read(make: Make) -> None:
     world = await World(make).healthy()
     world.cluster.resource["spec"]["disruption"] = {"maxUnavailable": 2}

@@ -56,6 +56,8 @@ class FakeCluster:
         self.lost: set[str] = set()
         # What somebody else does just before the next write of the status, once.
         self.meanwhile: Callable[[Object], None] | None = None
+        # What somebody else does just after an object of that kind was read, once.
+        self.after_read: dict[str, Callable[[], None]] = {}
 
     @property
     def resource(self) -> Object:
@@ -63,7 +65,10 @@ class FakeCluster:
 
     async def get(self, kind: str, namespace: str, name: str) -> Object | None:
         self.reads.append(kind)
-        return copy.deepcopy(self.objects.get((kind, name)))
+        found = copy.deepcopy(self.objects.get((kind, name)))
+        if kind in self.after_read:
+            self.after_read.pop(kind)()
+        return found
 
     async def list(self, kind: str, namespace: str, label_selector: str = "") -> list[Object]:
         self.reads.append(kind)

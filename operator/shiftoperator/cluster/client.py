@@ -88,7 +88,7 @@ class Cluster:
 
     async def create(self, obj: Object) -> Object:
         query = {"fieldManager": contract.FIELD_MANAGER}
-        return await self._call("POST", path(obj["kind"], obj["metadata"]["namespace"]), obj, query) or {}
+        return _slim(await self._call("POST", path(obj["kind"], obj["metadata"]["namespace"]), obj, query) or {})
 
     async def replace(self, obj: Object) -> Object:
         """Raises ConflictError if the object is not at its resourceVersion any more."""

@@ -99,8 +99,9 @@ class RuntimeClient:
         await self._wait(asked)
         answers: dict[str, RuntimeState | RuntimeCallError] = {}
         for endpoint, task in asked.items():
-            if task.done():
-                del self._questions[endpoint]
+            # Cancelled: somebody else was told that this pod is gone.
+            if task.done() and not task.cancelled():
+                self._questions.pop(endpoint, None)
                 answers[endpoint.uid] = task.result()
             self._remember(endpoint, answers.get(endpoint.uid))
         return answers
