@@ -206,6 +206,15 @@ async def test_drain_is_seen_in_the_next_answer(pod: Pod, client: RuntimeClient)
     assert (await next_state(pod, client)).draining
 
 
+async def test_a_question_that_another_worker_dropped_is_no_answer(pod: Pod, client: RuntimeClient) -> None:
+    """It ended the worker that had asked, for good: of a pod that was given from one resource to another."""
+    pod.control.delay_seconds = 0.3
+    asking = asyncio.create_task(client.states([pod.endpoint], ACCESS))
+    await asyncio.sleep(0.1)
+    await client.forget({pod.endpoint.uid})
+    assert await asking == {}
+
+
 async def test_forgotten_pods_leave_no_channel(pod: Pod, client: RuntimeClient) -> None:
     await client.get_state(pod.endpoint, ACCESS)
     await client.forget({"u1"})
