@@ -28,6 +28,8 @@ def at_rest(_seed: int, scale: float) -> Outcome:
         plane.create_namespace("rest")
         log = Path(folder) / "operator.log"
         writes, renewals = writes_at_rest(plane, kubelet, "rest", log, seconds, **DEFAULT_PACE)
-    notes = [f"{len(SETTLED)} ShiftDeployments, {renewals} renewals of the Lease"]
+        lost = log.read_text(errors="replace").count("lost leadership")
+    # Who leads anew tries once what was refused.
+    notes = [f"{len(SETTLED)} ShiftDeployments, {renewals} renewals of the Lease, the lead lost {lost} times"]
     notes += [f"{call}: {count} times" for call, count in writes.items()]
     return Outcome(round(seconds), "seconds", sum(writes.values()), tuple(notes))
