@@ -13,19 +13,19 @@ BLOCK_SIZE = 4
 STOP = 0
 
 
-def next_token(tokens: list[int]) -> int:
-    """A stand-in for the model: the token depends on every token before it. About one in eleven stops."""
+def next_token(tokens: list[int], one_in: int = 11) -> int:
+    """A stand-in for the model: the token depends on every token before it. About one in so many stops."""
     value = 7
     for token in tokens:
         value = (31 * value + token + 1) % 1009
-    return value % 11
+    return value % one_in
 
 
-def generation(prompt: tuple[int, ...], max_tokens: int) -> list[int]:
+def generation(prompt: tuple[int, ...], max_tokens: int, one_in: int = 11) -> list[int]:
     """What a request must yield, whatever else runs."""
     tokens = list(prompt)
     while len(tokens) - len(prompt) < max_tokens:
-        tokens.append(next_token(tokens))
+        tokens.append(next_token(tokens, one_in))
         if tokens[-1] == STOP:
             break
     return tokens[len(prompt) :]

@@ -33,12 +33,14 @@ from shiftcore.scheduler import (
     Scheduler,
 )
 
+from .scheduling import STOP, generation, next_token
+
 CAMPAIGN = int(os.environ.get("SHIFT_CAMPAIGN", "0"))  # examples
 pytestmark = pytest.mark.timeout(7200 if CAMPAIGN else 120)
 
 BLOCK_SIZE = 4
 MAX_MODEL_LEN = 32
-STOP = 0
+ONE_IN = 23  # tokens stops
 NAMES = "abcdefgh"
 TENANTS = ("", "x", "y")
 WINDOWS: tuple[tuple[int | None, ...], ...] = ((None,), (None, 5), (9,), (3, None, 3), (1, 12))
@@ -50,24 +52,6 @@ PROMPTS = st.builds(
     st.sampled_from((16, 13, 12, 9, 8, 8, 4, 3, 1, 20, 0)),
     st.one_of(st.just([]), st.lists(st.integers(1, 3), max_size=5)),
 )
-
-
-def next_token(tokens: list[int]) -> int:
-    """A stand-in for the model: the token depends on every token before it. About one in 23 stops."""
-    value = 7
-    for token in tokens:
-        value = (31 * value + token + 1) % 1009
-    return value % 23
-
-
-def generation(prompt: tuple[int, ...], max_tokens: int) -> list[int]:
-    """What a request must yield, whatever else runs."""
-    tokens = list(prompt)
-    while len(tokens) - len(prompt) < max_tokens:
-        tokens.append(next_token(tokens))
-        if tokens[-1] == STOP:
-            break
-    return tokens[len(prompt) :]
 
 
 @dataclass(frozen=True)
@@ -97,7 +81,7 @@ class Ranks:
             self._write(gear, rank, rows)
         for chunk in batch:
             self._read(chunk, chunk.start, chunk.end)
-        self.drawn = {chunk.request: next_token(self.tokens[chunk.request]) for chunk in batch if chunk.samples}
+        self.drawn = {chunk.request: next_token(self.tokens[chunk.request], ONE_IN) for chunk in batch if chunk.samples}
         return {request.id: token for request, token in self.drawn.items()}
 
     def _known(self, chunk: Chunk) -> list[int]:
@@ -366,7 +350,7 @@ class Traffic(RuleBasedStateMachine):
         assert self.live.get(request.id) is request, "output of a request that has ended"
         got = self.yielded[request]
         got.append(token)
-        expected = generation(tuple(request.prompt), request.max_tokens)
+        expected = generation(tuple(request.prompt), request.max_tokens, ONE_IN)
         assert got == expected[: len(got)], "preemption, a shared block or a neighbour changed the tokens"
         assert (finish is not None) == (len(got) == len(expected))
         if finish is not None:

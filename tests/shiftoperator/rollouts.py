@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .conftest import Make
 from .world import World
 
 Object = dict[str, Any]
@@ -35,3 +36,18 @@ def replace_pods(world: World, ended: Object | None = None) -> None:
 
 
 CRASH: Object = {"exitCode": 1, "message": '{"reason": "ModelNotFound", "message": "nothing lies there"}'}
+
+
+async def rolled_back(make: Make, **spec: Any) -> World:
+    """At rest after a change of the spec whose only pod failed."""
+    world = await World(make).healthy()
+    change(world, **spec)
+    await world.full()
+    replace_pods(world, CRASH)
+    await world.full()
+    replace_pods(world)
+    await world.full()
+    await world.full()
+    world.cluster.writes.clear()
+    world.cluster.events.clear()
+    return world

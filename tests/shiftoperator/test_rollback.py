@@ -7,7 +7,7 @@ from dataclasses import replace
 from shiftoperator.snapshot import Phase
 
 from .conftest import Make
-from .rollouts import CRASH, change, replace_pods, running
+from .rollouts import CRASH, change, replace_pods, rolled_back, running
 from .world import World
 
 
@@ -40,22 +40,8 @@ async def test_a_bad_revision_is_rolled_back_and_the_spec_stays(make: Make) -> N
     assert world.condition("Progressing") == ("False", "RolledBack")
 
 
-async def rolled_back(make: Make) -> World:
-    world = await World(make).healthy()
-    change(world, engine={"maxNumSeqs": 99})
-    await world.full()
-    replace_pods(world, CRASH)
-    await world.full()
-    replace_pods(world)
-    await world.full()
-    await world.full()
-    world.cluster.writes.clear()
-    world.cluster.events.clear()
-    return world
-
-
 async def test_a_rollback_survives_a_restart_of_the_operator_and_costs_nothing_at_rest(make: Make) -> None:
-    world = await rolled_back(make)
+    world = await rolled_back(make, engine={"maxNumSeqs": 99})
     before, checks = running(world), list(world.cluster.checks)
     for restart in (False, True, True):
         if restart:
@@ -69,7 +55,7 @@ async def test_a_rollback_survives_a_restart_of_the_operator_and_costs_nothing_a
 
 async def test_a_rejection_outlives_the_stored_template_of_the_good_revision(make: Make) -> None:
     """Somebody deleted the ControllerRevision: the rejection was dropped, and the bad revision rolled out again."""
-    world = await rolled_back(make)
+    world = await rolled_back(make, engine={"maxNumSeqs": 99})
     good = running(world)
     stored = ("ControllerRevision", f"gemma-{good}")
     before = world.cluster.objects.pop(stored)
@@ -81,7 +67,7 @@ async def test_a_rejection_outlives_the_stored_template_of_the_good_revision(mak
 
 
 async def test_a_new_spec_ends_the_rollback(make: Make) -> None:
-    world = await rolled_back(make)
+    world = await rolled_back(make, engine={"maxNumSeqs": 99})
     change(world, engine={"maxNumSeqs": 32})
     await world.full()
     replace_pods(world)
@@ -92,7 +78,7 @@ async def test_a_new_spec_ends_the_rollback(make: Make) -> None:
 
 
 async def test_going_back_to_the_good_spec_heals_without_a_restart(make: Make) -> None:
-    world = await rolled_back(make)
+    world = await rolled_back(make, engine={"maxNumSeqs": 99})
     change(world, engine={"maxNumSeqs": 16, "maxBatchedTokens": 512})
     await world.full()
     assert world.condition("Ready") == ("True", "AllPodsReady")
@@ -100,7 +86,7 @@ async def test_going_back_to_the_good_spec_heals_without_a_restart(make: Make) -
 
 
 async def test_the_size_of_a_service_that_was_rolled_back_can_change(make: Make) -> None:
-    world = await rolled_back(make)
+    world = await rolled_back(make, engine={"maxNumSeqs": 99})
     before = running(world)
     change(world, replicas=3, autoscaling={"mode": "Disabled"})
     await world.full()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .conftest import Make
-from .rollouts import CRASH, change, replace_pods, running
+from .rollouts import change, rolled_back, running
 from .world import World
 
 
@@ -36,14 +36,7 @@ async def test_a_service_says_what_the_pods_that_serve_speak_while_they_are_repl
 
 
 async def test_a_service_says_what_pods_speak_that_were_rolled_back(make: Make) -> None:
-    world = await World(make).healthy()
-    change(world, service={"tls": {"secretName": "cert"}})
-    await world.full()
-    replace_pods(world, CRASH)
-    await world.full()
-    replace_pods(world)
-    await world.full()
-    await world.full()
+    world = await rolled_back(make, service={"tls": {"secretName": "cert"}})
     assert world.condition("Ready") == ("False", "RolledBack")
     assert protocols(world) == PLAIN
 

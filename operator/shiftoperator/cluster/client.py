@@ -95,10 +95,8 @@ class Cluster:
         where = path(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"])
         # Without what we know of its managedFields, which is not all, the API server goes on with its own.
         metadata = {name: value for name, value in obj["metadata"].items() if name != "managedFields"}
-        return (
-            await self._call("PUT", where, {**obj, "metadata": metadata}, {"fieldManager": contract.FIELD_MANAGER})
-            or {}
-        )
+        query = {"fieldManager": contract.FIELD_MANAGER}
+        return await self._call("PUT", where, {**obj, "metadata": metadata}, query) or {}
 
     async def patch_status(self, obj: Object, status: Object) -> Object | None:
         """None when the object is gone. The uid keeps a new object of the same name from another one's status."""

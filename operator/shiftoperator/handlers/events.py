@@ -31,17 +31,11 @@ class EndlessBackoffs:
         return itertools.chain((0.5, 1.0, 2.0, 4.0, 8.0), itertools.repeat(10.0))
 
 
-class _NoDiffs(kopf.DiffBaseStorage):
+class _NoDiffs(kopf.AnnotationsDiffBaseStorage):
     """We have no handlers of changes: without this every event is copied whole for them."""
 
     def build(self, **_: Any) -> kopf.BodyEssence:
         return kopf.BodyEssence({})
-
-    def fetch(self, **_: Any) -> None:
-        return None
-
-    def store(self, **_: Any) -> None:
-        raise NotImplementedError("nothing is written on objects")
 
 
 def operator_settings(settings: Settings) -> kopf.OperatorSettings:

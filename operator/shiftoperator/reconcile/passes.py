@@ -208,8 +208,8 @@ class Reconciler:
 
 
 def _left(known: Snapshot | None, seen: Snapshot) -> set[str]:
-    """uids of pods that are gone. Most go between two looks, and are never seen on their way out."""
-    return {pod.uid for pod in known.pods} - {pod.uid for pod in seen.pods} if known is not None else set()
+    """uids of pods that are gone or go. Most go between two looks, and are never seen on their way out."""
+    return {pod.uid for pod in known.pods} - {pod.uid for pod in seen.live_pods} if known is not None else set()
 
 
 def _now() -> str:

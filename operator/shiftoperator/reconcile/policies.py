@@ -135,7 +135,6 @@ class Policies:
                 memory.scaling.remember(uid, answer)
             else:
                 log.debug("state not read key=%s pod=%s: %s", snapshot.key, uid, answer)
-        await self._runtimes.forget({pod.uid for pod in snapshot.pods if pod.uid not in live})
         memory.scaling.keep(live)
         memory.snapshot = replace(snapshot, states=states)
         self.follow_fetches(memory)

@@ -91,10 +91,14 @@ def test_what_rotted_in_the_version_before_is_not_taken_over(
     """Its sum was taken anew beside the file that changed, and said that the damaged weights were right."""
     first = fetch_model("s3://models/team/tiny", tmp_path)
     bucket.put({"tokenizer.json": b'{"new": 1}'})
-    ends = {"while it was stopped": "shiftruntime.models.fetch.s3._download", "before links were noted": "os.link"}
+    ends: dict[str, tuple[str, Callable[..., None]]] = {
+        "while it was stopped": ("shiftruntime.models.fetch.s3._download", lambda *_: None),
+        "before links were noted": ("os.link", os.link),
+    }
     if when in ends:
+        where, call = ends[when]
         with monkeypatch.context() as patched:
-            patched.setattr(ends[when], ends_after(os.link if ends[when] == "os.link" else lambda *_: None))
+            patched.setattr(where, ends_after(call))
             assert fetch_model("s3://models/team/tiny", tmp_path) == first
     damage(first / "model.safetensors")
     if when == "unknown":
@@ -459,11 +463,11 @@ def test_a_model_that_is_whole_starts_where_nothing_can_be_written(
         return opened(file, flags, *rest)
 
     monkeypatch.setattr("shiftruntime.models.fetch.snapshots.os.open", refused)
-    monkeypatch.setattr("shiftruntime.models.fetch.snapshots.write_whole", no_room)
+    monkeypatch.setattr("pathlib.Path.write_text", no_room)
     assert fetch_model("s3://models/team/tiny", tmp_path) == path
 
 
-def no_room(path: Path, text: str) -> None:
+def no_room(path: Path, text: str) -> int:
     raise OSError(errno.ENOSPC, "full", str(path))
 
 

@@ -98,10 +98,7 @@ def _pointer(model: HubModel, root: Path) -> Path:
 
 
 def _point(pointer: Path, commit: str, single: str | None) -> None:
-    """Only where it says something else: a model that is there whole starts on a full volume too."""
-    said = f"{commit}\n{single or ''}\n"
-    if not pointer.is_file() or pointer.read_text() != said:
-        write_whole(pointer, said)
+    write_whole(pointer, f"{commit}\n{single or ''}\n")
 
 
 def _last(root: Path, pointer: Path) -> Path | None:

@@ -251,10 +251,7 @@ def _seal(bucket: _Bucket, folder: Path, chosen: Selection, report: Report, stop
         again = tuple(file for file in chosen.files if folder / file.name in {one.file for one in wrong})
         if not again:
             break
-        for file in again:
-            log.warning("%s: %s is not what its sum says; fetching it again", bucket.model, file.name)
-            (folder / file.name).unlink()
-        _download(bucket, folder, chosen, again, report, stop)
+        _download_again(bucket, folder, chosen, again, report, stop)
         wrong = differing(path, report.checked, stop)
     for one in wrong:
         # What was damaged on its way must not lie there at the next start.
@@ -275,12 +272,23 @@ def _take_sums(
     taken = {manifest.file(name): digest for name, digest in manifest.files}
     again = tuple(f for f in chosen.files if f.name in known and known[f.name] != taken[folder / f.name])
     if again:
-        for file in again:
-            log.warning("%s: %s is damaged in the cache; fetching it again", bucket.model, file.name)
-            (folder / file.name).unlink()
-        _download(bucket, folder, chosen, again, report, stop)
+        _download_again(bucket, folder, chosen, again, report, stop)
         manifest = make_manifest(path, report.checked, stop)
     save_manifest(manifest)
+
+
+def _download_again(
+    bucket: _Bucket,
+    folder: Path,
+    chosen: Selection,
+    wrong: tuple[RemoteFile, ...],
+    report: Report,
+    stop: threading.Event,
+) -> None:
+    for file in wrong:
+        log.warning("%s: %s is not what its sum says; fetching it again", bucket.model, file.name)
+        (folder / file.name).unlink()
+    _download(bucket, folder, chosen, wrong, report, stop)
 
 
 def _size(file: Path) -> int:

@@ -144,8 +144,7 @@ class Snapshots:
         return (version, single) if _ID.fullmatch(version) else None
 
     def _point(self, version: str, single: str) -> None:
-        if self._pointed() != (version, single):
-            write_whole(self.area / _POINTER, f"{version}\n{single}\n")
+        write_whole(self.area / _POINTER, f"{version}\n{single}\n")
 
 
 class Reader:

@@ -38,7 +38,10 @@ def _free(cache: Path) -> int:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Whole or not at all: others may read it while it is written, and write it too."""
+    """Whole or not at all: others may read it while it is written, and write it too. A file that says this already
+    stays: a model that is there whole starts on a full volume too."""
+    if path.is_file() and path.read_bytes() == text.encode():
+        return
     partial = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
     try:
         partial.write_text(text)
