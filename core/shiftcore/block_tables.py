@@ -95,13 +95,12 @@ class BlockTables:
         """Blocks that are missing to hold positions up to ``end``."""
         return max(0, self.pool.blocks_for(end) - sequence.num_blocks) * len(self.windows)
 
-    def extend(self, sequence: SequenceBlocks, end: int) -> None:
-        """Hold positions up to ``end``; the caller has checked the shortage."""
-        more = self.shortage(sequence, end) // len(self.windows)
+    def extend(self, sequence: SequenceBlocks, more: int) -> None:
+        """Take the blocks of a ``shortage``, of which the caller has checked that they are available."""
         if not more:
             return
         for table in sequence.tables:
-            table += self.pool.allocate(more)
+            table += self.pool.allocate(more // len(self.windows))
 
     def turns_with_room(self, holders: Sequence[tuple[SequenceBlocks, int]], limit: int) -> int:
         """How often, at most ``limit`` times, each of these can be extended by a token beyond its end."""

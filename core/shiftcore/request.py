@@ -45,6 +45,7 @@ class Request:
     cache_salt: str = ""  # a prefix is found only under the salt that it was computed with
     skip_cache_read: bool = False  # every prompt token must be computed, for its log probability
     tokens: GrowingTokens = field(init=False)
+    most_tokens: int = field(init=False)  # prompt and output
     scheduled: int = field(init=False, default=0)  # tokens whose KV is computed or being computed
     computed: int = field(init=False, default=0)  # tokens whose KV is there
     foreseen: int = field(init=False, default=0)  # tokens that steps in flight sample: they follow those known
@@ -58,7 +59,12 @@ class Request:
     order: int = field(init=False, default=0)  # of arrival
 
     def __post_init__(self) -> None:
-        self.tokens = list(self.prompt)
+        self.tokens = self._keep(self.prompt)
+        self.most_tokens = len(self.prompt) + self.max_tokens
+
+    def _keep(self, prompt: Sequence[int]) -> GrowingTokens:
+        """What ``tokens`` begins with."""
+        return list(prompt)
 
     @property
     def cache_scope(self) -> str:
@@ -73,9 +79,7 @@ class Request:
     def missing(self) -> int:
         """Tokens, known or foreseen, that no step computes yet; none of a request that is sure to end."""
         known = len(self.tokens) + self.foreseen
-        if self.ended or known - len(self.prompt) >= self.max_tokens:
-            return 0
-        return known - self.scheduled
+        return 0 if self.ended or known >= self.most_tokens else known - self.scheduled
 
     @property
     def in_flight(self) -> bool:

@@ -99,8 +99,7 @@ class Scheduler:
         for request in sorted(self.running, key=lambda r: (r.missing > 1, r.priority, r.order)):
             if step.preempted and request not in self.running:
                 continue  # it gave way to a more important one
-            # Not one that only waits for its end.
-            if step.budget and request.missing and not self._continue(request, step, may_preempt=not ahead):
+            if step.budget and not self._continue(request, step, may_preempt=not ahead):
                 return ()
         while step.budget and not step.preempted and len(self.running) < self.limits.max_num_seqs:
             if not self._admit(step, now):
@@ -123,7 +122,7 @@ class Scheduler:
             assert request.sequence is not None, f"request {request.id} computes without blocks"
             request.computed = chunk.end
             request.foreseen -= chunk.samples
-            request.prompt_computed |= chunk.end >= len(request.prompt)
+            request.prompt_computed = request.prompt_computed or request.computed >= len(request.prompt)
             self._tables.advance(request.sequence, request.tokens, request.computed)
             if request.ended:
                 if not request.in_flight:
@@ -169,10 +168,9 @@ class Scheduler:
     def _check(self, request: Request) -> None:
         if request.id in self._by_id:
             raise DuplicateRequestError(f"request {request.id} is in flight")
-        total = len(request.prompt) + request.max_tokens
         if not request.prompt or request.max_tokens < 1:
             raise NeverFitsError("a request needs at least one prompt token and one token to generate")
-        if total > self._longest:
+        if request.most_tokens > self._longest:
             raise NeverFitsError(
                 f"{len(request.prompt)} prompt tokens and {request.max_tokens} to generate exceed the {self._longest} "
                 "tokens that a sequence can have here"
@@ -213,24 +211,23 @@ class Scheduler:
 
     # --- one step -----------------------------------------------------------------------------------------------------
 
-    def _tables_short(self, request: Request, step: _Step) -> bool:
-        """Whether the request's share of the step takes more blocks than there are."""
-        assert request.sequence is not None, f"request {request.id} runs without blocks"
-        end = request.scheduled + min(request.missing, step.budget)
-        return self._tables.shortage(request.sequence, end) > self.pool.num_available
-
     def _continue(self, request: Request, step: _Step, *, may_preempt: bool) -> bool:
         """Give a running request its share of the step, with blocks from less important ones if need be and allowed."""
         assert request.sequence is not None, f"request {request.id} runs without blocks"
-        while self._tables_short(request, step):
+        while True:
+            length = min(request.missing, step.budget)
+            if not length:
+                return True  # it only waits for its end
+            more = self._tables.shortage(request.sequence, request.scheduled + length)
+            if more <= self.pool.num_available:
+                break
             if not may_preempt:
                 return False
             victim = max(self.running, key=lambda r: r.importance)
             self._preempt(victim, step)
             if victim is request:
                 return True
-        length = min(request.missing, step.budget)
-        self._tables.extend(request.sequence, request.scheduled + length)
+        self._tables.extend(request.sequence, more)
         step.add(request, length)
         return True
 
@@ -262,7 +259,7 @@ class Scheduler:
         self.running.append(request)
         self._take(request, hit, now)
         length = min(request.missing, step.budget)
-        self._tables.extend(request.sequence, request.scheduled + length)
+        self._tables.extend(request.sequence, self._tables.shortage(request.sequence, request.scheduled + length))
         step.add(request, length)
         return True
 
@@ -325,4 +322,4 @@ class _Step:
 def _finish(request: Request, token: int) -> Finish | None:
     if token in request.stop_token_ids:
         return Finish.STOP
-    return Finish.LENGTH if request.num_output >= request.max_tokens else None
+    return Finish.LENGTH if len(request.tokens) >= request.most_tokens else None

@@ -68,7 +68,7 @@ def _steps_until_change(running: Sequence[Request], foreseen: int) -> int:
     for request in running:
         if request.missing != 1 or request.foreseen != foreseen or request.stop_token_ids:
             return 0
-        left = request.max_tokens - request.num_output
+        left = request.most_tokens - len(request.tokens)
         least = min(least, left) if least else left
     return least - 1
 

@@ -17,6 +17,7 @@ from shiftsim.engine import EngineOptions
 from shiftsim.fleet import Progress, tokenized
 from shiftsim.generation import Generation
 from shiftsim.pods import Pod, Start
+from shiftsim.refusals import Refusals
 from shiftsim.slo import Attainment, Slo
 from shiftsim.trace import Arrival
 from shiftsim.work import Executor
@@ -64,7 +65,8 @@ class ScaledFleet:
         self.measures = Attainment(service.slo)
         self.events: list[Event] = []
         self.sizes: list[Size] = []
-        self.arrived = self.refused = self.cut_off = 0
+        self.arrived = self.cut_off = 0
+        self.refusals = Refusals()
         self.gpu_seconds = 0.0
         self._executor, self._options = executor, options
         self._memory = scaling.Memory()
@@ -92,6 +94,10 @@ class ScaledFleet:
         return self.measures.met / self.arrived if self.arrived else 1.0
 
     @property
+    def refused(self) -> int:
+        return len(self.refusals)
+
+    @property
     def gpu_hours(self) -> float:
         return self.gpu_seconds / 3600
 
@@ -112,7 +118,8 @@ class ScaledFleet:
         request = Generation.of(self.arrived, arrival.seconds, arrival.prompt_tokens, arrival.output_tokens)
         self.arrived += 1
         pod = min(self._serving(now), key=lambda pod: pod.engine.unfinished)
-        self.refused += bool(pod.submit(request, now))
+        if refused := pod.submit(request, now):
+            self.refusals.add(refused)
 
     def _serving(self, now: float) -> list[Pod]:
         return [pod for pod in self._pods if pod.ready_seconds <= now and pod.drained_since is None]

@@ -29,7 +29,7 @@ def _rows(fleet: ScaledFleet) -> Iterator[tuple[str, str]]:
     measures, slo = fleet.measures, fleet.service.slo
     yield "GPU-hours", f"{fleet.gpu_hours:,.2f}"
     yield f"requests within {_targets(fleet)}", f"{fleet.attainment:.1%}"
-    yield f"the service meets them, at p{slo.percentile}", "[green]yes[/]" if meets(fleet) else "[red]no[/]"
+    yield f"the service meets them, at p{slo.percentile}", _verdict(fleet)
     yield "pods asked for, least / most", " / ".join(str(f(s.asked for s in fleet.sizes)) for f in (min, max))
     yield "pods holding GPUs, mean", f"{mean_holding(fleet):.2f}"
     ups = sum(event.target > event.source for event in fleet.events)
@@ -41,8 +41,17 @@ def _rows(fleet: ScaledFleet) -> Iterator[tuple[str, str]]:
     yield "last token", f"{measures.last_end_seconds:,.0f} s"
 
 
+def _verdict(fleet: ScaledFleet) -> str:
+    if meets(fleet):
+        return "[green]yes[/]"
+    lost = [f"{count:,} {how}" for count, how in ((fleet.refused, "refused"), (fleet.cut_off, "cut off")) if count]
+    return f"[red]no[/], {', '.join(lost)}" if lost else "[red]no[/]"
+
+
 def notes(fleets: Mapping[str, ScaledFleet]) -> Iterator[str]:
     for name, fleet in fleets.items():
+        if fleet.refused:
+            yield f"{name}: {fleet.refusals}"
         for event in fleet.events[:MOST_EVENTS]:
             yield f"{name}, at {event.seconds:,.0f} s: {event.source} to {event.target} pods, {event.reason}"
         if len(fleet.events) > MOST_EVENTS:
@@ -50,7 +59,7 @@ def notes(fleets: Mapping[str, ScaledFleet]) -> Iterator[str]:
 
 
 def meets(fleet: ScaledFleet) -> bool:
-    """Whether each target holds at its percentile."""
+    """Whether each target holds at its percentile, and nobody was turned away."""
     slo, measures = fleet.service.slo, fleet.measures
     lost = fleet.refused + fleet.cut_off
     return (

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from shiftsim.engine import Engine
 from shiftsim.generation import Generation
+from shiftsim.refusals import Refusals
 from shiftsim.trace import Arrival
 
-MOST_REASONS = 10  # each names two lengths
 Progress = Callable[[int], None]  # is told how many requests have arrived
 
 
@@ -22,7 +22,7 @@ class Fleet:
     def __init__(self, engines: Sequence[Engine], tokenize_seconds: Callable[[int], float]) -> None:
         self.engines = engines
         self.peak_waiting = 0
-        self.refusals: dict[str, int] = {}  # how many, by the sentence, of which there are not many
+        self.refusals = Refusals()
         self.arrived = 0
         self.first_arrival_seconds = 0.0
         self.last_arrival_seconds = 0.0
@@ -47,8 +47,7 @@ class Fleet:
         engine = min(self.engines, key=lambda engine: engine.unfinished)
         refused = engine.submit(request, ready)
         if refused:
-            kind = refused if refused in self.refusals or len(self.refusals) < MOST_REASONS else "of other lengths"
-            self.refusals[kind] = self.refusals.get(kind, 0) + 1
+            self.refusals.add(refused)
         self.peak_waiting = max(self.peak_waiting, sum(engine.waiting for engine in self.engines))
 
 

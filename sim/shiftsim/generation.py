@@ -42,8 +42,8 @@ class Generation(Request):
 
     first_token_seconds: float | None = field(init=False, default=None)
 
-    def __post_init__(self) -> None:
-        self.tokens = Count(len(self.prompt))
+    def _keep(self, prompt: Sequence[int]) -> Count:
+        return Count(len(prompt))
 
     @staticmethod
     def of(number: int, arrival_seconds: float, prompt_tokens: int, output_tokens: int) -> Generation:

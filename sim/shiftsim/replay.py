@@ -37,7 +37,7 @@ class Outcome:
 
     @property
     def refused(self) -> int:
-        return sum(self.fleet.refusals.values())
+        return len(self.fleet.refusals)
 
     @property
     def duration_seconds(self) -> float:
@@ -113,7 +113,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "kv_cache_tokens_per_engine": outcome.executor.kv_tokens,
         "threshold": {"tokens": threshold, "source": str(source)},
         "requests": {"arrived": fleet.arrived, "finished": outcome.finished, "refused": outcome.refused},
-        "refusals": [{"reason": reason, "requests": count} for reason, count in list(fleet.refusals.items())[:10]],
+        "refusals": [{"reason": reason, "requests": count} for reason, count in fleet.refusals.counts.items()],
         "keeps_up": outcome.keeps_up,
         "duration_seconds": outcome.duration_seconds,
         "drain_seconds": outcome.drain_seconds,

@@ -54,9 +54,8 @@ def notes(outcomes: Sequence[Outcome], unfit: Mapping[str, str]) -> Iterator[str
     for name, reason in unfit.items():
         yield f"{name}: not replayed: {reason}"
     for outcome in outcomes:
-        for reason, requests in list(outcome.fleet.refusals.items())[:1]:
-            more = f" and {outcome.refused - requests:,} for a like reason" if outcome.refused > requests else ""
-            yield f"{outcome.layout}: {requests:,} refused, {reason}{more}"
+        if outcome.refused:
+            yield f"{outcome.layout}: {outcome.fleet.refusals}"
         if not outcome.measures.total.is_exact:
             yield f"{outcome.layout}: percentiles within half a per cent, of a histogram"
 

@@ -134,7 +134,7 @@ def attempt(
         return Verdict(engines, missed=str(missed))
     return Verdict(
         engines,
-        refusal=next(iter(fleet.refusals), ""),
+        refusal=next(iter(fleet.refusals.counts), ""),
         ttft_seconds=measures.ttft.percentile(slo.percentile),
         tpot_seconds=measures.tpot.percentile(slo.percentile),
         last_end_seconds=measures.last_end_seconds,

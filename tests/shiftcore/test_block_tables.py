@@ -23,7 +23,7 @@ def test_no_sequence_holds_more_than_its_peak(
     sequence, tokens, computed, most = tables.new(""), list(range(length)), 0, 0
     while computed < length:
         computed += rng.randint(1, min(budget, length - computed))
-        tables.extend(sequence, computed)
+        tables.extend(sequence, tables.shortage(sequence, computed))
         most = max(most, len(pool.users))
         tables.advance(sequence, tokens, computed)
         for window, table in zip(windows, sequence.tables, strict=True):
@@ -43,7 +43,7 @@ def test_a_hit_is_the_longest_whose_windows_are_there(
     tables = BlockTables(pool, windows, prefix_cache=True, max_chunk_tokens=length)
     tokens = list(range(length))
     first = tables.new("")
-    tables.extend(first, length)
+    tables.extend(first, tables.shortage(first, length))
     held = [list(table) for table in first.tables]
     tables.advance(first, tokens, length)
     tables.release(first)

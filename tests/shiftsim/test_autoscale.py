@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from helpers.linear_executor import SP2, TP2, LinearExecutor
+from rich.console import Console
 from shiftcore.policy import Policy
 from shiftcore.scaling import Action, Decision, Limits, Reason
 from shiftsim import __main__ as command
 from shiftsim.autoscale import ScaledFleet, Service
-from shiftsim.autoscale_page import as_json, mean_holding, meets
+from shiftsim.autoscale_page import as_json, mean_holding, meets, notes, table
 from shiftsim.engine import EngineOptions
 from shiftsim.generation import Generation
 from shiftsim.pods import Pod, Start
@@ -202,6 +203,16 @@ def test_what_cannot_be_scaled_is_refused_with_a_sentence(
         shift_sim(monkeypatch, tmp_path / "t.csv", *arguments)
     assert end.value.code == command.EXIT_USAGE
     assert reason in capsys.readouterr().err
+
+
+def test_a_service_that_turned_somebody_away_misses_its_targets_and_says_why() -> None:
+    fleet = scaled([*burst(20, 1), Arrival(20, 9_000, 5)], service())
+    console = Console(width=200, record=True)
+    console.print(table("", {"with shift": fleet}), *notes({"with shift": fleet}))
+    page = console.export_text()
+    assert (fleet.refused, meets(fleet)) == (1, False)
+    assert "no, 1 refused" in page
+    assert "with shift: 1 refused, 9000 prompt tokens and 5 to generate exceed the 2048" in page
 
 
 def test_nobody_pays_for_the_time_before_the_first_request() -> None:
