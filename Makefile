@@ -14,7 +14,7 @@ demo: setup ## a real cluster, a real model, gears that shift and replicas that 
 test: setup ## everything that this machine can test, with minutes per tier
 	@$(PYTHON) tests/tiers.py
 
-campaign: setup ## the long campaigns at full count: gear fuzz, failures (about half an hour)
+campaign: setup ## every campaign at full count (about three hours; `python tests/campaign.py NAME` runs one)
 	@$(PYTHON) tests/campaign.py
 
 bench: setup ## what overlap and more than two gears buy on this machine (about ten minutes, alone on it)
