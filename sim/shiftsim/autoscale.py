@@ -68,6 +68,7 @@ class ScaledFleet:
         self.arrived = self.cut_off = 0
         self.refusals = Refusals()
         self.gpu_seconds = 0.0
+        self.gate_seconds = 0.0  # in which nothing but the gate kept a high utilisation from ordering a pod
         self._executor, self._options = executor, options
         self._memory = scaling.Memory()
         self._next_poll = 0.0
@@ -131,6 +132,8 @@ class ScaledFleet:
         seen = self._observation(now, len(leaving))
         decide = scaling.decide_while_leaving if leaving else scaling.decide
         decision, self._memory = decide(self.service.limits, seen, now, self._memory)
+        if decision.reason is scaling.Reason.SHIFT_FIRST:
+            self.gate_seconds += self.service.poll_seconds
         if leaving:
             self._retire(now, leaving, decision)
         elif decision.action is scaling.Action.OUT:

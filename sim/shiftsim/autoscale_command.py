@@ -1,4 +1,4 @@
-"""`shift-sim autoscale`: the operator's autoscaler on a trace, with shift before scale and without."""
+"""`shift-sim autoscale`: the operator's autoscaler on a trace, with shift before scale, without it, without shift."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from shiftcore.layout import LayoutError
@@ -22,12 +23,14 @@ from shiftsim.slo_options import add_slo, numbers, slo
 from shiftsim.trace_options import add_shape, shape
 
 DESCRIPTION = """\
-Plays a trace to pods that the operator's autoscaler adds and takes away, twice.
+Plays a trace to pods that the operator's autoscaler adds and takes away, three times.
 
   with shift     pods that shift gears (--layout); capacity is that of the base gear, and a high utilisation adds a pod
-                 only once the pods run that gear
-  without shift  the same pods, pinned in the tp gear; the same rules, windows and targets on that gear's capacity. It
-                 is what an autoscaler does for a tensor-parallel service, with nothing left out but the shift.
+                 only once the pods run that gear (the gate: shift before scale)
+  no gate        the same pods; a high utilisation adds a pod whatever gear they run. Against "with shift" this is what
+                 shift before scale does, and nothing else
+  without shift  a native tensor-parallel service, with the same rules, windows and targets on its gear's capacity. Its
+                 ranks share the weights, so that its KV cache is larger than that of pods with a wide base
 
 Every pod takes the start-up time before it serves, and holds its GPUs from when it has a node until it is gone. A
 request meets the targets when both its TTFT and its TPOT do; who is refused, or cut off when a drain takes too long,
@@ -38,6 +41,17 @@ Example:
   shift-sim autoscale --trace benchmarks/traces/azure2023_code_15min.csv.gz --model llama-3.3-70b-fp8 \\
       --hardware 8xH200 --min 1 --max 6 --ttft-ms 2000 --tpot-ms 100
 """
+
+
+TENSOR_PARALLEL = "tp"
+
+
+class Run(NamedTuple):
+    """``may_shift``: whether the autoscaler lets the pods shift before it adds one for a high utilisation."""
+
+    name: str
+    layout: str
+    may_shift: bool
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -78,10 +92,11 @@ def run(options: argparse.Namespace, console: Console) -> None:
         raise UserError(f"{options.trace}: no request in this part of the trace; widen --start and --end")
     fleets: dict[str, ScaledFleet] = {}
     with bars() as progress:
-        for name, layout in (("with shift", options.layout), ("without shift", "tp")):
-            task = progress.add_task(name, total=arrivals)
-            fleets[name] = _fleet(options, layout, service(options, gpus, may_shift=layout != "tp"))
-            fleets[name].replay(
+        for asked in runs(options.layout):
+            task = progress.add_task(asked.name, total=arrivals)
+            fleet = _fleet(options, asked.layout, service(options, gpus, may_shift=asked.may_shift))
+            fleets[asked.name] = fleet
+            fleet.replay(
                 trace.read(options.trace, shape(options)),
                 lambda arrived, task=task: progress.update(task, completed=arrived),  # type: ignore[misc]
             )
@@ -94,6 +109,15 @@ def run(options: argparse.Namespace, console: Console) -> None:
         console.print(autoscale_page.table(title, fleets))
         for note in autoscale_page.notes(fleets):
             console.print(note, highlight=False)
+
+
+def runs(layout: str) -> tuple[Run, ...]:
+    """Each differs from the one before in one thing: the gate, then the pods."""
+    return (
+        Run("with shift", layout, may_shift=True),
+        Run("no gate", layout, may_shift=False),
+        Run("without shift", TENSOR_PARALLEL, may_shift=False),
+    )
 
 
 def service(options: argparse.Namespace, gpus: int, *, may_shift: bool) -> Service:
@@ -119,7 +143,7 @@ def _fleet(options: argparse.Namespace, name: str, service: Service) -> ScaledFl
         hardware.parse(options.hardware),
         settings(options),
     )
-    layout = layouts.parse(name, gpus.num_gpus, base=options.base if name != "tp" else None,
+    layout = layouts.parse(name, gpus.num_gpus, base=options.base if name != TENSOR_PARALLEL else None,
                            threshold_tokens=options.threshold)  # fmt: skip
     try:
         executor = modelled(model, gpus, layout, common)

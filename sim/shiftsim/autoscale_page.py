@@ -1,7 +1,8 @@
-"""The answer of `shift-sim autoscale`: a column with shift and one without, and every change of size."""
+"""The answer of `shift-sim autoscale`: a column per run, and every change of size."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -34,6 +35,8 @@ def _rows(fleet: ScaledFleet) -> Iterator[tuple[str, str]]:
     yield "pods holding GPUs, mean", f"{mean_holding(fleet):.2f}"
     ups = sum(event.target > event.source for event in fleet.events)
     yield "changes of size, out / in", f"{ups} / {len(fleet.events) - ups}"
+    yield "orders by reason", ", ".join(f"{count} {why}" for why, count in orders(fleet).items()) or "none"
+    yield "held back by the gate", f"{fleet.gate_seconds:,.0f} s"
     yield "TTFT p50 / p95 / p99", _percentiles(measures.ttft, 1, "s")
     yield "TPOT p50 / p95 / p99", _percentiles(measures.tpot, 1000, "ms")
     yield "requests", f"{fleet.arrived:,}"
@@ -69,6 +72,12 @@ def meets(fleet: ScaledFleet) -> bool:
     )
 
 
+def orders(fleet: ScaledFleet) -> dict[str, int]:
+    """How often pods were ordered, by reason, the most frequent first."""
+    counts = Counter(event.reason for event in fleet.events if event.target > event.source)
+    return dict(sorted(counts.items(), key=lambda order: (-order[1], order[0])))
+
+
 def mean_holding(fleet: ScaledFleet) -> float:
     """Pods that hold GPUs, over the time from the first moment to the last token."""
     seconds = fleet.measures.last_end_seconds * fleet.service.limits.gpus_per_pod
@@ -93,6 +102,8 @@ def as_json(fleet: ScaledFleet) -> dict[str, Any]:
         "tpot_seconds": _quantiles(measures.tpot),
         "duration_seconds": measures.last_end_seconds,
         "mean_pods_holding_gpus": mean_holding(fleet),
+        "orders_by_reason": orders(fleet),
+        "gate_held_seconds": fleet.gate_seconds,
         "sizes": [asdict(size) for size in fleet.sizes],
         "events": [asdict(event) for event in fleet.events],
     }

@@ -14,7 +14,8 @@ from shiftcore.policy import Policy
 from shiftcore.scaling import Action, Decision, Limits, Reason
 from shiftsim import __main__ as command
 from shiftsim.autoscale import ScaledFleet, Service
-from shiftsim.autoscale_page import as_json, mean_holding, meets, notes, table
+from shiftsim.autoscale_command import runs
+from shiftsim.autoscale_page import as_json, mean_holding, meets, notes, orders, table
 from shiftsim.engine import EngineOptions
 from shiftsim.generation import Generation
 from shiftsim.pods import Pod, Start
@@ -153,6 +154,34 @@ def test_the_same_arguments_give_the_same_changes() -> None:
     assert first == second
 
 
+def test_the_gate_alone_keeps_a_high_utilisation_from_ordering_a_pod() -> None:
+    """84 % of what the base gear can do, in pods that a threshold keeps in the tp gear."""
+    costs = {TP2: (0.001, 0.0002), SP2: (0.001, 0.0002)}
+    never_shifts = replace(OPTIONS, policy=Policy(threshold_tokens=10_000))
+    found = {}
+    for may_shift in (True, False):
+        asked = service(may_shift=may_shift)
+        fleet = ScaledFleet(LinearExecutor(kv_tokens=40_000, costs=costs), never_shifts, asked)
+        fleet.replay(burst(60, 20, output=10))
+        found[may_shift] = fleet
+    assert (orders(found[True]), orders(found[False])) == ({}, {"HighUtilisation": 1})
+    assert found[True].gate_seconds > 30
+    assert found[False].gate_seconds == 0
+    assert as_json(found[False])["orders_by_reason"] == {"HighUtilisation": 1}
+    console = Console(width=200, record=True)
+    console.print(table("", {"gate": found[True], "no gate": found[False]}))
+    (row,) = [line for line in console.export_text().splitlines() if "orders by reason" in line]
+    assert [cell.strip() for cell in row.split("│")[2:4]] == ["none", "1 HighUtilisation"]
+
+
+def test_each_run_differs_from_the_one_before_in_one_thing() -> None:
+    """With both at once nobody could tell what shift before scale does from what the pods do."""
+    gated, ungated, pinned = runs("shift-calibrated")
+    assert (gated.layout, gated.may_shift) == ("shift-calibrated", True)
+    assert (ungated.layout, ungated.may_shift) == ("shift-calibrated", False)
+    assert (pinned.layout, pinned.may_shift) == ("tp", False)
+
+
 def shift_sim(monkeypatch: pytest.MonkeyPatch, path: Path, *more: str) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     path.write_text("arrival_s,prompt_tokens,output_tokens\n0,100,1\n5,2000,20\n40,300,3\n")
@@ -161,7 +190,7 @@ def shift_sim(monkeypatch: pytest.MonkeyPatch, path: Path, *more: str) -> None:
     command.main()
 
 
-def test_autoscale_shows_both_runs_and_gives_the_same_bytes(
+def test_autoscale_shows_every_run_and_gives_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     arguments = ("--max", "2", "--ttft-ms", "2000", "--tpot-ms", "50")
@@ -170,14 +199,15 @@ def test_autoscale_shows_both_runs_and_gives_the_same_bytes(
         shift_sim(monkeypatch, tmp_path / "t.csv", *arguments, "--json")
         found.append(capsys.readouterr().out)
     assert found[0] == found[1]
-    runs = json.loads(found[0])["runs"]
-    assert set(runs) == {"with shift", "without shift"}
-    for run in runs.values():
+    found_runs = json.loads(found[0])["runs"]
+    assert set(found_runs) == {"with shift", "no gate", "without shift"}
+    for run in found_runs.values():
         assert run["requests"]["finished"] == run["requests"]["met_both_targets"] == 3
         assert run["gpu_hours"] == pytest.approx(2 * run["duration_seconds"] / 3600)
     shift_sim(monkeypatch, tmp_path / "t.csv", *arguments)
     page = " ".join(capsys.readouterr().out.split())
     assert "GPU-hours" in page
+    assert all(name in page for name in ("with shift", "no gate", "without shift"))
     assert "TTFT 2000 ms, TPOT 50 ms" in page
 
 
