@@ -69,7 +69,7 @@ class ScaledFleet:
         self.refusals = Refusals()
         self.gpu_seconds = 0.0
         self.gate_seconds = 0.0  # in which nothing but the gate kept a high utilisation from ordering a pod
-        self._executor, self._options = executor, options
+        self.executor, self.options = executor, options
         self._memory = scaling.Memory()
         self._next_poll = 0.0
         self._named = 0
@@ -79,7 +79,7 @@ class ScaledFleet:
 
     def replay(self, arrivals: Iterable[Arrival], progress: Progress = lambda arrived: None) -> None:
         """To the last token of the last request."""
-        for ready, arrival in tokenized(_from_the_first(arrivals), self._executor.tokenize_seconds):
+        for ready, arrival in tokenized(_from_the_first(arrivals), self.executor.tokenize_seconds):
             self._pass(ready)
             self._submit(ready, arrival)
             progress(self.arrived)
@@ -205,7 +205,7 @@ class ScaledFleet:
         while len(self._pods) < self._replicas:
             self._named += 1
             name, start = f"pod-{self._named}", self.service.start
-            self._pods.append(Pod(name, self._executor, self._options, self.measures, now, start))
+            self._pods.append(Pod(name, self.executor, self.options, self.measures, now, start))
 
     def _remove(self, pod: Pod, now: float) -> None:
         self._pods.remove(pod)

@@ -12,13 +12,13 @@ from rich.console import Console
 from shiftcore.layout import LayoutError
 from shiftcore.scaling import Limits
 
-from shiftsim import autoscale_page, hardware, layouts, models, trace
+from shiftsim import autoscale_page, hardware, layouts, models, named_options, trace
 from shiftsim.autoscale import ScaledFleet, Service
 from shiftsim.errors import UserError
 from shiftsim.planning import modelled
 from shiftsim.pods import Start
 from shiftsim.progress import bars
-from shiftsim.replay_command import add_engine, settings
+from shiftsim.replay_command import add_engine, refuse_idle_gears, settings
 from shiftsim.slo_options import add_slo, numbers, slo
 from shiftsim.trace_options import add_shape, shape
 
@@ -55,6 +55,7 @@ class Run(NamedTuple):
 
 
 def add(parser: argparse.ArgumentParser) -> None:
+    named_options.remember(parser)
     add_argument = parser.add_argument
     add_argument("--trace", type=Path, required=True, metavar="FILE", help="CSV or CSV.GZ: " + ", ".join(trace.COLUMNS))
     add_argument("--model", required=True, metavar="NAME|CONFIG.JSON", help="as of shift-sim replay")
@@ -87,6 +88,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         raise UserError(f"--drain {options.drain:g} must be 0 or more seconds")
     if not 1 <= options.min <= options.max:
         raise UserError(f"--min {options.min} must lie in 1..--max {options.max}")
+    refuse_idle_gears(options, (options.layout,))
     arrivals = sum(1 for _ in trace.read(options.trace, shape(options)))
     if not arrivals:
         raise UserError(f"{options.trace}: no request in this part of the trace; widen --start and --end")

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
+from shiftcore.gears import threshold_in_use
 
 from shiftsim.autoscale import ScaledFleet
 from shiftsim.measures import Distribution
@@ -39,6 +40,7 @@ def _rows(fleet: ScaledFleet) -> Iterator[tuple[str, str]]:
     yield "held back by the gate", f"{fleet.gate_seconds:,.0f} s"
     yield "TTFT p50 / p95 / p99", _percentiles(measures.ttft, 1, "s")
     yield "TPOT p50 / p95 / p99", _percentiles(measures.tpot, 1000, "ms")
+    yield "KV cache of a pod", f"{fleet.executor.kv_tokens:,} tokens"
     yield "requests", f"{fleet.arrived:,}"
     yield "refused / cut off", f"{fleet.refused:,} / {fleet.cut_off:,}"
     yield "last token", f"{measures.last_end_seconds:,.0f} s"
@@ -86,8 +88,12 @@ def mean_holding(fleet: ScaledFleet) -> float:
 
 def as_json(fleet: ScaledFleet) -> dict[str, Any]:
     """Every name has its unit, but for counts."""
-    measures = fleet.measures
+    measures, table = fleet.measures, fleet.executor.table
+    threshold, source = threshold_in_use(table, fleet.options.policy)
     return {
+        "base": table.base.name,
+        "threshold": {"tokens": threshold, "source": str(source)},
+        "kv_cache_tokens_per_pod": fleet.executor.kv_tokens,
         "gpu_hours": fleet.gpu_hours,
         "requests": {
             "arrived": fleet.arrived,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from shiftcore.layout import LayoutError
 
-from shiftsim import hardware, layouts, models, replay_page, report, trace
+from shiftsim import hardware, layouts, models, named_options, replay_page, report, trace
 from shiftsim.errors import UserError
 from shiftsim.executor import measured
 from shiftsim.planning import MAX_BATCHED_TOKENS, MAX_NUM_SEQS, Measured, Modelled, Plan, Settings
@@ -38,7 +38,13 @@ finished all within a tenth of the trace's time, or a minute, after the last arr
 """
 
 
+# What only one kind of pods has.
+OF_MEASURED = ("--kv-tokens", "--step-ms")
+OF_MODELLED = ("--memory-fraction", "--kv-cache", "--weights")
+
+
 def add(parser: argparse.ArgumentParser) -> None:
+    named_options.remember(parser)
     add_argument = parser.add_argument
     add_argument("--trace", type=Path, required=True, metavar="FILE", help="CSV or CSV.GZ: " + ", ".join(trace.COLUMNS))
     add_argument("--model", metavar="NAME|CONFIG.JSON", help="one of " + ", ".join(models.names())
@@ -103,18 +109,35 @@ def settings(options: argparse.Namespace) -> Settings:
     )
 
 
+def refuse_idle_gears(options: argparse.Namespace, chosen: Collection[str]) -> None:
+    """Raises UserError for an option of gears that none of the layouts takes."""
+    played = f"with --layout {' and '.join(chosen)}"
+    if "shift" not in chosen:
+        named_options.refuse(options, ("--threshold",), f"{played}, which has no threshold", "give --layout shift")
+    if not {"shift", "shift-calibrated"} & set(chosen):
+        fix = "give --layout shift or shift-calibrated"
+        named_options.refuse(options, ("--base",), f"{played}, which does not shift", fix)
+
+
 def plan(options: argparse.Namespace) -> Plan:
     """Raises UserError."""
     if options.measured is not None:
         if options.model or options.hardware:
             raise UserError("--measured stands in place of --model and --hardware; leave these away")
-        if not options.step_ms >= 0 or (options.kv_tokens is not None and options.kv_tokens < 1):
-            raise UserError(
-                f"--step-ms {options.step_ms:g} must be at least 0 and --kv-tokens {options.kv_tokens} above 0"
-            )
+        named_options.refuse(
+            options, OF_MODELLED, "with --measured, whose pod has its memory already",
+            "leave it out, or give --kv-tokens",
+        )  # fmt: skip
+        if not 0 <= options.step_ms < float("inf"):
+            raise UserError(f"--step-ms {options.step_ms:g} must be 0 or more milliseconds")
+        if options.kv_tokens is not None and options.kv_tokens < 1:
+            raise UserError(f"--kv-tokens {options.kv_tokens} must be at least 1")
         return Measured(measured.read(options.measured), settings(options), options.kv_tokens, options.step_ms / 1000)
     if not options.model or not options.hardware:
         raise UserError("name what to replay on: --model and --hardware, or --measured")
+    named_options.refuse(
+        options, OF_MEASURED, "without --measured", "leave it out, or give --memory-fraction for the cache's size"
+    )
     return Modelled(
         models.load(options.model, kv=options.kv_cache), hardware.parse(options.hardware), settings(options)
     )
@@ -148,10 +171,12 @@ def run(options: argparse.Namespace, console: Console) -> None:
 def _outcomes(options: argparse.Namespace) -> Iterator[Outcome | tuple[str, str]]:
     """One per layout; a layout that the model does not fit in is named with the reason."""
     played, pods = shape(options), plan(options)
+    names = tuple(dict.fromkeys(options.layout or layouts.NAMES))
     chosen = [
         layouts.parse(name, pods.ranks, base=options.base or pods.base, threshold_tokens=options.threshold)
-        for name in dict.fromkeys(options.layout or layouts.NAMES)
+        for name in names
     ]
+    refuse_idle_gears(options, names)
     arrivals = sum(1 for _ in trace.read(options.trace, played))  # and so every row has been read once
     if not arrivals:
         raise UserError(f"{options.trace}: no request in this part of the trace; widen --start and --end")
@@ -183,6 +208,7 @@ def _asked(options: argparse.Namespace) -> dict[str, object]:
         "model": Path(options.model).name if options.model else None,
         "hardware": options.hardware,
         "replicas": options.replicas,
+        "base": options.base,
         "settings": {**asdict(settings(options)), "kv_cache": options.kv_cache, "step_seconds": options.step_ms / 1000},
     }
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from shiftsim import hardware, layouts, models, trace
+from shiftsim import hardware, layouts, models, named_options, trace
 from shiftsim.errors import UserError
 from shiftsim.progress import bars
-from shiftsim.replay_command import add_engine, settings
+from shiftsim.replay_command import add_engine, refuse_idle_gears, settings
 from shiftsim.sweep import Cell, Found, Load, Service, run
 from shiftsim.trace_options import Renamed, add_shape, shape
 
@@ -31,7 +31,13 @@ Examples:
 """
 
 
+# What only one kind of load has.
+OF_TRACE = ("--speeds", "--start", "--end", "--speed", "--spread")
+OF_RATES = ("--output", "--requests")
+
+
 def add(parser: argparse.ArgumentParser) -> None:
+    named_options.remember(parser)
     add_argument = parser.add_argument
     add_argument("--model", required=True, metavar="NAME|CONFIG.JSON", help="as of shift-sim replay")
     add_argument("--hardware", required=True, metavar="8xH200", help="GPUs of one replica")
@@ -79,6 +85,13 @@ def _cells(options: argparse.Namespace) -> list[Cell]:
         raise UserError("a sweep needs a load: give either --rates with --prompts, or --trace")
     if options.trace is None and options.prompts is None:
         raise UserError("--rates needs the length of the requests; give --prompts")
+    if options.trace is None:
+        named_options.refuse(options, OF_TRACE, "with --rates", "leave it out, or give --trace in place of --rates")
+    else:
+        named_options.refuse(
+            options, OF_RATES, "with --trace, whose answers and requests are its own",
+            "leave it out, or give --rates with --prompts in place of --trace",
+        )  # fmt: skip
     for name, value in (("--replicas", options.replicas), ("--workers", options.workers)):
         if value < 1:
             raise UserError(f"{name} {value} must be at least 1")
@@ -91,6 +104,7 @@ def _cells(options: argparse.Namespace) -> list[Cell]:
     names = list(dict.fromkeys(options.layout or layouts.NAMES))
     for name in names:
         layouts.parse(name, gpus, base=options.base)
+    refuse_idle_gears(options, names)
     rates = _positive(options.speeds if options.trace else options.rates, "--speeds" if options.trace else "--rates")
     prompts = [_whole(p, "--prompts") for p in _positive(options.prompts, "--prompts")] if options.prompts else [0]
     loads = [
@@ -148,7 +162,7 @@ def _row(found: Found) -> tuple[str, ...]:
 def _json(options: argparse.Namespace, service: Service, found: Sequence[Found]) -> dict[str, object]:
     return {
         "load": {
-            "trace": options.trace.name if options.trace else None,
+            "trace": _trace(options) if options.trace else None,
             "rate_unit": "times the trace" if options.trace else "requests per second",
             "output_tokens": None if options.trace else options.output,
             "requests": None if options.trace else options.requests,
@@ -157,6 +171,13 @@ def _json(options: argparse.Namespace, service: Service, found: Sequence[Found])
         "model": Path(options.model).name,
         "hardware": options.hardware,
         "replicas": options.replicas,
+        "threshold_tokens": service.threshold_tokens,
+        "base": service.base or layouts.parse("shift", hardware.parse(options.hardware).num_gpus).base.name,
         "settings": {**asdict(service.settings), "kv_cache": options.kv_cache},
         "cells": [result.as_json() for result in found],
     }
+
+
+def _trace(options: argparse.Namespace) -> dict[str, object]:
+    """Which part of it, and at which speed times that of a cell."""
+    return {"name": options.trace.name, **{k: v for k, v in asdict(shape(options)).items() if v != float("inf")}}

@@ -204,6 +204,9 @@ def test_autoscale_shows_every_run_and_gives_the_same_bytes(
     for run in found_runs.values():
         assert run["requests"]["finished"] == run["requests"]["met_both_targets"] == 3
         assert run["gpu_hours"] == pytest.approx(2 * run["duration_seconds"] / 3600)
+    gears = {name: (run["base"], run["threshold"]["source"]) for name, run in found_runs.items()}
+    calibrated = ("sp2", "Calibration")
+    assert gears == {"with shift": calibrated, "no gate": calibrated, "without shift": ("tp2", "Pinned")}
     shift_sim(monkeypatch, tmp_path / "t.csv", *arguments)
     page = " ".join(capsys.readouterr().out.split())
     assert "GPU-hours" in page
@@ -219,6 +222,7 @@ def test_autoscale_shows_every_run_and_gives_the_same_bytes(
         (("--ttft-ms", "-1", "--max", "2"), "a TTFT target of -1 ms must be above 0"),
         (("--ttft-ms", "9", "--max", "2", "--windows", "30"), "--windows '30' is not OUT,IN"),
         (("--ttft-ms", "9", "--max", "2", "--start-up", "1,x,3"), "--start-up '1,x,3' is not NODE,LOAD,WARM"),
+        (("--ttft-ms", "9", "--max", "2", "--threshold", "9"), "--threshold does nothing with --layout shift-calibr"),
         (("--ttft-ms", "9", "--max", "2", "--percentile", "0"), "percentile 0 must lie in 1..100"),
     ],
 )

@@ -89,6 +89,9 @@ def test_a_replay_is_shown_side_by_side(
         (("--memory-fraction", "1.5"), "--memory-fraction 1.5 must be"),
         (("--tpot-target-ms", "-3"), "--tpot-target-ms -3 must be above 0"),
         (("--start", "90"), "no request in this part of the trace"),
+        (("--step-ms", "2"), "--step-ms does nothing without --measured"),
+        (("--kv-tokens", "9000"), "--kv-tokens does nothing without --measured; leave it out, or give --memory-fr"),
+        (("--layout", "tp", "--threshold", "512"), "--threshold does nothing with --layout tp"),
         (("--memory-fraction", "0.05"), "leaves no room for its cache"),
     ],
 )
@@ -105,6 +108,32 @@ def test_what_cannot_be_replayed_is_refused_with_a_sentence(
         replayed(monkeypatch, capsys, path, *arguments)
     assert end.value.code == command.EXIT_USAGE
     assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--kv-cache", "fp8"), "--kv-cache does nothing with --measured, whose pod has its memory"),
+        (("--weights", "views"), "--weights does nothing with --measured"),
+        (("--memory-fraction", "0.5"), "--memory-fraction does nothing with --measured"),
+        (("--kv-tokens", "0"), "--kv-tokens 0 must be at least 1"),
+        (("--step-ms", "-1"), "--step-ms -1 must be 0 or more"),
+    ],
+)
+def test_of_a_measured_pod_only_what_it_has_may_be_set(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    arguments: tuple[str, ...],
+    reason: str,
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(TRACE)
+    with pytest.raises(SystemExit):
+        shift_sim(monkeypatch, "replay", "--trace", str(path), "--measured", "pod.json", *arguments)
+    refused = capsys.readouterr().err
+    assert reason in refused
+    assert "None" not in refused
 
 
 def test_who_refuses_has_not_kept_up(

@@ -73,6 +73,19 @@ def test_a_sweep_says_how_many_were_refused(
     assert row.split("│")[-2].strip() == "7"
 
 
+def test_the_json_of_a_sweep_says_all_that_was_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n0,100,5\n1,100,5\n2,100,5\n")
+    part = ("--trace", str(path), "--start", "1", "--end", "9", "--spread", "2", "--threshold", "300")
+    sweep(monkeypatch, *part, "--layout", "shift", "--workers", "1", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["threshold_tokens"], found["base"]) == (300, "sp2")
+    window = {"name": "t.csv", "start_seconds": 1.0, "end_seconds": 9.0, "speed": 1.0, "spread_seconds": 2.0, "seed": 0}
+    assert found["load"]["trace"] == window
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -85,6 +98,14 @@ def test_a_sweep_says_how_many_were_refused(
         ((*RATES, "--workers", "0"), "--workers 0 must be at least 1"),
         ((*RATES, "--layout", "zp"), "layout 'zp' is unknown"),
         ((*RATES, "--requests", "0"), "0 requests must be at least 1"),
+        ((*RATES, "--speeds", "1"), "--speeds does nothing with --rates; leave it out, or give --trace"),
+        ((*RATES, "--start", "1", "--end", "2"), "--start and --end do nothing with --rates"),
+        ((*RATES, "--speed", "2"), "--speed does nothing with --rates"),
+        ((*RATES, "--spread", "2"), "--spread does nothing with --rates"),
+        (("--trace", "t.csv", "--output", "250"), "--output does nothing with --trace, whose answers"),
+        (("--trace", "t.csv", "--req", "9"), "--requests does nothing with --trace"),
+        ((*RATES, "--layout", "tp", "--threshold", "9"), "--threshold does nothing with --layout tp, which has no"),
+        ((*RATES, "--layout", "tp", "--base", "sp2"), "--base does nothing with --layout tp, which does not shift"),
         ((*RATES, "--memory-fraction", "0.05", "--workers", "1"), "leaves no room for its cache"),
     ],
 )
