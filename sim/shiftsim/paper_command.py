@@ -11,16 +11,15 @@ from concurrent.futures import ProcessPoolExecutor
 from rich.console import Console
 from rich.progress import track
 
-from shiftsim import hardware, paper, paper_page
+from shiftsim import hardware, named_options, paper, paper_page
 from shiftsim.errors import UserError
 from shiftsim.executor.fitted import published_fit
+from shiftsim.paper import Assumptions
+from shiftsim.paper_page import Played
 
 RANGE_REQUESTS = 1000  # a quarter: what an assumption does to throughput shows as well with fewer
 
 EPILOG = """\
-Settings: Llama-3.3-70B FP8, 8 H200, 0.90 of the memory, 8,192 tokens per step, 1,024 sequences, no overlap of planning
-and running, a second copy of the weights for the tp gear, threshold 512, all requests of the throughput runs at once.
-
 Examples:
   shift-sim paper               every figure, with the range under +-20 % of every assumption (some minutes)
   shift-sim paper --no-ranges   the figures alone (half a minute)
@@ -29,6 +28,7 @@ Examples:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
+    named_options.remember(parser)
     add_argument = parser.add_argument
     add_argument("--requests", type=int, default=paper.REQUESTS, metavar="N",
                  help="that come at once where throughput is measured (default: %(default)s)")  # fmt: skip
@@ -45,22 +45,30 @@ def run(options: argparse.Namespace, console: Console) -> None:
     if options.requests < 1:
         raise UserError(f"--requests {options.requests} must be at least 1")
     if options.fit:
+        named_options.refuse(options, ("--requests",), "with --fit, which plays none", "leave it out")
         for name, value in vars(paper.refit(hardware.software())).items():
             print(f"{name} = {value:.6g}")
         return
-    predicted = paper.predict((hardware.software(), published_fit()), options.requests)
-    ranges = {} if options.no_ranges else _ranges(predicted, min(options.requests, RANGE_REQUESTS))
+    assumed = Assumptions(hardware.software(), published_fit())
+    predicted = paper.predict(assumed, options.requests)
+    played, varied, ranges = Played(options.requests), {}, {}
+    if not options.no_ranges:
+        varied = paper.variations(assumed.software)
+        played = Played(options.requests, min(options.requests, RANGE_REQUESTS), tuple(varied))
+        ranges = _ranges(predicted, assumed, varied, played.of_ranges)
     if options.json:
-        print(json.dumps(paper_page.as_json(predicted, ranges), sort_keys=True, indent=1))
+        print(json.dumps(paper_page.as_json(predicted, ranges, played), sort_keys=True, indent=1))
         return
-    console.print(paper_page.table(predicted, ranges))
-    for note in paper_page.NOTES:
+    console.print(paper_page.table(predicted, ranges, played))
+    for note in paper_page.notes(played):
         console.print(f"- {note}", highlight=False)
 
 
-def _ranges(predicted: Mapping[str, float], requests: int) -> dict[str, tuple[float, float]]:
+def _ranges(
+    predicted: Mapping[str, float], base: Assumptions, varied: Mapping[str, Assumptions], requests: int
+) -> dict[str, tuple[float, float]]:
     """Least and most of each prediction when one assumption is off; what it does with fewer requests, in proportion."""
-    assumed = [(hardware.software(), published_fit()), *paper.variations(hardware.software()).values()]
+    assumed = [base, *varied.values()]
     with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
         runs = pool.map(paper.predict, assumed, [requests] * len(assumed))
         shown = track(runs, "assumptions", len(assumed), console=Console(stderr=True), transient=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from rich.console import Console
 from shiftsim import cli, hardware, paper
 from shiftsim.executor.fitted import Fitted, published_fit
+from shiftsim.paper_page import Played, notes, table
 
-ASSUMED = (hardware.software(), published_fit())
+ASSUMED = paper.Assumptions(hardware.software(), published_fit())
 
 
 def test_the_committed_numbers_are_those_that_the_fit_gives() -> None:
@@ -32,14 +34,37 @@ def test_at_most_four_numbers_are_fitted_each_on_its_own_cell() -> None:
 
 def test_assumptions_move_one_at_a_time_and_stay_possible() -> None:
     moved = paper.variations(hardware.software())
-    assert len(moved) == 2 * (6 + 4 + 1)
-    for name, (software, fitted) in moved.items():
-        changed = [key for key, value in vars(software).items() if value != vars(ASSUMED[0])[key]]
+    assert len(moved) == 2 * (6 + 4 + 3 + 1)
+    for name, (software, fitted, settings) in moved.items():
+        changed = [key for key, value in vars(software).items() if value != vars(ASSUMED.software)[key]]
+        changed += [key for key, value in vars(settings).items() if value != vars(paper.SETTINGS)[key]]
         assert changed == ([] if name.split()[0] in vars(fitted) else [name.split()[0]]), name
         assert all(value <= 1 for key, value in {**vars(software), **vars(fitted)}.items() if "_of_" in key), name
-    software, fitted = moved["memory_of_peak -20 %"]
+        assert settings.memory_fraction <= 1
+    assert moved["max_batched_tokens -20 %"].settings.max_batched_tokens == 6554
+    software, fitted, _ = moved["memory_of_peak -20 %"]
     assert fitted.host_seconds < ASSUMED[1].host_seconds, "the fit makes up for slower memory"
     assert isinstance(fitted, Fitted)
+
+
+def test_what_cannot_rise_by_a_fifth_is_named_with_what_it_does() -> None:
+    """0.896 of the memory's bandwidth and 0.90 of its size end at the whole."""
+    names = paper.variations(hardware.software())
+    played = Played(4000, 1000, tuple(names))
+    assert played.capped == ("memory_of_peak +12 %", "memory_fraction +11 %")
+    said = " ".join(notes(played))
+    assert "memory_of_peak +12 %, memory_fraction +11 %" in said
+    assert "1,000 requests, and are scaled to the prediction with 4,000" in said
+
+
+@pytest.mark.parametrize("name", ["shift TTFT", "shift TPOT"])
+def test_two_of_the_shift_layout_are_no_predictions(name: str) -> None:
+    """The same gear on the same work as a fitted cell: whatever the numbers are, they are equal."""
+    found = paper.predict(ASSUMED._replace(fitted=Fitted(0.4, 0.004, 0.5, 9e-5)), requests=0)
+    (cell,) = [cell for cell in paper.CELLS if cell.name == name]
+    assert found[name] == found[cell.equals]
+    assert not cell.predicted
+    assert sum(cell.predicted for cell in paper.CELLS) == 6
 
 
 @pytest.mark.parametrize("cell", [cell for cell in paper.CELLS if cell.metric == "throughput"], ids=lambda c: c.name)
@@ -53,7 +78,22 @@ def test_throughput_is_near_the_published_also_with_few_requests(cell: paper.Cel
 def test_the_page_shows_every_figure_and_what_was_fitted(capsys: pytest.CaptureFixture[str]) -> None:
     cli.run(["paper", "--requests", "64", "--no-ranges", "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert sorted(found) == sorted(cell.name for cell in paper.CELLS)
-    assert [name for name, cell in found.items() if cell["fitted"]] == ["sp TPOT", "sp TTFT", "tp TPOT", "tp TTFT"]
+    figures = found["figures"]
+    assert sorted(figures) == sorted(cell.name for cell in paper.CELLS)
+    assert {name: cell["equals"] for name, cell in figures.items() if cell["equals"]} == {
+        "shift TTFT": "sp TTFT",
+        "shift TPOT": "tp TPOT",
+    }
+    assert found["run"]["settings"]["memory_fraction"] == 0.90
+    assert (found["run"]["requests"], found["run"]["settings"]["max_num_seqs"]) == (64, 1024)
+    assert [name for name, cell in figures.items() if cell["fitted"]] == ["sp TPOT", "sp TTFT", "tp TPOT", "tp TTFT"]
+    predicted = {name: cell["predicted"] for name, cell in figures.items()}
+    console = Console(width=160, record=True)
+    console.print(table(predicted, {}, Played(64)))
+    page = console.export_text()
+    capsys.readouterr()
+    assert "0.90 of the memory, 8,192 tokens per step, 1,024 sequences" in page
+    assert "64 requests at once" in page
+    assert "+1.0%, is sp TTFT" in page
     cli.run(["paper", "--fit"])
     assert capsys.readouterr().out.startswith("linear_of_peak = 0.508962\nhost_seconds = 0.00555037\n")
