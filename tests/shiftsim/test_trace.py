@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import itertools
 import math
+import re
 from pathlib import Path
 
 import pytest
 from shiftsim.errors import TraceError, UserError
 from shiftsim.trace import Arrival, Shape, read
+
+TRACES = Path(__file__).parents[2] / "benchmarks" / "traces"
 
 HEADER = "arrival_s,prompt_tokens,output_tokens\n"
 
@@ -23,6 +26,14 @@ def trace(folder: Path, text: str) -> Path:
 def test_columns_are_found_by_name_and_others_ignored(tmp_path: Path) -> None:
     path = trace(tmp_path, "client,output_tokens,arrival_s, prompt_tokens\n7,3,0.5,10\n8,0,0.5,1\n")
     assert list(read(path)) == [Arrival(0.5, 10, 3), Arrival(0.5, 1, 0)]
+
+
+def test_every_committed_trace_is_listed_with_its_requests_and_licence() -> None:
+    rows = [line.split(" | ") for line in (TRACES / "README.md").read_text().splitlines() if line.startswith("| `")]
+    listed = {row[0].strip("| `"): int(row[1].replace(",", "")) for row in rows}
+    assert listed == {path.name: sum(1 for _ in read(path)) for path in TRACES.glob("*.csv*")}
+    licences = [re.search(r"\((LICENSE-.*?)\)|^the same", row[3]) for row in rows]
+    assert all(found and (TRACES / (found[1] or "README.md")).exists() for found in licences)
 
 
 def test_gzip_and_plain_files_read_alike(tmp_path: Path) -> None:
