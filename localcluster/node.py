@@ -149,6 +149,8 @@ def _kubelet(settings: Settings, network: Network) -> dict[str, Any]:
         # Images come from this machine and from no registry: one that is collected could not be pulled again.
         "imageGCHighThresholdPercent": 100,
         "nodeStatusUpdateFrequency": "5s",
+        # A changed Secret is in its pods within about this time. There are few pods.
+        "syncFrequency": "10s",
     }
 
 

@@ -9,7 +9,7 @@ import re
 import selectors
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,11 +56,13 @@ def state(pod: str, settings: Settings) -> control_pb2.GetStateResponse:
 
 
 @contextmanager
-def control(pod: str, settings: Settings) -> Iterator[Callable[[], control_pb2.GetStateResponse]]:
-    """Asks a pod for its state, over one connection."""
+def control(
+    pod: str, settings: Settings, authority: Mapping[str, bytes] | None = None
+) -> Iterator[Callable[[], control_pb2.GetStateResponse]]:
+    """Asks a pod for its state, over one connection; with the certificates that are in use unless others are given."""
     # What the operator shows the pods; only who may read its Secrets can do this.
-    authority, mounted = (_secret(f"{NAME}-{part}", settings) for part in ("control-ca", "control"))
-    token = mounted[contract.CONTROL_TOKEN_KEY].decode()
+    authority = authority or secret(f"{NAME}-control-ca", settings)
+    token = secret(f"{NAME}-control", settings)[contract.CONTROL_TOKEN_KEY].decode()
     credentials = grpc.ssl_channel_credentials(
         authority[contract.CONTROL_TLS_AUTHORITIES], authority["client.key"], authority["client.crt"]
     )
@@ -74,7 +76,7 @@ def control(pod: str, settings: Settings) -> Iterator[Callable[[], control_pb2.G
         yield lambda: stub.GetState(control_pb2.GetStateRequest(), timeout=_CALL_SECONDS, metadata=metadata)
 
 
-def _secret(name: str, settings: Settings) -> dict[str, bytes]:
+def secret(name: str, settings: Settings) -> dict[str, bytes]:
     found = json.loads(kubectl("get", "secret", name, "-n", NAMESPACE, "-o", "json", settings=settings))
     return {key: base64.b64decode(value) for key, value in found["data"].items()}
 

@@ -10,15 +10,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))
 
+from helpers import authority_steps  # noqa: E402
+from shiftoperator.certificates import Certificates  # noqa: E402
 from shiftprotos import contract  # noqa: E402
 from shiftprotos.v1 import control_pb2  # noqa: E402
 
@@ -122,6 +126,46 @@ def test_policy_patch_under_load_is_applied_at_a_step_boundary(cluster: Settings
                 assert steps[gear] > 0, f"no step in {gear} under {policy}: {steps}"
                 assert sum(steps.values()) == steps[gear], f"steps in other gears under {policy}: {steps}"
     assert pods.restarts(cluster) == restarts
+
+
+def test_a_new_authority_comes_into_use_under_load_without_a_restart(cluster: Settings, demo: object) -> None:
+    patch(cluster, {"autoscaling": {"mode": "Disabled"}, "shift": {"policy": "Auto"}, "replicas": 1})
+    wait("one pod", lambda: len(pods.pod_names(cluster)) == 1 and serving(cluster) == 1, 120)
+    (pod,) = pods.pod_names(cluster)
+    restarts, first = pods.restarts(cluster), authority_steps.held(cluster)
+    with (
+        traffic.burst(cluster, prompts=1, prompt_tokens=64, decodes=2) as burst,
+        pods.forwarded(pod, contract.CONTROL_PORT, cluster) as port,
+        control(cluster) as by_the_first,
+    ):
+        generation = by_the_first().generation_applied
+        following = authority_steps.announce_next(cluster, first, used_in=timedelta(seconds=40))
+        started = time.monotonic()
+        wait("the pod to show the next authority", lambda: authority_steps.shown_on(port) == following, 120)
+        print(f"a new authority signs what the pod shows {time.monotonic() - started:.0f} s after it was announced")
+        assert by_the_first().ready, "a connection from before goes on"
+        patch(cluster, {"shift": {"policy": "Throughput"}})
+        wait("a policy over the new authority", lambda: by_the_first().generation_applied > generation, 10)
+        authority_steps.forget_before(cluster, authority_steps.held(cluster))
+        wait("the first authority to be refused", lambda: refused(cluster, pod, first), 60)
+        patch(cluster, {"shift": {"policy": "Auto"}})
+        with control(cluster) as by_the_next:
+            wait("a policy without the first", lambda: by_the_next().generation_applied > generation + 1, 10)
+    assert pods.restarts(cluster) == restarts
+    assert pods.pod_names(cluster) == [pod]
+    for kind in ("decodes", "prompts"):
+        assert set(burst.figures[kind]["outcomes"]) == {"OK"}, burst.figures
+
+
+def refused(cluster: Settings, pod: str, client: Certificates) -> bool:
+    """Whether the pod refuses this client, which itself trusts whoever the pod trusts."""
+    trusted = authority_steps.held(cluster).trusted
+    with pods.control(pod, cluster, {**client.as_data(), contract.CONTROL_TLS_AUTHORITIES: trusted}) as ask:
+        try:
+            ask()
+        except grpc.RpcError as error:
+            return bool(error.code() == grpc.StatusCode.UNAVAILABLE)
+    return False
 
 
 def test_killed_rank_ends_streams_and_the_pod_comes_back(cluster: Settings, demo: object) -> None:
