@@ -1,9 +1,12 @@
 """Policy of the pods that serve while others load, are replaced or leave.
 
 They carry the load of all meanwhile. Under ``Auto`` a threshold that suits the whole service, or a small decode batch,
-keeps part of their steps in the tp gear; what they need now is room, so the throughput gear is pinned until the others
-are back. A service that is hardly used stays as it is: there the bias would cost latency and buy nothing. Traffic
-comes in bursts, and every change of the policy is a push to all pods: only a lasting calm ends the bias.
+keeps part of their steps in the tp gear; what a pod needs that is full is room, so the throughput gear is pinned until
+the others are back. One that has room stays as it is: there the bias costs latency and buys nothing. Traffic comes in
+bursts, and every change of the policy is a push to all pods: only a lasting calm ends the bias.
+
+In simulation the bias has bought something only from pods that are past what they can carry and whose threshold is far
+above the crossover; below that it costs up to three times the time per token (docs/LOG.md, 2026-11-22).
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ from shiftcore.policy import Mode
 
 # How busy the busiest pod is when the bias begins, and below which it ends although pods are still away, once it was
 # so for this time without a break.
-BEGINS_AT = 0.5
-ENDS_BELOW = 0.25
+BEGINS_AT = 1.0
+ENDS_BELOW = 0.5
 CALM_SECONDS = 60.0
 
 

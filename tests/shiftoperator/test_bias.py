@@ -12,7 +12,7 @@ from shiftoperator.spec import Policy
 from .conftest import Make
 from .world import World
 
-BUSY = Load(running_requests=12, max_running_requests=16)
+BUSY = Load(running_requests=16, max_running_requests=16)
 QUIET = Load(running_requests=1, max_running_requests=16)
 DISABLED = {"mode": "Disabled"}
 
