@@ -100,7 +100,7 @@ class Autoscaler:
 
     async def _decide(self, memory: Memory, snapshot: Snapshot, spec: Spec, decisions: list[Object]) -> Result:
         seen = plan.observation(snapshot, spec, memory.oldest(), self._wall())
-        decision, after = scaling.decide(spec.autoscaling.limits, seen, self._clock(), memory.windows)
+        decision, after = scaling.decide(_limits(snapshot, spec), seen, self._clock(), memory.windows)
         active = decision.reason not in (scaling.Reason.METRICS_STALE, scaling.Reason.METRICS_LOST)
         result = Result(snapshot, status.Scaling(active, str(decision.reason), decision.message), decisions)
         if decision.action is not scaling.Action.HOLD:
@@ -183,7 +183,7 @@ class Autoscaler:
         if retire.remaining_replicas(snapshot) != spec.replicas - len(leaving):
             return None
         seen = plan.observation(snapshot, spec, memory.oldest(), self._wall(), leaving)
-        limits, now = spec.autoscaling.limits, self._clock()
+        limits, now = _limits(snapshot, spec), self._clock()
         decision, memory.windows = scaling.decide_while_leaving(limits, seen, now, memory.windows)
         return decision.message if decision.action is scaling.Action.OUT else None
 
@@ -225,6 +225,12 @@ class Autoscaler:
     async def _event(self, snapshot: Snapshot, reason: str, note: str, action: str, warning: bool = False) -> None:
         identity = self._settings.identity
         await apply.event(self._cluster, snapshot.resource, reason, note, identity, action, warning)
+
+
+def _limits(snapshot: Snapshot, spec: Spec) -> scaling.Limits:
+    """With the GPUs that pods hold, which are not those of the spec while it was not followed or is still to be."""
+    held = rollout.gpus_per_pod(snapshot, spec, rollout.revisions(snapshot))
+    return replace(spec.autoscaling.limits, gpus_per_pod=held)
 
 
 def _keeps_out(snapshot: Snapshot, spec: Spec) -> status.Scaling | None:

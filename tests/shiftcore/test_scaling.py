@@ -340,8 +340,8 @@ def test_bad_limits_are_refused() -> None:
         Limits(minimum=3, maximum=2)
     with pytest.raises(ValueError, match="low_utilisation"):
         Limits(low_utilisation=0.9)
-    with pytest.raises(ValueError, match="max_gpus 8 must be at least 16"):
-        Limits(minimum=2, maximum=2, gpus_per_pod=8, max_gpus=8)
+    with pytest.raises(ValueError, match="gpus_per_pod 0 must be at least 1"):
+        Limits(gpus_per_pod=0)
 
 
 # --- ordered capacity ---
@@ -387,6 +387,30 @@ def test_pods_that_leave_count_in_the_budget() -> None:
     assert decide(replace(limits, max_gpus=None), Observation(1, 1, (LOADED,), stopping=1), NOW, HELD)[0].replicas == 2
     below = decide(replace(limits, minimum=2), Observation(1, 1, (IDLE,), stopping=1), NOW, HELD)[0]
     assert (below.reason, below.replicas) == ("GpuBudget", 1)
+
+
+LARGE_PODS = replace(LIMITS, minimum=2, gpus_per_pod=8, max_gpus=8)
+
+
+@pytest.mark.parametrize(
+    ("case", "pods", "limits", "stopping", "action", "reason", "after"),
+    [
+        ("the minimum stays", (LOADED,) * 2, LARGE_PODS, 0, Action.HOLD, "GpuBudget", 2),
+        ("also while it is idle", (IDLE,) * 2, LARGE_PODS, 0, Action.HOLD, "GpuBudget", 2),
+        ("what is above it leaves", (LOADED,) * 3, LARGE_PODS, 0, Action.IN, "GpuBudget", 2),
+        ("also from above the maximum", (LOADED,) * 5, LARGE_PODS, 0, Action.IN, "AboveMaximum", 2),
+        ("none is added up to it", (LOADED,), LARGE_PODS, 0, Action.HOLD, "GpuBudget", 1),
+        ("not even one", (), replace(LARGE_PODS, max_gpus=7), 0, Action.HOLD, "GpuBudget", 0),
+        ("nor while more leave than are paid for", (LOADED,) * 2, LARGE_PODS, 3, Action.HOLD, "GpuBudget", 2),
+    ],
+)
+def test_a_budget_that_pays_for_less_than_the_minimum_adds_nothing_and_takes_no_more(
+    case: str, pods: tuple[PodLoad, ...], limits: Limits, stopping: int, action: Action, reason: str, after: int
+) -> None:
+    """Pods of another revision are larger than those whose minimum the spec's budget pays for."""
+    decision, _ = decide(limits, Observation(len(pods), len(pods), pods, stopping=stopping), NOW, HELD)
+    assert (decision.action, decision.reason, decision.replicas) == (action, reason, after), case
+    assert "room for -" not in decision.message
 
 
 # --- metrics, rollouts, victims ---

@@ -12,6 +12,7 @@ from shiftoperator.errors import TransientError
 from shiftoperator.snapshot import Load, Phase
 
 from .conftest import Make
+from .rollouts import CRASH, change, replace_pods
 from .world import World
 
 Object = dict[str, Any]
@@ -303,6 +304,29 @@ async def test_survivors_that_ask_for_pods_keep_the_scale_in_from_going_on(make:
     fleet.loads["p1"] = IDLE
     await fleet.turns(2)
     assert "p1" not in fleet.pods
+    assert [write for write in fleet.writes() if write.startswith("scale")] == []
+
+
+async def test_a_scale_in_is_given_up_for_pods_that_the_budget_pays_for_as_they_are(make: Make) -> None:
+    """A spec of four GPUs for each pod was rolled back to two: of those the budget pays for one more."""
+    fleet = await Fleet(make, autoscaling={**SCALING, "maxGpus": 6}).started()
+    change(fleet, parallelism={"gpus": 4})
+    await fleet.full()
+    replace_pods(fleet, CRASH)
+    await fleet.full()
+    replace_pods(fleet)
+    fleet.controllers()
+    await fleet.full()
+    assert fleet.condition("Ready") == ("False", "RolledBack")
+    fleet.loads = dict(zip(fleet.pods, (ONE, TWO), strict=True))
+    leaves = await fleet.until_marked()
+    [stays] = set(fleet.pods) - {leaves}
+    await fleet.turn()
+    fleet.loads[stays] = BURST
+    await fleet.turns(5)
+    fleet.loads[leaves] = IDLE
+    await fleet.turns(2)
+    assert leaves not in fleet.pods
     assert [write for write in fleet.writes() if write.startswith("scale")] == []
 
 

@@ -59,8 +59,10 @@ class Limits:
 
     minimum: int = 1
     maximum: int = 1
+    # That the largest pod which is there, or is to come, holds.
     gpus_per_pod: int = 1
-    # GPUs that all pods together may hold; None: as many as `maximum` pods have.
+    # GPUs that all pods together may hold; None: as many as `maximum` pods have. It may pay for fewer pods than the
+    # minimum while those of another revision are larger: then none is added, and the minimum stays.
     max_gpus: int | None = None
     out_seconds: float = 30.0
     in_seconds: float = 300.0
@@ -86,13 +88,12 @@ class Limits:
     def __post_init__(self) -> None:
         if not 0 <= self.minimum <= self.maximum:
             raise ValueError(f"minimum {self.minimum} must lie in 0..maximum {self.maximum}")
+        if self.gpus_per_pod < 1:
+            raise ValueError(f"gpus_per_pod {self.gpus_per_pod} must be at least 1")
         if not 0 <= self.low_utilisation < self.high_utilisation:
             raise ValueError(
                 f"low_utilisation {self.low_utilisation} must be below high_utilisation {self.high_utilisation}"
             )
-        if self.max_gpus is not None and self.max_gpus < self.minimum * self.gpus_per_pod:
-            needed = self.minimum * self.gpus_per_pod
-            raise ValueError(f"max_gpus {self.max_gpus} must be at least {needed}, the GPUs of the minimum")
 
     @property
     def budget(self) -> int:
@@ -101,7 +102,8 @@ class Limits:
 
     @property
     def ceiling(self) -> int:
-        return min(self.maximum, self.budget)
+        """Pods that may stay; the minimum is not given up for the budget."""
+        return min(self.maximum, max(self.minimum, self.budget))
 
     @property
     def wait_seconds(self) -> float:

@@ -5,7 +5,7 @@ A revision is a rendered pod template, named by its hash and stored in a Control
 The user's spec is never edited; a revision that was rejected counts until the spec asks for another.
 """
 
-from shiftoperator.rollout.bounds import leaving_seconds, paused, surge
+from shiftoperator.rollout.bounds import gpus_per_pod, leaving_seconds, paused, surge
 from shiftoperator.rollout.judge import Held, held, judge
 from shiftoperator.rollout.known import (
     Revisions,
@@ -26,6 +26,7 @@ __all__ = [
     "begins",
     "can_go_back",
     "deployed",
+    "gpus_per_pod",
     "held",
     "judge",
     "leaving_seconds",

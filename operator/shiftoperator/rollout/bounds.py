@@ -11,13 +11,17 @@ from shiftoperator.spec import Spec, Strategy
 
 
 def surge(snapshot: Snapshot, spec: Spec, decided: Revisions) -> int:
-    """Pods that a rollout may have beside those asked for. One of another revision may hold more GPUs than the spec
-    says by now."""
-    limits = spec.autoscaling.limits
-    gpus = _most(snapshot, decided, manifests.gpus_of, spec.gpus)
-    paid = limits.max_gpus is None or (spec.pods + 1) * gpus <= limits.max_gpus
+    """Pods that a rollout may have beside those asked for."""
+    budget = spec.autoscaling.limits.max_gpus
+    paid = budget is None or (spec.pods + 1) * gpus_per_pod(snapshot, spec, decided) <= budget
     wanted = spec.rollout.strategy is Strategy.SURGE and decided.no_surge != decided.running
     return 1 if wanted and paid else 0
+
+
+def gpus_per_pod(snapshot: Snapshot, spec: Spec, decided: Revisions) -> int:
+    """That the largest pod holds which is there, leaves or is to come. One of another revision than that of the spec,
+    or every one after a rollback, may hold more or fewer than the spec says by now."""
+    return _most(snapshot, decided, manifests.gpus_of, spec.gpus) or spec.gpus
 
 
 def leaving_seconds(snapshot: Snapshot, spec: Spec, decided: Revisions) -> int:
