@@ -73,8 +73,9 @@ def _why(kubectl: Kubectl, options: argparse.Namespace) -> int:
 def _policy(kubectl: Kubectl, options: argparse.Namespace) -> int:
     wanted = policy.wanted(options.mode, options.threshold, options.no_threshold)
     if wanted:
-        return policy.change(kubectl, options.name, wanted, options.wait)
-    policy.display(read(kubectl.get(options.name)))
+        return policy.change(kubectl, options.name, wanted, options.wait, as_json=bool(options.output))
+    found = read(kubectl.get(options.name))
+    out.show_json(policy.told(found)) if options.output else policy.display(found)
     return 0
 
 
@@ -105,7 +106,8 @@ def _show_top(found: list[Object], options: argparse.Namespace) -> None:
 
 
 def _drain(kubectl: Kubectl, options: argparse.Namespace) -> int:
-    return drain.drain(kubectl, options.name, options.yes, options.wait)
+    asked = drain.Asked(options.yes, options.wait, options.force, bool(options.output))
+    return drain.drain(kubectl, options.name, asked)
 
 
 def _rotate(kubectl: Kubectl, options: argparse.Namespace) -> int:
@@ -177,6 +179,7 @@ def _add_policy(verb: argparse.ArgumentParser) -> None:
     threshold.add_argument("--no-threshold", action="store_true", help="the crossover that each pod measured holds")
     said = f"how long to wait for the pods [{policy.WAIT_SECONDS:g}]; 0: not at all"
     verb.add_argument("--wait", type=_seconds, default=policy.WAIT_SECONDS, metavar="SECONDS", help=said)
+    _add_json(verb)
     verb.set_defaults(run=_policy)
 
 
@@ -193,6 +196,8 @@ def _add_drain(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
     said = f"how long to wait for its end and its successor [its grace period + {drain.START_SECONDS:g}]; 0: not at all"
     verb.add_argument("--wait", type=_seconds, metavar="SECONDS", help=said)
+    verb.add_argument("--force", action="store_true", help="also against a PodDisruptionBudget")
+    _add_json(verb)
     verb.set_defaults(run=_drain)
 
 

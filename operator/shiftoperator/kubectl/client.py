@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,10 @@ CALL_SECONDS = 120.0
 
 class KubectlError(Exception):
     """kubectl failed. The message is empty where it has said why itself."""
+
+
+class TooManyError(KubectlError):
+    """The API server answers 429: not now. Its words were shown."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +56,45 @@ class Kubectl:
         """Gracefully, and without waiting for the end."""
         self._run("delete", resource, name, "--wait=false", "-o", "name")
 
+    def evict(self, namespace: str, name: str, uid: str) -> None:
+        """Gracefully, without waiting for the end. Raises TooManyError when a PodDisruptionBudget forbids it now."""
+        where = f"/api/v1/namespaces/{namespace}/pods/{name}/eviction"
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": name, "namespace": namespace},
+            "deleteOptions": {"preconditions": {"uid": uid}},
+        }
+        # Its stderr is looked at, and shown all the same; a log-in was asked for by the calls before.
+        done = self._start(("create", "--raw", where, "-f", "-"), json.dumps(body).encode(), subprocess.PIPE)
+        said = done.stderr.decode(errors="replace")
+        sys.stderr.write(said)
+        if done.returncode:
+            raise TooManyError("") if "(TooManyRequests)" in said else KubectlError("")
+
     def _json(self, *arguments: str) -> Object:
         return _parsed(self._run(*arguments))
 
     def _run(self, *arguments: str) -> str:
+        # stderr stays that of the terminal: warnings, log-in prompts and errors are shown as they are.
+        done = self._start(arguments)
+        if done.returncode:
+            raise KubectlError("")
+        return done.stdout.decode(errors="replace")
+
+    def _start(
+        self, arguments: Sequence[str], given: bytes | None = None, stderr: int | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """To its end. `given` is its stdin, else that of the terminal."""
         command = ["kubectl", *arguments, *self.flags, f"--request-timeout={REQUEST_SECONDS}s"]
         try:
-            # stderr stays that of the terminal: warnings, log-in prompts and errors are shown as they are.
-            done = subprocess.run(command, stdout=subprocess.PIPE, timeout=CALL_SECONDS, check=False)
+            return subprocess.run(
+                command, input=given, stdout=subprocess.PIPE, stderr=stderr, timeout=CALL_SECONDS, check=False
+            )
         except FileNotFoundError as error:
             raise KubectlError("kubectl is not on PATH; install it, or add its folder to PATH") from error
         except subprocess.TimeoutExpired as error:
             raise KubectlError(f"kubectl {arguments[0]} did not end within {CALL_SECONDS:.0f} s") from error
-        if done.returncode:
-            raise KubectlError("")
-        return done.stdout.decode(errors="replace")
 
 
 def _parsed(text: str) -> Object:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from shiftprotos import contract
 
 from shiftoperator import names
-from shiftoperator.kubectl.client import Kubectl, Object
+from shiftoperator.kubectl.client import Kubectl, Object, TooManyError
 from shiftoperator.kubectl.errors import NOT_IN_TIME, RefusedError
-from shiftoperator.kubectl.output import paragraph, show
+from shiftoperator.kubectl.output import note, paragraph, progress, show, show_json
 from shiftoperator.kubectl.resource import Deployment, read
 from shiftoperator.kubectl.waiting import until
 
@@ -18,9 +19,21 @@ from shiftoperator.kubectl.waiting import until
 START_SECONDS = 600.0
 # Of Kubernetes, where a pod names none.
 _GRACE_SECONDS = 30
+# How a pod is taken away.
+_EVICTION, _DELETION = "Eviction", "Deletion"
 
 
-def drain(kubectl: Kubectl, name: str, yes: bool, wait_seconds: float | None) -> int:
+@dataclass(frozen=True)
+class Asked:
+    """`wait_seconds`: None for the pod's grace period and a start; `force`: whatever a PodDisruptionBudget says."""
+
+    yes: bool = False
+    wait_seconds: float | None = None
+    force: bool = False
+    as_json: bool = False
+
+
+def drain(kubectl: Kubectl, name: str, asked: Asked) -> int:
     """The exit code. Raises RefusedError when the pod is not to be drained this way, or the person says no."""
     pod = kubectl.get(name, "pod")
     owner = pod.get("metadata", {}).get("labels", {}).get(contract.LABEL_DEPLOYMENT)
@@ -28,12 +41,17 @@ def drain(kubectl: Kubectl, name: str, yes: bool, wait_seconds: float | None) ->
         raise RefusedError(f"pod {name} belongs to no ShiftDeployment; for others there is `kubectl delete pod {name}`")
     deployment = read(kubectl.get(owner))
     before = _ready(kubectl, owner)
-    show(*map(paragraph, _announcement(pod, deployment, before)))
-    _confirm(yes)
-    kubectl.delete(name, "pod")
-    print(f"pod {name} drains")
-    seconds = _grace(pod) + START_SECONDS if wait_seconds is None else wait_seconds
-    return _wait(kubectl, pod, owner, len(before), seconds)
+    _announce(_announcement(pod, deployment, before), asked.as_json)
+    _confirm(asked)
+    _take_away(kubectl, pod, deployment, asked.force)
+    progress(f"pod {name} drains", asked.as_json)
+    seconds = _grace(pod) + START_SECONDS if asked.wait_seconds is None else asked.wait_seconds
+    done = seconds > 0 and until(_gone_or_replaced(kubectl, pod, owner, len(before)), seconds)
+    if asked.as_json:
+        show_json(_told(deployment, name, asked, done, _ready(kubectl, owner)))
+    elif done:
+        progress(f"pod {name} is gone; {len(_ready(kubectl, owner))} pods are ready", as_json=False)
+    return 0 if done or seconds <= 0 else NOT_IN_TIME
 
 
 def _announcement(pod: Object, deployment: Deployment, ready: list[str]) -> list[str]:
@@ -54,23 +72,48 @@ def _announcement(pod: Object, deployment: Deployment, ready: list[str]) -> list
     return lines
 
 
-def _confirm(yes: bool) -> None:
-    if yes:
+def _announce(lines: list[str], as_json: bool) -> None:
+    if not as_json:
+        show(*map(paragraph, lines))
+        return
+    for line in lines:
+        note(line)
+
+
+def _confirm(asked: Asked) -> None:
+    if asked.yes:
         return
     if not sys.stdin.isatty():
         raise RefusedError("nobody can be asked here; say --yes to drain the pod")
-    print("Drain it? [y/N] ", end="", flush=True)
+    print("Drain it? [y/N] ", end="", flush=True, file=sys.stderr if asked.as_json else sys.stdout)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise RefusedError("nothing was done")
 
 
-def _wait(kubectl: Kubectl, pod: Object, owner: str, ready_before: int, seconds: float) -> int:
-    if seconds <= 0:
-        return 0
-    if not until(_gone_or_replaced(kubectl, pod, owner, ready_before), seconds):
-        return NOT_IN_TIME
-    print(f"pod {pod['metadata']['name']} is gone; {len(_ready(kubectl, owner))} pods are ready")
-    return 0
+def _take_away(kubectl: Kubectl, pod: Object, deployment: Deployment, force: bool) -> None:
+    name = pod["metadata"]["name"]
+    if force:
+        kubectl.delete(name, "pod")
+        return
+    try:
+        kubectl.evict(deployment.namespace, name, pod["metadata"]["uid"])
+    except TooManyError as error:
+        raise RefusedError(
+            f"pod {name} was not drained: a PodDisruptionBudget forbids it now. Wait until the other pods are ready "
+            f"(kubectl shift status {deployment.name}), raise spec.disruption.maxUnavailable (now "
+            f"{deployment.part('disruption').get('maxUnavailable', 1)}), or say --force to delete the pod all the same"
+        ) from error
+
+
+def _told(deployment: Deployment, name: str, asked: Asked, done: bool, ready: list[str]) -> Object:
+    return {
+        "namespace": deployment.namespace,
+        "name": deployment.name,
+        "pod": name,
+        "by": _DELETION if asked.force else _EVICTION,
+        "done": done,
+        "readyPods": ready,
+    }
 
 
 def _gone_or_replaced(kubectl: Kubectl, pod: Object, owner: str, ready_before: int) -> Callable[[], str]:

@@ -82,7 +82,11 @@ examples:
   kubectl shift policy llama --no-threshold --wait 60
 
 Waits until every ready pod reports the new policy (PolicyInSync); exit code 2 when that lasts longer than --wait. The
-policy is stored then all the same, and the operator goes on.""",
+policy is stored then all the same, and the operator goes on.
+
+-o json, with progress on stderr; after a change as it was at the last look:
+  namespace, name, generation, observedGeneration
+  policy       as of `status`""",
     ),
     "top": Help(
         "pods by load, gears and policy",
@@ -100,14 +104,22 @@ examples:
     "drain": Help(
         "replace a pod; it finishes its requests",
         """\
-Says what will happen, asks, and deletes the pod gracefully: it takes no new requests, finishes what it runs within its
-termination grace period, and the Deployment replaces it. Waits until as many pods are ready as before.""",
+Says what will happen, asks, and evicts the pod: it takes no new requests, finishes what it runs within its termination
+grace period, and the Deployment replaces it. Waits until as many pods are ready as before. Refused while a
+PodDisruptionBudget forbids it (spec.disruption.maxUnavailable); --force deletes the pod all the same.""",
         """\
 examples:
   kubectl shift drain llama-7c9d-x2x4q
   kubectl shift drain llama-7c9d-x2x4q --yes --wait 900
+  kubectl shift drain llama-7c9d-x2x4q --force        although too few pods would be left
 
-Exit code 2 when it lasts longer than --wait; the pod drains on all the same.""",
+Exit code 2 when it lasts longer than --wait; the pod drains on all the same.
+
+-o json, with what will happen and progress on stderr:
+  namespace, name, pod     name: of its ShiftDeployment
+  by           Eviction, or Deletion with --force
+  done         whether the pod was seen to be gone, and as many to be ready as before; false with --wait 0
+  readyPods    those that serve now""",
     ),
     "rotate": Help(
         "new certificates for the control channel, while it serves",

@@ -92,6 +92,11 @@ def note(said: str) -> None:
     print(clean(said), file=sys.stderr, flush=True)
 
 
+def progress(said: str, as_json: bool) -> None:
+    """Of a verb that does something: for people it is the result, for programs it goes beside it."""
+    note(said) if as_json else print(clean(said), flush=True)
+
+
 def now() -> datetime:
     return datetime.now(UTC)
 

@@ -8,7 +8,7 @@ from shiftoperator.errors import INVALID_SPEC
 from shiftoperator.kubectl import explain
 from shiftoperator.kubectl.client import Kubectl, Object
 from shiftoperator.kubectl.errors import NOT_IN_TIME, RefusedError
-from shiftoperator.kubectl.output import heading, show, table
+from shiftoperator.kubectl.output import heading, progress, show, show_json, table
 from shiftoperator.kubectl.resource import Deployment, read
 from shiftoperator.kubectl.waiting import until
 
@@ -16,15 +16,25 @@ MODES = {"auto": "Auto", "latency": "Latency", "throughput": "Throughput"}
 WAIT_SECONDS = 30.0
 
 
+def told(deployment: Deployment) -> Object:
+    return {
+        "namespace": deployment.namespace,
+        "name": deployment.name,
+        "generation": deployment.generation,
+        "observedGeneration": deployment.observed_generation,
+        "policy": explain.policy(deployment),
+    }
+
+
 def display(deployment: Deployment) -> None:
-    told = explain.policy(deployment)
-    rows = [("asked", *_cells(told["asked"])), ("set", *_cells(told["set"]))]
+    said = explain.policy(deployment)
+    rows = [("asked", *_cells(said["asked"])), ("set", *_cells(said["set"]))]
     sync = deployment.condition(contract.CONDITION_POLICY_IN_SYNC)
-    said = "no operator has seen it yet" if sync is None else f"{sync.status}, {sync.reason}: {sync.message}"
+    synced = "no operator has seen it yet" if sync is None else f"{sync.status}, {sync.reason}: {sync.message}"
     show(
         heading(f"{deployment.namespace}/{deployment.name}"),
         table(("", "POLICY", "THRESHOLD"), rows, indent=2),
-        table(("", ""), [*_schedule(told), ("generation", told["generation"]), ("in sync", said)], indent=2),
+        table(("", ""), [*_schedule(said), ("generation", said["generation"]), ("in sync", synced)], indent=2),
     )
 
 
@@ -38,26 +48,36 @@ def _cells(policy: Object) -> tuple[str, str]:
     return str(policy["mode"] or "-"), "measured crossover" if threshold is None else f"{threshold} tokens"
 
 
-def change(kubectl: Kubectl, name: str, wanted: Object, wait_seconds: float) -> int:
+def change(kubectl: Kubectl, name: str, wanted: Object, wait_seconds: float, as_json: bool = False) -> int:
     """`wanted`: what of spec.shift to merge; null removes. The exit code."""
     patched = read(kubectl.patch(name, {"spec": {"shift": wanted}}))
-    print(f"policy of {patched.namespace}/{name} is {_text(patched)} in the spec, generation {patched.generation}")
-    if wait_seconds <= 0:
-        return 0
+    words = f"policy of {patched.namespace}/{name} is {_text(patched)} in the spec, generation {patched.generation}"
+    progress(words, as_json)
+    found, code = _followed(kubectl, patched, wait_seconds, as_json)
+    if as_json:
+        show_json(told(found))
+    return code
+
+
+def _followed(kubectl: Kubectl, patched: Deployment, wait_seconds: float, as_json: bool) -> tuple[Deployment, int]:
+    """Until it holds, with the exit code."""
     found = patched
+    if wait_seconds <= 0:
+        return found, 0
     if not patched.pods_asked:
-        print("no pod is asked for; those that start later begin with this policy")
-        return 0
+        progress("no pod is asked for; those that start later begin with this policy", as_json)
+        return found, 0
 
     def look() -> str:
         nonlocal found
-        found = read(kubectl.get(name))
+        found = read(kubectl.get(patched.name))
         return _missing(found, patched)
 
     if not until(look, wait_seconds):
-        return NOT_IN_TIME
-    print(f"applied by {found.ready_pods} ready pods, policy generation {found.policy_generation}{_otherwise(found)}")
-    return 0
+        return found, NOT_IN_TIME
+    by = f"applied by {found.ready_pods} ready pods, policy generation {found.policy_generation}{_otherwise(found)}"
+    progress(by, as_json)
+    return found, 0
 
 
 def _otherwise(found: Deployment) -> str:

@@ -57,6 +57,12 @@ class Shift:
         return Result(code, captured.out, captured.err)
 
     @property
+    def given(self) -> Object:
+        """What kubectl read last from its stdin."""
+        told: Object = json.loads((self._folder / "given").read_text())
+        return told
+
+    @property
     def calls(self) -> list[list[str]]:
         """Arguments of every call of kubectl."""
         file = self._folder / "calls"

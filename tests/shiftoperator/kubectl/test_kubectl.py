@@ -99,7 +99,7 @@ def test_help_teaches_with_examples(shift: Shift, verb: str) -> None:
     assert max(map(len, done.out.splitlines())) <= 120
 
 
-@pytest.mark.parametrize("verb", ["status", "why", "top"])
+@pytest.mark.parametrize("verb", ["status", "why", "policy", "top"])
 def test_help_names_every_field_of_the_json(shift: Shift, verb: str) -> None:
     shift.resource(case("degraded"))
     text = shift(verb, "--help").out

@@ -68,6 +68,28 @@ def test_waits_until_every_pod_applied_it(shift: Shift) -> None:
     ]
 
 
+def test_as_json(shift: Shift) -> None:
+    shift.answer(f"patch-{KEY}-llama", changed(False))
+    shift.resource(applying(), changed(True))
+    done = shift("policy", "llama", "latency", "-o", "json")
+    assert done.code == 0
+    told = json.loads(done.out)
+    assert told == {
+        "namespace": "team", "name": "llama", "generation": 6, "observedGeneration": 6,
+        "policy": json.loads(shift("status", "llama", "-o", "json").out)["policy"],
+    }  # fmt: skip
+    assert (told["policy"]["asked"]["mode"], told["policy"]["inSync"]) == ("Latency", True)
+    assert "applied by 2 ready pods, policy generation 5" in done.err
+    assert json.loads(shift("policy", "llama", "-o", "json").out) == told, "the same without a change"
+
+
+def test_as_json_at_the_deadline(shift: Shift) -> None:
+    shift.answer(f"patch-{KEY}-llama", changed(False))
+    shift.resource(applying())
+    done = shift("policy", "llama", "latency", "-o", "json", "--wait", "0.1")
+    assert (done.code, json.loads(done.out)["policy"]["inSync"]) == (2, False)
+
+
 def test_in_sync_with_the_policy_before_does_not_count(shift: Shift) -> None:
     """PolicyInSync is True of an earlier generation until the operator has looked."""
     before = changed(True)
