@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from helpers.api_faults import quiet
-from helpers.api_faults.campaigns import try_bug
+from helpers.api_faults.campaigns import Tried, judged, try_bug
 from helpers.api_faults.case import KINDS, Case
 from helpers.api_faults.check import Laboratory, Result
 from helpers.api_faults.many import replay_command, run_all, take
+from helpers.api_faults.planted import BUGS, HEALED
 from helpers.api_faults.workloads import WORKLOADS
 from helpers.campaign_outcome import SEED_VARIABLE, chosen_seed
 from helpers.control_plane.audit import AuditLog
@@ -72,6 +74,19 @@ def test_a_smaller_plan_has_less_of_something() -> None:
     assert "workload=create standby=0 faults=stall:write:3:66,kill-after:write:5:1" in smaller
     assert "workload=create standby=1 faults=kill-after:write:5:1" in smaller
     assert "workload=create standby=1 faults=stall:write:3:7,kill-after:write:5:1" in smaller
+
+
+def test_a_bug_that_is_known_to_be_healed_is_no_failure_of_the_campaign() -> None:
+    """Three that no plan is sure to show made every campaign end with 1."""
+    shown = Result(Case.parse("workload=create standby=0 faults="), 1.0, {}, Counter(), Counter(), "", ("it differs",))
+    assert set(HEALED) < set(BUGS)
+    missed = [Tried(bug, 24, ()) for bug in BUGS]
+    assert judged(missed).bad == len(BUGS) - len(HEALED)
+    assert judged([Tried(bug, 24, ()) for bug in HEALED]).bad == 0
+    caught = judged([Tried(bug, 8, (shown,)) for bug in BUGS])
+    assert (caught.bad, caught.injected) == (0, len(BUGS))
+    noted = [note for note in caught.notes if "and was caught" in note]
+    assert [note.split()[0] for note in noted] == [bug for bug in BUGS if bug in HEALED]
 
 
 def test_a_run_is_over_when_nothing_was_written_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

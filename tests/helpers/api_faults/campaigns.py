@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from helpers.api_faults.case import Case
 from helpers.api_faults.check import Laboratory, Result
 from helpers.api_faults.many import AT_ONCE, laboratory, replay_command, run_all, take
-from helpers.api_faults.planted import BUGS
+from helpers.api_faults.planted import BUGS, HEALED
 from helpers.campaign_outcome import Outcome
 
 PLANS = 168
@@ -31,10 +31,16 @@ def api_faults(seed: int, scale: float) -> Outcome:
 
 
 def planted_operator_bugs(seed: int, scale: float) -> Outcome:
-    """Bad is a bug that no plan shows."""
     few = max(1, round(PLANS_PER_BUG * scale))
-    found = with_laboratory(lambda lab: _try_all(lab, seed, few))
-    return Outcome(len(BUGS), "bugs", sum(not tried.caught for tried in found), tuple(map(str, found)))
+    return judged(with_laboratory(lambda lab: _try_all(lab, seed, few)))
+
+
+def judged(found: Sequence[Tried]) -> Outcome:
+    """Bad is a bug that no plan shows, unless a later pass is known to heal what it does."""
+    missed = [tried for tried in found if not tried.caught and tried.bug not in HEALED]
+    notes = [str(tried) for tried in found]
+    notes += [f"{t.bug} is healed ({HEALED[t.bug]}), and was caught" for t in found if t.caught and t.bug in HEALED]
+    return Outcome(len(found), "bugs", len(missed), tuple(notes))
 
 
 def replay(line: str) -> Result:
@@ -62,7 +68,8 @@ class Tried:
     caught: tuple[Result, ...]
 
     def __str__(self) -> str:
-        first = f"first {self.caught[0]}" if self.caught else "NOT CAUGHT"
+        missed = f"not caught, healed: {HEALED[self.bug]}" if self.bug in HEALED else "NOT CAUGHT"
+        first = f"first {self.caught[0]}" if self.caught else missed
         return f"{self.bug} ({BUGS[self.bug].story}): {len(self.caught)} of {self.plans} plans; {first}"
 
 

@@ -212,3 +212,10 @@ BUGS = {
     "key-made-anew": Bug("a restart makes a new control key", _key_made_anew, ("create", "policy", "rollout")),
     "lists-taken-for-empty": Bug("a list that failed counts as empty", _ready_pods_forgotten, ("rollout", "scale")),
 }  # fmt: skip
+
+# Bugs that nearly every plan ends like the product with, and what heals them: whether one shows is luck.
+HEALED = {
+    "conflicts-ignored": "the next pass misses what was not written, and writes it",
+    "no-list-after-410": "a resync reads known objects whatever the watch told; one that is made just then shows it",
+    "lists-taken-for-empty": "the next pass reads the list again, and puts right what the empty one led to",
+}
