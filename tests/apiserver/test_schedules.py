@@ -57,7 +57,7 @@ def test_a_border_comes_by_itself(plane: ControlPlane, kubelet: Kubelet, namespa
     path = f"{collection(namespace)}/nightly"
     plane.admin.call("POST", collection(namespace), example("nightly"))
     wait_for("the pod to serve", lambda: condition(plane, namespace, "nightly")[0] == "True", 120.0)
-    border = (datetime.now(UTC) + timedelta(seconds=80)).replace(second=0, microsecond=0)
+    border = (datetime.now(UTC) + timedelta(seconds=65)).replace(second=0, microsecond=0)
     schedule = {"name": "night", "policy": "Throughput", "start": f"{border:%H:%M}"}
     schedule["end"] = f"{border + timedelta(hours=2):%H:%M}"
     change(plane, namespace, "nightly", {"shift": {"schedules": [schedule]}})
