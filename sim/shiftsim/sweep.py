@@ -13,7 +13,7 @@ from shiftcore.layout import LayoutError
 from shiftsim import hardware, layouts, models, poisson, trace
 from shiftsim.errors import UserError
 from shiftsim.planning import Settings, modelled
-from shiftsim.replay import Outcome, replay
+from shiftsim.replay import KEEPS_UP_SHARE, Outcome, replay
 from shiftsim.trace import Arrival, Shape
 
 
@@ -65,7 +65,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Found:
-    """What came of a cell, in seconds and tokens per second; ``unfit``: why it could not be replayed."""
+    """What came of a cell, in seconds and tokens per second; ``unfit``: why it could not be replayed.
+
+    ``too_short``: it keeps up by the minute that everybody has to drain, but not by a tenth of the load's time.
+    """
 
     layout: str
     rate: float
@@ -76,6 +79,7 @@ class Found:
     tpot_p95_seconds: float = 0.0
     tokens_per_second: float = 0.0
     keeps_up: bool = False
+    too_short: bool = False
     finished: int = 0
     refused: int = 0
     unfit: str = ""
@@ -123,6 +127,7 @@ def _found(cell: Cell, outcome: Outcome) -> Found:
         tpot_p95_seconds=measures.tpot.percentile(95),
         tokens_per_second=outcome.per_second(measures.prompt_tokens + measures.output_tokens),
         keeps_up=outcome.keeps_up,
+        too_short=outcome.keeps_up and outcome.drain_seconds > KEEPS_UP_SHARE * outcome.arriving_seconds,
         finished=outcome.finished,
         refused=outcome.refused,
     )

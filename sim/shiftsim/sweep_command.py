@@ -21,7 +21,8 @@ from shiftsim.trace_options import Renamed, add_shape, shape
 DESCRIPTION = """\
 Replays a load once for each rate, length of prompts and layout. The load is a Poisson process of equal requests, with
 --rates in requests per second; or a trace, at each of --speeds times its own, whose lengths hold unless --prompts are
-given. A cell is red that does not keep up: then its latencies grow with the length of the load.
+given. A cell is red that does not keep up: then its latencies grow with the length of the load. A cell is yellow whose
+load is too short to tell: it drains within a minute, but in more than a tenth of the load's time.
 """
 EPILOG = """\
 Examples:
@@ -75,6 +76,10 @@ def sweep(options: argparse.Namespace, console: Console) -> None:
         print(json.dumps(_json(options, cells[0].service, found), sort_keys=True, indent=1))
         return
     console.print(_table(options, found))
+    short = sum(result.too_short for result in found)
+    if short:
+        more = "more of the trace" if options.trace else "more --requests"
+        console.print(f"{short} of {len(found)} loads are too short to tell who keeps up; give {more}", highlight=False)
     for note in dict.fromkeys(f"{result.layout}: not replayed: {result.unfit}" for result in found if result.unfit):
         console.print(note, highlight=False)
 
@@ -142,8 +147,14 @@ def _table(options: argparse.Namespace, found: Sequence[Found]) -> Table:
     for heading in headings:
         page.add_column(heading, justify="left" if heading == "layout" else "right")
     for result in found:
-        page.add_row(*_row(result), style="" if result.keeps_up or result.unfit else "red")
+        page.add_row(*_row(result), style=_style(result))
     return page
+
+
+def _style(found: Found) -> str:
+    if found.unfit:
+        return ""
+    return "red" if not found.keeps_up else "yellow" if found.too_short else ""
 
 
 def _row(found: Found) -> tuple[str, ...]:

@@ -62,6 +62,18 @@ def test_a_sweep_is_shown_in_a_table(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert all(name in page for name in ("req/s", "tokens/s", "refused", "shift-calibrated", "dp"))
 
 
+def test_a_load_too_short_to_tell_who_keeps_up_is_marked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The minute to drain is longer than a load of many requests per second, and would hide who drowns."""
+    arguments = ("--rates", "2,5000", "--prompts", "2000", "--output", "4", "--requests", "20", "--layout", "tp")
+    sweep(monkeypatch, *arguments, "--workers", "1", "--json")
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert [(cell["keeps_up"], cell["too_short"]) for cell in cells] == [(True, False), (True, True)]
+    sweep(monkeypatch, *arguments, "--workers", "1")
+    assert "1 of 2 loads are too short to tell who keeps up; give more --requests" in capsys.readouterr().out
+
+
 def test_a_sweep_says_how_many_were_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
