@@ -7,6 +7,10 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+# Of all objects together: with many of them each is looked at more rarely, so that what happens finds a free operator.
+MOST_RESYNCS_PER_SECOND = 5.0
+MOST_POLLS_PER_SECOND = 100.0
+
 # Name -> what it means; `shift-operator --help` prints this table.
 VARIABLES = {
     "SHIFT_WATCH_NAMESPACES": "namespaces to watch, comma-separated; empty: all namespaces (needs a ClusterRole)",
@@ -19,8 +23,13 @@ VARIABLES = {
     "SHIFT_OPS_PORT": "port of /livez, /readyz and /metrics; 0 takes a free one [8080]",
     "SHIFT_LOG_LEVEL": "debug, info, warning or error [info]",
     "SHIFT_LOG_FORMAT": "text or json [text]",
-    "SHIFT_RESYNC_SECONDS": "how often an object is compared with the cluster unasked; at most 10 a second in all [5]",
-    "SHIFT_POLL_SECONDS": "how often the state of every pod is read; of at most 100 objects a second in all [2]",
+    "SHIFT_RESYNC_SECONDS": (
+        f"how often an object is compared with the cluster unasked; at most {MOST_RESYNCS_PER_SECOND:g} a second in "
+        f"all, and {MOST_RESYNCS_PER_SECOND:g} of those that are not as they were asked for [5]"
+    ),
+    "SHIFT_POLL_SECONDS": (
+        f"how often the state of every pod is read; of at most {MOST_POLLS_PER_SECOND:g} objects a second in all [2]"
+    ),
 }
 
 _NUMBERS = {"SHIFT_LEASE_SECONDS": 5.0, "SHIFT_OPS_PORT": 0.0, "SHIFT_RESYNC_SECONDS": 1.0, "SHIFT_POLL_SECONDS": 0.5}

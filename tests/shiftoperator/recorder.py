@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from shiftoperator.names import Key
+from shiftoperator.plan import Found
 
 KEY, OTHER = Key("team", "gemma"), Key("team", "other")
 
@@ -18,7 +19,9 @@ class Recorder:
         self.whole: list[bool] = []
         self.pushes: list[tuple[Key, Any]] = []
         self.push_fails: Exception | None = None
-        self.answers: list[bool | Exception] = []
+        self.answers: list[Found | Exception] = []
+        # Of what is not in `answers`, the others are settled.
+        self.unsettled: set[Key] = set()
         self.gate = asyncio.Event()
         self.gate.set()
         self.running = self.most_running = 0
@@ -33,7 +36,7 @@ class Recorder:
         if self.push_fails is not None:
             raise self.push_fails
 
-    async def reconcile(self, key: Key, full: bool, whole: bool) -> bool:
+    async def reconcile(self, key: Key, full: bool, whole: bool) -> Found:
         self.calls.append((key, full))
         self.whole.append(whole)
         self.running += 1
@@ -43,7 +46,8 @@ class Recorder:
                 await self.gate.wait()
         finally:
             self.running -= 1
-        answer = self.answers.pop(0) if self.answers else True
+        usual = Found.UNSETTLED if key in self.unsettled else Found.SETTLED
+        answer = self.answers.pop(0) if self.answers else usual
         if isinstance(answer, Exception):
             raise answer
         return answer

@@ -11,6 +11,7 @@ from shiftoperator.errors import TransientError
 from shiftoperator.handlers import Controller, run
 from shiftoperator.metrics import Metrics
 from shiftoperator.names import Key
+from shiftoperator.plan import Found
 from shiftoperator.settings import Settings
 
 from .recorder import KEY, OTHER, Recorder, settle
@@ -71,7 +72,7 @@ async def test_after_an_event_only_what_changes_by_itself_is_read(controller: Co
 
 
 async def test_after_a_failure_everything_is_read_again(controller: Controller, recorder: Recorder) -> None:
-    recorder.answers = [True, TransientError("no answer", delay_seconds=0.01), True]
+    recorder.answers = [Found.SETTLED, TransientError("no answer", delay_seconds=0.01)]
     await controller.start()
     for _ in range(2):
         controller.wake(KEY)
@@ -107,7 +108,7 @@ async def test_a_push_that_fails_does_not_hold_up_the_pass(
 
 async def test_a_gone_object_ends_its_worker(controller: Controller, recorder: Recorder) -> None:
     await controller.start()
-    recorder.answers = [False]
+    recorder.answers = [Found.GONE]
     controller.wake(KEY)
     await settle()
     controller.wake_known(KEY)
@@ -121,7 +122,7 @@ async def test_a_gone_object_ends_its_worker(controller: Controller, recorder: R
 async def test_an_object_made_anew_while_the_old_one_is_missed(controller: Controller, recorder: Recorder) -> None:
     await controller.start()
     recorder.gate.clear()
-    recorder.answers = [False]
+    recorder.answers = [Found.GONE]
     controller.wake(KEY)
     await settle()
     controller.wake(KEY, {"new": 1})
@@ -182,7 +183,7 @@ class FailsAsItIsCancelled(Recorder):
         super().__init__()
         self.fails = asyncio.Event()
 
-    async def reconcile(self, key: Key, full: bool, whole: bool) -> bool:
+    async def reconcile(self, key: Key, full: bool, whole: bool) -> Found:
         self.calls.append((key, full))
         self.whole.append(whole)
 
@@ -191,7 +192,7 @@ class FailsAsItIsCancelled(Recorder):
             raise TransientError("not sent, this process does not lead any more", delay_seconds=0.01)
 
         await asyncio.gather(read(), asyncio.sleep(60))
-        return True
+        return Found.SETTLED
 
 
 async def test_a_cancellation_that_was_swallowed_does_not_keep_a_standby_from_leading_again() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from shiftoperator import manifests
 from shiftoperator.errors import ConflictError
+from shiftoperator.plan import Found
 from shiftoperator.snapshot import Load
 from shiftoperator.spec import Policy
 
@@ -107,7 +108,7 @@ async def test_children_collected_during_the_look_are_not_made_again(make: Make)
         return await get(kind, namespace, name)
 
     world.cluster.get = deleted_meanwhile  # type: ignore[method-assign]
-    assert await world.full() is False
+    assert await world.full() is Found.GONE
     assert world.cluster.writes[writes:] == []
 
 
@@ -148,11 +149,11 @@ async def test_a_pass_ends_when_a_write_shows_that_deletion_began(make: Make) ->
     with pytest.raises(ConflictError):
         await world.full()
     assert world.cluster.writes == ["status"], "nothing is made for what is on its way out"
-    assert not await world.full()
+    assert await world.full() is Found.GONE
 
 
 async def test_gone(make: Make) -> None:
     world = await World(make).healthy()
     del world.cluster.objects["ShiftDeployment", "gemma"]
-    assert await world.full() is False
+    assert await world.full() is Found.GONE
     assert world.runtimes.pods == {}

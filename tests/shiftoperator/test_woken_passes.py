@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from shiftoperator.errors import TransientError
+from shiftoperator.plan import Found
 
 from .conftest import Make
 from .world import World
@@ -62,7 +63,7 @@ async def test_children_collected_between_two_reads_are_not_made_again(make: Mak
     """The resource is read beside its Deployment: it may go, with all that is its own, between the two."""
     world = await World(make).healthy()
     world.cluster.after_read["ShiftDeployment"] = world.cluster.objects.clear
-    assert not await world.woken()
+    assert await world.woken() is Found.GONE
     assert world.cluster.writes == []
 
 
@@ -95,4 +96,4 @@ async def test_another_resource_of_that_name_gets_children_of_its_own(make: Make
 async def test_a_resource_that_is_gone_is_forgotten(make: Make) -> None:
     world = await World(make).healthy()
     del world.cluster.objects["ShiftDeployment", "gemma"]
-    assert not await world.woken()
+    assert await world.woken() is Found.GONE

@@ -10,6 +10,7 @@ from typing import Any
 from shiftoperator.errors import ConflictError, RuntimeCallError, TransientError
 from shiftoperator.metrics import Metrics
 from shiftoperator.names import Key
+from shiftoperator.plan import Found
 from shiftoperator.reconcile import Reconciler
 from shiftoperator.runtime_client import Accepted, Endpoint
 from shiftoperator.settings import Settings
@@ -234,17 +235,17 @@ class World:
             lambda: self.now,
         )
 
-    async def full(self, hint: Object | None = None) -> bool:
+    async def full(self, hint: Object | None = None) -> Found:
         if hint is not None:
             await self.reconciler.push(KEY, hint)
         return await self.reconciler.reconcile(KEY, True)
 
-    async def woken(self) -> bool:
+    async def woken(self) -> Found:
         """The pass after an event."""
         self.cluster.reads.clear()
         return await self.reconciler.reconcile(KEY, True, whole=False)
 
-    async def poll(self) -> bool:
+    async def poll(self) -> Found:
         return await self.reconciler.reconcile(KEY, False)
 
     async def healthy(self) -> World:

@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from shiftoperator.errors import ConflictError, TransientError, UserError
 from shiftoperator.metrics import Metrics
 from shiftoperator.names import Key
+from shiftoperator.plan import Found
+from shiftoperator.settings import MOST_POLLS_PER_SECOND, MOST_RESYNCS_PER_SECOND
 
 log = logging.getLogger(__name__)
 
 Object = dict[str, Any]
 
 LONGEST_BACKOFF_SECONDS = 30.0
-# Of all objects together: with many of them each is looked at more rarely, so that what happens finds a free operator.
-MOST_RESYNCS_PER_SECOND = 5.0
-MOST_POLLS_PER_SECOND = 100.0
 # More would only wait for each other at the API server, past their deadlines, and the Lease with them.
 MOST_PASSES_AT_ONCE = 16
 # Of those, what no event asked for, looks at everything and second tries: what happens shall find a place free. Each
@@ -39,9 +40,17 @@ MOST_PUSHES_AT_ONCE = 16
 class Reconciles(Protocol):
     async def push(self, key: Key, hint: Object) -> None: ...
 
-    async def reconcile(self, key: Key, full: bool, whole: bool) -> bool: ...
+    async def reconcile(self, key: Key, full: bool, whole: bool) -> Found: ...
 
     async def forget_all(self) -> None: ...
+
+
+@dataclass
+class _Due:
+    """When an object is looked at unasked: at everything, and, while it is not settled, at what changes by itself."""
+
+    whole: float = 0.0
+    look: float = math.inf
 
 
 class Controller:
@@ -58,6 +67,8 @@ class Controller:
         self._reconciler, self._metrics, self._clock = reconciler, metrics, clock
         self._resync_seconds, self._poll_seconds = resync_seconds, poll_seconds
         self._known: set[Key] = set()
+        # Of these, as the last pass over each left it.
+        self._unsettled: set[Key] = set()
         self._workers: dict[Key, Worker] = {}
         self._leading = False
         self._slots = asyncio.Semaphore(MOST_PASSES_AT_ONCE)
@@ -93,6 +104,7 @@ class Controller:
         self._leading = False
         self._metrics.leader.set(0)
         workers, self._workers = self._workers, {}
+        self._unsettled.clear()
         for worker in workers.values():
             worker.task.cancel()
         await asyncio.gather(*(worker.task for worker in workers.values()), return_exceptions=True)
@@ -107,7 +119,7 @@ class Controller:
 
     async def work(self, worker: Worker) -> None:
         """The life of one worker: until its object is gone, or somebody else leads."""
-        failures, whole_due, pause = 0, 0.0, 0.0
+        failures, due, pause = 0, _Due(), 0.0
         # Not only until it is cancelled: a read that fails in the same turn makes a failure of that.
         while self._workers.get(worker.key) is worker:
             hint, woken = await worker.next(pause)
@@ -116,33 +128,43 @@ class Controller:
                 pause = _spread(_RETRY_LATER_SECONDS)
                 continue
             # One that finds no room among the others comes with the next poll.
-            due = self._clock() >= whole_due and not self._resyncs.locked()
-            whole = due or failures > 0
+            looks = self._clock() >= min(due.whole, due.look) and not self._resyncs.locked()
+            whole = (looks and self._clock() >= due.whole) or failures > 0
+            full = woken or looks or whole
             try:
-                async with self._retries if retries else self._resyncs if due else nullcontext():
-                    exists = await self._pass(worker, hint, woken or whole, whole)
+                async with self._retries if retries else self._resyncs if looks else nullcontext():
+                    found = await self._pass(worker, hint, full, whole)
             except TransientError as error:
                 # An event is worth a try at once, and no reason to wait longer after it: in an outage many come.
                 failures = max(1, failures) if woken else failures + 1
                 pause = self._backoff(worker.key, error, failures)
                 continue
-            if not exists and worker.woken:
+            if found is Found.GONE and worker.woken:
                 # Something came after the object was looked for: another of its name, maybe.
                 failures, pause = 0, 0.0
                 continue
-            if not exists:
+            if found is Found.GONE:
                 self._workers.pop(worker.key, None)
                 self._known.discard(worker.key)
+                self._unsettled.discard(worker.key)
                 log.info("gone key=%s", worker.key)
                 return
-            if whole or not whole_due:  # the first pass over an object reads everything
-                whole_due = self._clock() + _spread(self._interval(self._resync_seconds, MOST_RESYNCS_PER_SECOND))
-            failures, pause = 0, _spread(self._interval(self._poll_seconds, MOST_POLLS_PER_SECOND))
+            self._plan_looks(worker.key, due, found, full, whole)
+            failures, pause = 0, _spread(max(self._poll_seconds, len(self._known) / MOST_POLLS_PER_SECOND))
 
-    def _interval(self, seconds: float, most_per_second: float) -> float:
-        return max(seconds, len(self._known) / most_per_second)
+    def _plan_looks(self, key: Key, due: _Due, found: Found, full: bool, whole: bool) -> None:
+        """After a pass."""
+        (self._unsettled.add if found is Found.UNSETTLED else self._unsettled.discard)(key)
+        at_all = max(self._resync_seconds, len(self._known) / MOST_RESYNCS_PER_SECOND)
+        at_these = max(self._resync_seconds, len(self._unsettled) / MOST_RESYNCS_PER_SECOND)
+        if whole or not due.whole:  # the first pass over an object reads everything
+            due.whole = self._clock() + _spread(at_all)
+        if found is not Found.UNSETTLED or at_these >= at_all:
+            due.look = math.inf
+        elif full or due.look == math.inf:
+            due.look = self._clock() + _spread(at_these)
 
-    async def _pass(self, worker: Worker, hint: Object | None, full: bool, whole: bool) -> bool:
+    async def _pass(self, worker: Worker, hint: Object | None, full: bool, whole: bool) -> Found:
         if not full:
             return await self._reconcile_once(worker.key, full, whole)
         async with self._turn(worker, hint):
@@ -176,12 +198,12 @@ class Controller:
         except Exception:
             log.exception("push failed key=%s", key)
 
-    async def _reconcile_once(self, key: Key, full: bool, whole: bool) -> bool:
+    async def _reconcile_once(self, key: Key, full: bool, whole: bool) -> Found:
         started, outcome = self._clock(), "error"
         try:
-            exists = await self._reconciler.reconcile(key, full, whole)
+            found = await self._reconciler.reconcile(key, full, whole)
             outcome = "ok"
-            return exists
+            return found
         except TransientError:
             outcome = "retried"
             raise

@@ -22,11 +22,13 @@ from shiftoperator.plan.policies import (
     wanted_policy,
 )
 from shiftoperator.plan.schedules import InForce, in_force
+from shiftoperator.plan.settled import Found, found
 
 __all__ = [
     "REVISIONS_KEPT",
     "SHARE_SECONDS",
     "Changes",
+    "Found",
     "InForce",
     "Moved",
     "PolicyPlan",
@@ -39,6 +41,7 @@ __all__ = [
     "control_token",
     "followed",
     "foreign",
+    "found",
     "in_force",
     "in_words_of_the_spec",
     "is_calm",

@@ -66,9 +66,9 @@ class Reconciler:
         if memory is not None and memory.snapshot is not None:
             await self._policies.push_at_once(memory, hint)
 
-    async def reconcile(self, key: Key, full: bool, whole: bool = True) -> bool:
-        """False when the object is gone; a pass that is not full reads only the pods' states. One that is not whole
-        takes the children that only we write as the pass before left them, if that came to its end."""
+    async def reconcile(self, key: Key, full: bool, whole: bool = True) -> plan.Found:
+        """A pass that is not full reads only the pods' states. One that is not whole takes the children that only we
+        write as the pass before left them, if that came to its end."""
         memory = self._memories.setdefault(key, Memory())
         full = full or memory.snapshot is None or memory.snapshot.outdated
         if full:
@@ -81,12 +81,12 @@ class Reconciler:
                 seen = await observe.changes(self._cluster, known.after(written), self._scalers)
             if seen is None:
                 await self._forget(key)
-                return False
+                return plan.Found.GONE
             memory.snapshot = replace(seen, states=known.states if known is not None else {})
             await self._runtimes.forget(_left(known, seen))
             self._policies.follow_fetches(memory)
         await self._settle(memory, full)
-        return True
+        return plan.found(memory.known, refused=memory.refused is not None)
 
     async def forget_all(self) -> None:
         """What was seen counts for nothing once somebody else may act. Call it only when no pass runs."""

@@ -128,11 +128,11 @@ def _no_list_after_410() -> None:
 def _errors_swallowed() -> None:
     once = controller.Controller._reconcile_once
 
-    async def calm(self: Any, *what: Any) -> bool:
+    async def calm(self: Any, *what: Any) -> plan.Found:
         try:
             return await once(self, *what)
         except TransientError:
-            return False
+            return plan.Found.GONE
 
     controller.Controller._reconcile_once = calm  # type: ignore[method-assign, assignment]
     _no_sweep()
