@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
 from typing import Any
 
 import aiohttp
@@ -31,10 +29,3 @@ async def raw(pod: Any, method: str, path: str, body: bytes | dict[str, Any] | N
     url = f"http://127.0.0.1:{pod.ports.openai}{path}"
     async with aiohttp.ClientSession() as session, session.request(method, url, data=data, headers=headers) as answer:
         return answer.status, dict(answer.headers), await answer.text()
-
-
-async def until(condition, seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        await asyncio.sleep(0.005)

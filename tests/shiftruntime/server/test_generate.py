@@ -12,7 +12,7 @@ from shiftprotos.v1 import inference_pb2 as pb
 from shiftruntime.engine.client import RequestRefused
 from shiftruntime.server.refusal import REASON_METADATA
 
-SECONDS = 10.0
+from .waiting import SECONDS, eventually
 
 
 def ask(text: str = "hi", **sampling: Any) -> pb.GenerateRequest:
@@ -31,12 +31,6 @@ async def refused(call) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await collect(call)
     return caught.value
-
-
-async def eventually(condition) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not condition():  # noqa: ASYNC110 - the fake tells nobody
-            await asyncio.sleep(0.005)
 
 
 async def test_text_streams_and_ends_once(pod):

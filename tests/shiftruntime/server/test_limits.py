@@ -12,7 +12,7 @@ from shiftruntime.server import app
 from shiftruntime.server.limits import ServerLimits, control_channel, inference_channel
 from shiftruntime.server.refusal import REASON_METADATA
 
-SECONDS = 10.0
+from .waiting import SECONDS, eventually
 
 
 def ask(request_id: str = "", **fields: Any) -> pb.GenerateRequest:
@@ -27,12 +27,6 @@ async def refused(call) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await text_of(call)
     return caught.value
-
-
-async def eventually(condition) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not condition():  # noqa: ASYNC110 - seen from outside only
-            await asyncio.sleep(0.005)
 
 
 async def test_a_message_that_is_too_large_is_refused(start_pod):

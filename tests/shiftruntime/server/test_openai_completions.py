@@ -5,7 +5,8 @@ from __future__ import annotations
 import openai
 import pytest
 
-from .openai_calls import client_of, until
+from .openai_calls import client_of
+from .waiting import eventually
 
 
 async def test_the_stop_string_is_shown_when_asked_for(client):
@@ -95,7 +96,7 @@ async def test_several_prompts_and_choices_have_their_indices(client, pod):
 async def test_a_refused_prompt_ends_the_others(client, pod):
     with pytest.raises(openai.BadRequestError, match="prompt has 99 tokens"):
         await client.completions.create(model="fake", prompt=["abc", "x" * 99])
-    await until(lambda: not pod.engine.running)
+    await eventually(lambda: not pod.engine.running)
 
 
 async def test_prompts_may_be_token_ids(client, pod):

@@ -9,7 +9,8 @@ import openai
 import pytest
 from shiftruntime.server.openai import listener
 
-from .openai_calls import client_of, raw, until
+from .openai_calls import client_of, raw
+from .waiting import eventually
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -18,12 +19,12 @@ async def test_a_client_that_leaves_aborts_its_request(pod, stream):
     body = json.dumps({"prompt": "x", "stream": stream, "n": 2}).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", pod.ports.openai)
     writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-    await until(lambda: len(pod.engine.running) == 2)
+    await eventually(lambda: len(pod.engine.running) == 2)
     if stream:
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
     writer.close()
-    await until(lambda: len(pod.engine.aborted) == 2)
-    await until(lambda: not pod.engine.running)
+    await eventually(lambda: len(pod.engine.aborted) == 2)
+    await eventually(lambda: not pod.engine.running)
 
 
 async def test_fifty_clients_at_once_get_their_own_answers(pod):
@@ -49,7 +50,7 @@ async def test_a_drain_lets_streams_end_and_takes_no_new_ones(pod):
         stream = await client.completions.create(model="fake", prompt="x", max_tokens=40, stream=True)
         await other.models.list()
         pod.terminate()
-        await until(lambda: pod.engine.draining)
+        await eventually(lambda: pod.engine.draining)
         with pytest.raises(openai.InternalServerError, match="drains") as caught:
             await other.completions.create(model="fake", prompt="y")
         assert caught.value.status_code == 503
@@ -65,7 +66,7 @@ async def test_a_drain_closes_connections_that_are_idle(pod):
     await reader.readuntil(b"}")
     pod.engine.flow.clear()
     holder = asyncio.create_task(raw(pod, "POST", "/v1/completions", {"prompt": "x"}))
-    await until(lambda: pod.engine.running)
+    await eventually(lambda: pod.engine.running)
     pod.terminate()
     assert await asyncio.wait_for(reader.read(), 5) == b"", "closed while a request still runs"
     assert not holder.done()

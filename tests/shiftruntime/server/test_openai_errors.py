@@ -9,7 +9,8 @@ import openai
 import pytest
 from shiftruntime.engine.client import RequestRefused
 
-from .openai_calls import NOW, USER, client_of, raw, until
+from .openai_calls import NOW, USER, client_of, raw
+from .waiting import eventually
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"temperature": -1}, "temperature"),
@@ -123,7 +124,7 @@ async def test_a_deadline_is_a_timeout_of_the_gateway(client, pod):
         await client.completions.create(model="fake", prompt="x", extra_body={"timeout_seconds": 0.1})
     assert caught.value.status_code == 504
     pod.engine.flow.set()
-    await until(lambda: not pod.engine.running)
+    await eventually(lambda: not pod.engine.running)
 
 
 async def test_a_failure_inside_a_stream_is_an_event(client, pod):

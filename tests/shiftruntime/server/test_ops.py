@@ -55,7 +55,7 @@ async def _after_a_stream(pod) -> dict[tuple[str, tuple[tuple[str, str], ...]], 
     """A client may have the end of its stream a moment before the pod has counted it."""
     async with asyncio.timeout(SECONDS):
         await _drain_stream(pod)
-        while not (values := await samples(pod))[contract.METRIC_REQUESTS, (("outcome", "stop"),)]:
+        while not (values := await samples(pod))[contract.METRIC_REQUESTS, (("outcome", "stop"),)]:  # noqa: ASYNC110 - nobody tells of it
             await asyncio.sleep(0.01)
     return values
 

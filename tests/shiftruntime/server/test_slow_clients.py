@@ -19,15 +19,10 @@ from shiftruntime.server.limits import ServerLimits
 from shiftruntime.server.openai.app import OpenAiRoutes
 from shiftruntime.server.openai.completions import CompletionAnswer
 
-SECONDS = 10.0
+from .waiting import SECONDS, eventually
+
 MUCH = "x" * 2**20  # far more than a connection holds on its own
 HUGE = "x" * 2**25  # also than the kernel takes for it
-
-
-async def eventually(condition, seconds: float = SECONDS) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - the fake tells nobody
-            await asyncio.sleep(0.005)
 
 
 async def read_all(call) -> None:
