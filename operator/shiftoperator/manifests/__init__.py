@@ -13,6 +13,8 @@ from shiftoperator.manifests.references import secrets_named
 from shiftoperator.manifests.rendered import gpus_of, leaving_seconds_of, speaks_tls
 from shiftoperator.manifests.template import (
     DRAIN_MARGIN_SECONDS,
+    POD_FIELDS,
+    POD_PARTS,
     arguments,
     pod_template,
     template_hash,
@@ -21,6 +23,8 @@ from shiftoperator.manifests.template import (
 
 __all__ = [
     "DRAIN_MARGIN_SECONDS",
+    "POD_FIELDS",
+    "POD_PARTS",
     "SETTLE_SECONDS",
     "Control",
     "Rolling",

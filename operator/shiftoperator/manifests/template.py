@@ -17,9 +17,9 @@ from shiftoperator.manifests import fetching, overrides, placing
 from shiftoperator.manifests.overlay import overlay
 from shiftoperator.spec import TLS_AUTHORITY, TLS_CERTIFICATE, TLS_KEY, Calibration, ServingTls, Spec, section
 
-_POD_FIELDS = ("model", "parallelism", "engine", "runtime", "cache", "placement", "podTemplate")
+POD_FIELDS = ("model", "parallelism", "engine", "runtime", "cache", "placement", "podTemplate")
 # Of sections that are live otherwise. None has a default in the CRD: the API server would fill it into stored objects.
-_POD_PARTS = {
+POD_PARTS = {
     "rollout": ("restartedAt", "drainSeconds"),
     "shift": ("calibration",),
     "observability": ("logs",),
@@ -60,8 +60,8 @@ def template_hashes(spec: dict[str, Any]) -> tuple[str, ...]:
 
 def _pod_parts(spec: dict[str, Any]) -> dict[str, Any]:
     """The fields that pods depend on, as they are written."""
-    chosen = {name: spec[name] for name in _POD_FIELDS if spec.get(name)}
-    for name, fields in _POD_PARTS.items():
+    chosen = {name: spec[name] for name in POD_FIELDS if spec.get(name)}
+    for name, fields in POD_PARTS.items():
         asked = section(spec, name)
         if part := {field: asked[field] for field in fields if field in asked}:
             chosen[name] = part
