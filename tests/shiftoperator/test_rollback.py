@@ -141,3 +141,35 @@ async def test_the_time_of_a_start_is_known_while_nobody_serves(make: Make) -> N
         assert world.cluster.resource["status"]["slowestStart"]["seconds"] == 300
         assert running(world) == runs, seconds
     assert world.cluster.resource["status"]["rollout"]["rejected"]["reason"] == "Unschedulable"
+
+
+async def test_a_failure_days_after_a_rollout_that_lacked_room_for_one_pod_rolls_nothing_back(make: Make) -> None:
+    """The revision was on trial for as long as the last pod had no node: then one crash took back the whole service."""
+    world = World(make, replicas=2, autoscaling={"mode": "Disabled"})
+    await world.full()
+    for name in ("p1", "p2"):
+        world.cluster.add_pod(name, running(world))
+    await world.full()
+    good = running(world)
+    assert world.cluster.resource["status"]["rollout"]["goodRevision"] == good
+    change(world, engine={"maxNumSeqs": 99})
+    await world.full()
+    bad = running(world)
+    for name, successor in (("p1", "q1"), ("p2", "q2")):
+        del world.cluster.objects["Pod", name]
+        world.cluster.add_pod(successor, bad)
+    waits = world.cluster.objects["Pod", "q2"]
+    waits["metadata"]["creationTimestamp"] = "1970-01-01T00:01:40Z"
+    waits["status"] = {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}
+    for seconds, proved in ((0, good), (119, good), (120, bad)):
+        world.now = 100.0 + seconds
+        await world.full()
+        assert world.cluster.resource["status"]["rollout"]["goodRevision"] == proved, seconds
+    world.now += 5 * 86400
+    world.cluster.objects["Pod", "q1"]["status"] |= {
+        "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False"}],
+        "containerStatuses": [{"name": "runtime", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}],
+    }
+    await world.full()
+    assert running(world) == bad
+    assert "rejected" not in world.cluster.resource["status"]["rollout"]

@@ -220,6 +220,54 @@ def test_a_revision_is_good_when_all_pods_have_served_for_a_while(
     assert scene.old().judged().good == GOOD, "one of the old revision is left"
 
 
+@pytest.mark.parametrize(
+    ("ready", "others", "good"),
+    [
+        # Its wait is counted from when pods that leave have gone, 60 s at most.
+        ((50, 50, 50), [(119, NO_NODE)], False),
+        ((50, 50, 50), [(120, NO_NODE)], True),
+        ((50, 50, 50), [(120, GATED)], True),
+        ((50, 9, 50), [(120, NO_NODE)], False),
+        ((), [(9000, NO_NODE)] * 4, False),
+        # Pods come all the time, or fail on one node, or a quota lets no fourth be made.
+        ((1799, 50, 50), [(5, LOADS)], False),
+        ((1800, 50, 50), [(5, LOADS)], True),
+        ((1800, 9, 50), [(5, {**DOWN, "ended": failed("OutOfMemory")})], True),
+        ((1799, 1799, 1799), [], False),
+        ((1800, 50, 50), [], True),
+    ],
+)
+def test_a_trial_ends_where_pods_are_missing_for_good(
+    make: Make, ready: tuple[float, ...], others: list[tuple[float, Object]], good: bool
+) -> None:
+    """It went on while one pod had no node, or others came: a failure days later took back the whole service."""
+    scene = Scene(make, replicas=4)
+    for age in ready:
+        scene.new(age)
+    for seconds, pod in others:
+        scene.new(seconds, **pod)
+    assert scene.judged().good == (scene.target if good else GOOD)
+    assert scene.old().judged().good == GOOD, "one of the old revision is left"
+
+
+@pytest.mark.parametrize(
+    ("served", "seconds", "pod", "good"),
+    [(1799, 600, NO_NODE, False), (1800, 119, NO_NODE, False), (1800, 120, NO_NODE, True), (9000, 5, LOADS, False)],
+)
+def test_a_rollout_that_cannot_go_on_for_want_of_room_ends_its_trial_too(
+    make: Make, served: float, seconds: float, pod: Object, good: bool
+) -> None:
+    """One that goes on slowly stays on trial."""
+    scene = Scene(make, replicas=3).old().new(served).new(seconds, **pod)
+    assert scene.judged().good == (scene.target if good else GOOD)
+
+
+def test_a_pod_that_fails_after_it_served_counts_while_others_are_to_be_replaced(make: Make) -> None:
+    """The first requests may end what the start did not."""
+    served = {**DOWN, "ended": failed("RankFailed"), "restarts": 1}
+    assert Scene(make).old().new(5, **served).verdict == "RankFailed"
+
+
 def test_pods_that_fail_after_their_revision_was_good_roll_nothing_back(make: Make) -> None:
     scene = Scene(make).new(50.0).new(50.0, **DOWN, ended=failed("ModelNotFound"))
     scene.resource["status"]["rollout"]["goodRevision"] = scene.target

@@ -104,16 +104,31 @@ class _Case:
         waited = self.now - pod.start_began
         return waited if pod.scheduled else waited - self.leaving_seconds
 
+    def seconds_ready(self, pod: Pod) -> float:
+        return float(manifests.SETTLE_SECONDS) if pod.changed_at is None else self.now - pod.changed_at
+
 
 def _serves(case: _Case) -> bool:
-    """Whether all pods are of this revision and have been ready for a while."""
-    live = case.snapshot.live_pods
-    settled = [
-        pod
-        for pod in case.pods
-        if pod.ready and (pod.changed_at is None or case.now - pod.changed_at >= manifests.SETTLE_SECONDS)
-    ]
-    return 0 < case.spec.pods <= len(settled) == len(live) and _disagrees(case) is None
+    """Whether its pods have proved this revision.
+
+    One that fails while it is on trial takes back the whole service, so a trial must end where pods are missing for
+    good: for want of room, by a quota, or as others come all the time.
+    """
+    ready = [case.seconds_ready(pod) for pod in case.pods if pod.ready]
+    if not case.spec.pods or not ready or _disagrees(case) is not None:
+        return False
+    alone = len(case.pods) == len(case.snapshot.live_pods)
+    without_room = [_lacks_room(case, pod) for pod in case.unready]
+    settled = min(ready) >= manifests.SETTLE_SECONDS and case.spec.pods <= len(case.pods)
+    if alone and settled and all(without_room):
+        return True
+    # The rollout is over, or cannot go on; and a pod that was made when this one was ready has had its time.
+    return (alone or any(without_room)) and max(ready) >= case.spec.rollout.progress_deadline_seconds
+
+
+def _lacks_room(case: _Case, pod: Pod) -> bool:
+    """Whether it finds no node, rather than waits for one that is about to be free."""
+    return not pod.scheduled and case.seconds_unready(pod) >= NO_PLACE_SECONDS
 
 
 def _may_be_rejected(case: _Case) -> bool:

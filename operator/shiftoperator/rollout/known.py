@@ -16,8 +16,8 @@ from shiftoperator.status import Rejected
 
 @dataclass(frozen=True)
 class Revisions:
-    """Hashes; empty where there is none. `good` is the last of which all pods served, `no_surge` one whose extra pod
-    found no node."""
+    """Hashes; empty where there is none. `good` is the last that served as `judge` asks for, `no_surge` one whose extra
+    pod found no node."""
 
     target: str
     good: str = ""
