@@ -31,8 +31,7 @@ class Memory:
     tried: str = ""
     tried_at: float = 0.0
     verdict: UserError | None = None
-    # Since when pods are held up, in seconds since 1970, by uid and reason.
-    held: dict[tuple[str, str], float] = field(default_factory=dict)
+    seen: rollout.Seen = field(default_factory=rollout.Seen)
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,8 @@ class Reviser:
     async def run(self, memory: Memory, snapshot: Snapshot, spec: Spec) -> Result:
         """Raises UserError when the template cannot work and no other one ever did."""
         now = self._wall()
-        memory.held = rollout.held(snapshot, memory.held, now)
-        decided = rollout.judge(snapshot, spec, now, self._now_text(), memory.held)
+        memory.seen = rollout.seen(snapshot, memory.seen, now)
+        decided = rollout.judge(snapshot, spec, now, self._now_text(), memory.seen)
         # One of somebody else would be refused for what it is, not for our pods; the pass says whose it is.
         foreign = plan.foreign(snapshot, "Deployment", snapshot.key.name)
         if rollout.begins(snapshot, decided) and not foreign:

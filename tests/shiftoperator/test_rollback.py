@@ -173,3 +173,35 @@ async def test_a_failure_days_after_a_rollout_that_lacked_room_for_one_pod_rolls
     await world.full()
     assert running(world) == bad
     assert "rejected" not in world.cluster.resource["status"]["rollout"]
+
+
+async def test_a_start_that_hangs_while_nobody_serves_is_taken_back_long_before_the_deadline(make: Make) -> None:
+    """With one replica the service was away for half an hour, whatever its starts take."""
+    world = World(make, autoscaling={"mode": "Disabled"})
+    world.runtimes.template = replace(world.runtimes.template, phases=(Phase("load", 100.0, 1, True),))
+    await world.healthy()
+    good = running(world)
+    change(world, engine={"maxNumSeqs": 99})
+    await world.full()
+    bad = running(world)
+    del world.cluster.objects["Pod", "p1"]
+    world.cluster.add_pod("q1", bad)
+    began = "1970-01-01T00:01:40Z"
+    world.cluster.objects["Pod", "q1"]["status"] |= {
+        "conditions": [
+            {"type": "PodScheduled", "status": "True"},
+            {"type": "Ready", "status": "False", "lastTransitionTime": began},
+        ],
+        "containerStatuses": [{"name": "runtime", "state": {"running": {"startedAt": began}}}],
+    }
+    story = [(0, 0, bad), (299, 1, bad), (598, 2, bad), (897, 2, bad), (898, 2, good)]
+    for seconds, num_bytes, runs in story:
+        world.now = 100.0 + seconds
+        loads = Phase("load", float(seconds), num_bytes, False, 9)
+        world.runtimes.pods["uid-q1"] = replace(world.runtimes.template, phases=(loads,))
+        await world.poll()
+        await world.full()
+        assert running(world) == runs, seconds
+    rejected = world.cluster.resource["status"]["rollout"]["rejected"]
+    assert rejected["reason"] == "ProgressDeadlineExceeded"
+    assert "start of pod q1 has got no farther for 300 s while no pod serves" in rejected["message"]

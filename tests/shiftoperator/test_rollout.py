@@ -61,9 +61,10 @@ class Scene:
 
     def judged(self) -> rollout.Revisions:
         """Pods have been held up since they changed last."""
-        held = {what: at for pod in self.pods for what in rollout.held(self.make.snapshot(pods=(pod,)), {}, 0.0)
+        held = {what: at for pod in self.pods
+                for what in rollout.seen(self.make.snapshot(pods=(pod,)), rollout.Seen(), 0.0).held
                 if (at := pod.changed_at) is not None}  # fmt: skip
-        return rollout.judge(self.snapshot, specs.parse(self.resource["spec"]), NOW, STAMP, held)
+        return rollout.judge(self.snapshot, specs.parse(self.resource["spec"]), NOW, STAMP, rollout.Seen(held))
 
     @property
     def verdict(self) -> str | None:

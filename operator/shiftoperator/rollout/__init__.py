@@ -6,7 +6,7 @@ The user's spec is never edited; a revision that was rejected counts until the s
 """
 
 from shiftoperator.rollout.bounds import gpus_per_pod, leaving_seconds, paused, surge
-from shiftoperator.rollout.judge import Held, held, judge
+from shiftoperator.rollout.judge import judge
 from shiftoperator.rollout.known import (
     Revisions,
     begins,
@@ -19,15 +19,15 @@ from shiftoperator.rollout.known import (
     serving,
     stored,
 )
+from shiftoperator.rollout.seen import Seen, seen
 
 __all__ = [
-    "Held",
     "Revisions",
+    "Seen",
     "begins",
     "can_go_back",
     "deployed",
     "gpus_per_pod",
-    "held",
     "judge",
     "leaving_seconds",
     "next_number",
@@ -35,6 +35,7 @@ __all__ = [
     "refusal",
     "revisions",
     "rolling",
+    "seen",
     "serving",
     "stored",
     "surge",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from shiftprotos import contract
@@ -10,7 +10,8 @@ from shiftprotos import contract
 from shiftoperator import manifests
 from shiftoperator.rollout.bounds import leaving_seconds, surge
 from shiftoperator.rollout.known import Revisions, can_go_back, deployed, deployment, revisions, rolling
-from shiftoperator.snapshot import MESSAGE_LIMIT, Pod, Snapshot
+from shiftoperator.rollout.seen import Seen
+from shiftoperator.snapshot import MESSAGE_LIMIT, Object, Pod, Snapshot
 from shiftoperator.spec import Spec
 from shiftoperator.status import Rejected, reasons
 from shiftoperator.status.trouble import waiting_for_drain
@@ -24,6 +25,9 @@ SURGE_SECONDS = 30.0
 HELD_SECONDS = 30.0
 # While nobody serves, a revision without a node gets the time of a start, and at least this.
 NO_PLACE_SECONDS = 60.0
+# While nobody serves, a start may stand still for so many of these times: another model may need longer in a phase
+# that shows no bytes. Whole starts are not compared: a larger model takes longer, as does a disk that reads it anew.
+STANDSTILLS = 3
 # Of a failure that may pass by itself, while others serve.
 FAILURES = 2
 
@@ -40,24 +44,11 @@ _FINAL = {
 _NO_NODE = {reasons.UNSCHEDULABLE, reasons.SCHEDULING_GATED}
 
 
-Held = Mapping[tuple[str, str], float]
-
-
-def held(snapshot: Snapshot, before: Held, now: float) -> dict[tuple[str, str], float]:
-    """Since when pods are seen to be held up, by uid and reason; `before` as of the last look."""
-    seen = [
-        (pod.uid, reasons.of_obstacle(pod.obstacle.reason, pod.obstacle.message)[0])
-        for pod in snapshot.live_pods
-        if pod.obstacle is not None
-    ]
-    return {what: before.get(what, now) for what in seen}
-
-
-def judge(snapshot: Snapshot, spec: Spec, now: float, now_text: str, held_since: Held) -> Revisions:
-    """What should run from now on. `now`: seconds since 1970, `now_text` the same as the status has it; `held_since` as
-    `held` has it."""
+def judge(snapshot: Snapshot, spec: Spec, now: float, now_text: str, seen: Seen) -> Revisions:
+    """What should run from now on. `now`: seconds since 1970, `now_text` the same as the status has it; `seen` with
+    what this snapshot shows."""
     known = revisions(snapshot)
-    case = _Case(snapshot, spec, known, now, held_since)
+    case = _Case(snapshot, spec, known, now, seen)
     if _serves(case):
         known = replace(known, good=known.running)
     elif _may_be_rejected(case):
@@ -75,7 +66,7 @@ class _Case:
     spec: Spec
     known: Revisions
     now: float
-    held_since: Held = field(default_factory=dict)
+    seen: Seen = field(default_factory=Seen)
 
     @property
     def pods(self) -> tuple[Pod, ...]:
@@ -106,6 +97,23 @@ class _Case:
 
     def seconds_ready(self, pod: Pod) -> float:
         return float(manifests.SETTLE_SECONDS) if pod.changed_at is None else self.now - pod.changed_at
+
+    @property
+    def start_seconds(self) -> float:
+        """Of the slowest start that is known; 0 without one."""
+        return float(self._slowest.get("seconds", 0))
+
+    @property
+    def runtime_seconds(self) -> float:
+        """Of that start, once its model was there."""
+        phases = self._slowest.get("phases") or ()
+        fetched = sum(phase["seconds"] for phase in phases if phase["name"] == contract.PHASE_FETCH)
+        return self.start_seconds - float(fetched)
+
+    @property
+    def _slowest(self) -> Object:
+        found: Object = self.snapshot.status.get("slowestStart") or {}
+        return found
 
 
 def _serves(case: _Case) -> bool:
@@ -169,7 +177,7 @@ def _is_held(case: _Case) -> _Verdict | None:
             continue
         reason, message = reasons.of_obstacle(pod.obstacle.reason, pod.obstacle.message)
         # Not from the pod's start on: an image may have been pulled for minutes before.
-        seconds = case.now - case.held_since.get((pod.uid, reason), case.now)
+        seconds = case.now - case.seen.held.get((pod.uid, reason), case.now)
         if reason != reasons.CONTAINER_WAITING and seconds >= HELD_SECONDS:
             return reason, f"pod {pod.name}: {message}"
     return None
@@ -179,12 +187,26 @@ def _has_no_place(case: _Case) -> _Verdict | None:
     """While somebody serves, the whole deadline is there to find a node."""
     if case.snapshot.ready_pods:
         return None
-    start = float((case.snapshot.status.get("slowestStart") or {}).get("seconds", 0))
-    patience = min(max(start, NO_PLACE_SECONDS), case.spec.rollout.progress_deadline_seconds)
+    patience = min(max(case.start_seconds, NO_PLACE_SECONDS), case.spec.rollout.progress_deadline_seconds)
     for pod in case.unready:
         unplaced = pod.obstacle is not None and pod.obstacle.reason == reasons.UNSCHEDULABLE
         if pod.obstacle is not None and unplaced and case.seconds_unready(pod) >= patience:
             return reasons.UNSCHEDULABLE, f"pod {pod.name}: {pod.obstacle.message}"
+    return None
+
+
+def _stands_still(case: _Case) -> _Verdict | None:
+    """While nobody serves. A start that goes on has the whole deadline, and so has one while starts are not known."""
+    if case.snapshot.ready_pods or not case.start_seconds:
+        return None
+    patience = STANDSTILLS * max(case.runtime_seconds, NO_PLACE_SECONDS)
+    for pod in case.unready:
+        since = case.seen.still_since(pod)
+        if since is not None and case.now - since >= patience:
+            return PROGRESS_DEADLINE_EXCEEDED, (
+                f"the start of pod {pod.name} has got no farther for {patience:.0f} s while no pod serves; "
+                f"the slowest known took {case.runtime_seconds:.0f} s"
+            )
     return None
 
 
@@ -219,6 +241,7 @@ _RULES: tuple[Callable[[_Case], _Verdict | None], ...] = (
     _disagrees,
     _is_held,
     _has_no_place,
+    _stands_still,
     _is_late,
     _is_not_made,
 )
