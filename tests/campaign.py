@@ -42,6 +42,7 @@ CAMPAIGNS = {
     "operator-scale": "helpers.operator_scale.campaigns:operator_scale",
     "at-rest": "helpers.at_rest_campaign:at_rest",
     "simulator": "helpers.sim_against_runtime:simulator",
+    "simulator-paper": "helpers.sim_against_paper:simulator_paper",
 }
 
 
