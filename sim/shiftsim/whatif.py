@@ -50,7 +50,6 @@ class Verdict:
     refusal: str = ""
     ttft_seconds: float = 0.0
     tpot_seconds: float = 0.0
-    last_end_seconds: float = 0.0
 
     @property
     def meets(self) -> bool:
@@ -96,25 +95,25 @@ def _allowed(requests: int, percentile: int) -> int:
 
 
 def smallest(
-    executor: Executor, options: EngineOptions, slo: Slo, arrivals: Arrivals, most: int, *, step: int = 1,
+    executor: Executor, options: EngineOptions, slo: Slo, arrivals: Arrivals, most: int, *,
     tried: Tried = lambda engines: None,
 ) -> Answer:  # fmt: skip
-    """In multiples of ``step`` engines up to ``most``: twice as many until it is enough, then bisection."""
+    """Of up to ``most`` engines: twice as many until it is enough, then bisection."""
     demand = Demand.of(arrivals())
     low, high, below, found = 0, 1, None, None
     while found is None:
-        tried(high * step)
-        verdict = attempt(executor, options, slo, arrivals, high * step, demand)
+        tried(high)
+        verdict = attempt(executor, options, slo, arrivals, high, demand)
         if verdict.meets:
             found = verdict
-        elif verdict.refusal or high * step >= most:
+        elif verdict.refusal or high >= most:
             return Answer(None, verdict)
         else:
-            below, low, high = verdict, high, min(2 * high, most // step)
+            below, low, high = verdict, high, min(2 * high, most)
     while high - low > 1:
         middle = (low + high) // 2
-        tried(middle * step)
-        verdict = attempt(executor, options, slo, arrivals, middle * step, demand)
+        tried(middle)
+        verdict = attempt(executor, options, slo, arrivals, middle, demand)
         if verdict.meets:
             found, high = verdict, middle
         else:
@@ -137,5 +136,4 @@ def attempt(
         refusal=next(iter(fleet.refusals.counts), ""),
         ttft_seconds=measures.ttft.percentile(slo.percentile),
         tpot_seconds=measures.tpot.percentile(slo.percentile),
-        last_end_seconds=measures.last_end_seconds,
     )

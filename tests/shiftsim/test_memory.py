@@ -10,6 +10,7 @@ import pytest
 from helpers.linear_executor import LinearExecutor
 from shiftcore.policy import Policy
 from shiftsim import measures
+from shiftsim.describe import describe
 from shiftsim.engine import EngineOptions
 from shiftsim.replay import as_json, replay
 from shiftsim.trace import Arrival
@@ -45,3 +46,35 @@ def test_eight_times_the_trace_takes_no_more_memory(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(measures, "EXACT", 200)
     short, long = peak_bytes(SHORT), peak_bytes(LONG)
     assert long < 1.25 * short, f"{short} bytes for {SHORT} requests, {long} for {LONG}"
+
+
+def test_a_trace_is_described_without_keeping_its_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measures, "EXACT", 200)
+
+    def described_bytes(requests: int) -> int:
+        gc.collect()
+        tracemalloc.start()
+        try:
+            describe(Arrival(i * 60.0, 20 + i % 200, 5) for i in range(requests))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    described_bytes(SHORT)  # what is imported and cached once
+    short, long = described_bytes(SHORT), described_bytes(8 * SHORT)
+    assert long < 1.25 * short, f"{short} bytes for {SHORT} requests, {long} for {8 * SHORT}"
+
+
+def test_a_long_trace_is_described_within_half_a_per_cent(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrivals = [Arrival(i * 0.7, 20 + i * 37 % 900, 1 + i % 7) for i in range(1000)]
+    exact = describe(arrivals)
+    monkeypatch.setattr(measures, "EXACT", 200)
+    counted = describe(arrivals)
+    assert exact.prompt.total == sum(a.prompt_tokens for a in arrivals)
+    assert exact.output.total == sum(a.output_tokens for a in arrivals)
+    ordered = sorted(a.prompt_tokens for a in arrivals)
+    assert exact.prompt.percentiles == (ordered[499], ordered[949], ordered[989], ordered[999])
+    assert counted.prompt.percentiles == pytest.approx(exact.prompt.percentiles, rel=0.006)
+    assert counted.prompt.percentiles[-1] == ordered[-1], "the largest is known"
+    starts = (sum(a.prompt_tokens for a in arrivals if s <= a.seconds < s + 10) for s in range(0, 700, 10))
+    assert counted.peak_prompt_tokens_per_second == exact.peak_prompt_tokens_per_second == max(starts) / 10
