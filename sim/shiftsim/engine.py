@@ -25,7 +25,7 @@ from shiftcore.steady import SteadyScheduler
 from shiftsim.errors import UserError
 from shiftsim.generation import Generation
 from shiftsim.measures import Measures
-from shiftsim.work import Executor, Work, ahead_seconds, work_of
+from shiftsim.work import BLOCK_SIZE, Executor, Work, ahead_seconds, work_of
 
 _MOST_AT_ONCE = 4096  # steps whose seconds are asked for together
 
@@ -38,7 +38,7 @@ class EngineOptions:
     max_batched_tokens: int = 8192
     max_model_len: int = 131_072
     max_waiting_requests: int = 1 << 30  # a replay loses nobody: who cannot begin waits
-    block_size: int = 16
+    block_size: int = BLOCK_SIZE
     policy: Policy = field(default_factory=Policy)
     tpot_target_seconds: float | None = None
     overlap: bool = True

@@ -108,7 +108,7 @@ def modelled(
 
 @dataclass(frozen=True)
 class Measured:
-    """Pods like one that measured itself. ``kv_tokens`` None: as many as all sequences at their longest can use."""
+    """Pods like one that measured itself. ``kv_tokens`` None: what it measured, else all that its sequences can use."""
 
     measurement: Measurement
     settings: Settings
@@ -135,12 +135,14 @@ class Measured:
         options = self.settings.options(
             layout, found.max_model_len or MAX_MODEL_LEN, found.max_num_seqs, found.max_batched_tokens
         )
+        known = self.kv_tokens or found.kv_tokens
         executor = MeasuredExecutor(
             found,
-            self.kv_tokens or found.kv_tokens or options.max_num_seqs * options.max_model_len,
+            known or options.max_num_seqs * options.max_model_len,
             found.max_num_seqs or options.max_num_seqs,
             options.max_model_len,
             self.step_seconds,
+            kv_assumed=known is None,
         )
         return executor, options
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.table import Table
 
 from shiftsim.replay import Outcome
+from shiftsim.report_words import assumed
 
 SHOWN_PERCENTILES = (50, 90, 99)
 
@@ -53,6 +54,7 @@ def _rows(outcome: Outcome) -> Iterator[tuple[str, str]]:
 def notes(outcomes: Sequence[Outcome], unfit: Mapping[str, str]) -> Iterator[str]:
     for name, reason in unfit.items():
         yield f"{name}: not replayed: {reason}"
+    yield from assumed(outcomes)
     for outcome in outcomes:
         if outcome.refused:
             yield f"{outcome.layout}: {outcome.fleet.refusals}"

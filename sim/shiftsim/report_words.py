@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from shiftcore.gears import threshold_in_use
 
+from shiftsim.executor.measured import MeasuredExecutor
 from shiftsim.executor.modelled import ModelledExecutor
 from shiftsim.measures import Distribution
 from shiftsim.replay import KEEPS_UP_SECONDS, KEEPS_UP_SHARE, PERCENTILES, Outcome
@@ -43,7 +44,7 @@ _NAMES = {
     "settings tpot_target_seconds": "TPOT target (s)",
     "settings overlap": "Steps planned ahead",
     "settings kv_cache": "Numbers of the KV cache",
-    "settings step_seconds": "Added to each step (s)",
+    "settings step_seconds": "Added to each step, planned ahead or not (s)",
 }
 
 
@@ -94,7 +95,18 @@ def summary(outcomes: Sequence[Outcome]) -> Iterator[str]:
 def honesty(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
     """Which numbers come from where."""
     modelled = isinstance(outcomes[0].executor, ModelledExecutor)
-    return (_MODELLED if modelled else _MEASURED, _REAL, _LEFT_OUT)
+    return (_MODELLED if modelled else _MEASURED, *assumed(outcomes), _REAL, _LEFT_OUT)
+
+
+def assumed(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """What nobody measured of pods that are."""
+    for executor in (outcome.executor for outcome in outcomes[:1]):
+        if isinstance(executor, MeasuredExecutor) and executor.kv_assumed:
+            yield (
+                f"The KV cache is taken to be large enough ({executor.kv_tokens:,} tokens: all requests that run at "
+                "once, at their longest). A calibration file does not tell its size; an answer of GetState does, or "
+                "give --kv-tokens."
+            )
 
 
 def rows(outcomes: Sequence[Outcome]) -> Iterator[Row]:

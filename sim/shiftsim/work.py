@@ -10,6 +10,7 @@ from shiftcore.gears import GearTable
 from shiftcore.layout import Gear
 from shiftcore.request import Batch
 
+BLOCK_SIZE = 16  # tokens of a block of the cache, in every runtime
 CALIBRATION_CONTEXT_TOKENS = 64  # of the decodes that the runtime measures at its start
 
 
@@ -27,6 +28,7 @@ class Work:
     decodes: int  # rows of one token each
     decode_context: int  # tokens that all decodes together look back at
     sampled: int  # rows whose logits are needed
+    prefill_context: int = 0  # over chunks of prompts: tokens that were computed before each, read once by all its rows
 
     @property
     def tokens(self) -> int:
@@ -35,7 +37,7 @@ class Work:
 
 def work_of(batch: Batch) -> Work:
     """A chunk of one token counts as a decode, also where it is the end of a prompt: it is the same work."""
-    tokens = pairs = decodes = context = sampled = 0
+    tokens = pairs = decodes = context = sampled = before = 0
     for chunk in batch:
         length, start = chunk.length, chunk.start
         sampled += chunk.samples
@@ -45,7 +47,8 @@ def work_of(batch: Batch) -> Work:
         else:
             tokens += length
             pairs += length * start + prompt_pairs(length)
-    return Work(tokens, pairs, decodes, context, sampled)
+            before += start
+    return Work(tokens, pairs, decodes, context, sampled, before)
 
 
 def ahead_seconds(seconds: float, engine: tuple[float, float]) -> float:

@@ -32,7 +32,7 @@ def test_the_simulator_reads_a_calibration_file_of_the_runtime(tmp_path: Path) -
 def test_the_simulator_reads_an_answer_of_get_state(tmp_path: Path) -> None:
     point = control_pb2.CostPoint(tokens=1, median_seconds=0.004, spread_seconds=0.0001, samples=5)
     gears = [control_pb2.Gear(name=name, costs=[point], steps=1 << 40) for name in ("tp2", "sp2")]
-    load = inference_pb2.Load(max_running_requests=64)
+    load = inference_pb2.Load(max_running_requests=64, kv_blocks_total=300)
     answer = control_pb2.GetStateResponse(gears=gears, base_gear="sp2", load=load)
     for named_as_in_proto in (True, False):
         path = tmp_path / "state.json"
@@ -40,6 +40,7 @@ def test_the_simulator_reads_an_answer_of_get_state(tmp_path: Path) -> None:
         found = measured.read(path)
         assert found.costs == {gear: CostCurve(POINTS[:1]) for gear in COSTS}
         assert (found.base, found.max_num_seqs) == (Gear(2, 1), 64)
+        assert found.kv_tokens == 300 * EngineOptions(model="m", ranks=1, base_gear=Gear(1, 1)).block_size
 
 
 def test_what_if_runs_pods_as_the_runtime_does_by_default() -> None:

@@ -186,6 +186,16 @@ def test_what_a_chunk_looks_back_at_is_counted() -> None:
     assert work_of(engine.scheduler.schedule()) == Work(0, 0, 1, 7, 1)
 
 
+def test_what_was_computed_before_the_chunks_of_a_step_is_counted_once_for_each() -> None:
+    engine = Engine(LinearExecutor(), OPTIONS, Measures())
+    engine.submit(Generation.of(0, 0.0, 300, 3), 0.0)
+    engine.scheduler.schedule()
+    engine.submit(Generation.of(1, 0.0, 20, 3), 0.0)
+    engine.scheduler.complete({})
+    pairs = 44 * 256 + sum(range(44)) + sum(range(20))
+    assert work_of(engine.scheduler.schedule()) == Work(64, pairs, 0, 0, 2, prefill_context=256)
+
+
 def test_a_request_that_never_fits_is_refused_and_counted() -> None:
     outcome = replay("any", LinearExecutor(kv_tokens=320), OPTIONS, 2, trace([(0, 300, 5), (0, 300, 50), (0, 9, 2)]))
     assert (outcome.finished, outcome.refused) == (2, 1)

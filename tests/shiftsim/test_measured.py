@@ -9,34 +9,44 @@ from typing import Any
 import pytest
 from shiftcore.costs import CostCurve, CostPoint
 from shiftcore.layout import Gear
+from shiftcore.request import Batch, Chunk
 from shiftsim.errors import UserError
 from shiftsim.executor.measured import MeasuredExecutor, Measurement, read
+from shiftsim.generation import Generation
 from shiftsim.layouts import parse
 from shiftsim.planning import Measured, Settings
-from shiftsim.work import Work
+from shiftsim.replay import replay
+from shiftsim.report_words import assumed
+from shiftsim.trace import Arrival
+from shiftsim.work import Work, work_of
 
 TP2, SP2 = Gear(1, 2), Gear(2, 1)
 SEQS, LENGTH, PAIR = 4, 512, 2e-7
 SIZES = (1, 2, 4, 8, 256, 1024)
 
 
-def truth(gear: Gear, work: Work) -> float:
-    """A pod whose steps cost just this: prompts attend fast, and read once what was computed before them."""
-    fixed, each = {TP2: (0.004, 2e-4), SP2: (0.009, 1e-4)}[gear]
-    before = (work.prefill_pairs - triangle(work.prefill_tokens)) / max(1, work.prefill_tokens)
-    return fixed + each * work.tokens + PAIR * (max(0.0, before) + work.decode_context)
+Step = tuple[tuple[int, int], ...]  # of each chunk: tokens computed before it, and its own
 
 
-def triangle(tokens: int) -> int:
-    return tokens * (tokens - 1) // 2
+def truth(gear: Gear, step: Step) -> float:
+    """A pod whose steps cost just this: prompts attend fast, and every chunk reads once what was computed before it."""
+    seconds, each = {TP2: (0.004, 2e-4), SP2: (0.009, 1e-4)}[gear]
+    for before, length in step:
+        seconds += each * length + PAIR * before
+    return seconds
 
 
-def measured_step(tokens: int) -> Work:
+def work(step: Step) -> Work:
+    batch: Batch = tuple(Chunk(Generation.of(0, 0.0, 9999, 9), *chunk, samples=True) for chunk in step)
+    return work_of(batch)
+
+
+def measured_step(tokens: int) -> Step:
     """What the runtime measures at its start: decodes behind 64 tokens while sequences suffice, then whole prompts."""
     if tokens <= SEQS:
-        return Work(0, 0, tokens, 64 * tokens, tokens)
-    lengths = [LENGTH] * (tokens // LENGTH) + [tokens % LENGTH]
-    return Work(tokens, sum(n * (n - 1) // 2 for n in lengths), 0, 0, len(lengths))
+        return ((64, 1),) * tokens
+    whole, rest = divmod(tokens, LENGTH)
+    return ((0, LENGTH),) * whole + ((0, rest),) * (rest > 0)
 
 
 def curve(gear: Gear) -> CostCurve:
@@ -51,19 +61,34 @@ def executor(step_seconds: float = 0.0) -> MeasuredExecutor:
 
 @pytest.mark.parametrize("gear", [TP2, SP2])
 @pytest.mark.parametrize(
-    "work",
+    "step",
     [
         *map(measured_step, SIZES),
-        Work(0, 0, 3, 900, 3),
-        Work(253, triangle(253), 3, 900, 4),
-        Work(256, triangle(256) + 256 * 5000, 0, 0, 1),
-        Work(600, 0, 0, 0, 1),
+        ((300, 1),) * 3,
+        ((0, 253), (100, 1), (200, 1), (600, 1)),
+        ((5000, 256),),
+        ((0, 200), (0, 300), (0, 100)),
+        ((0, 200), (400, 100)),
+        ((400, 100), (70, 200), (300, 1)),
     ],
 )
-def test_a_step_takes_what_the_measured_pod_takes(gear: Gear, work: Work) -> None:
-    """Context that was measured along is not counted twice: also where the pod measured no such context."""
-    assert executor().seconds(gear, work) == pytest.approx(truth(gear, work), rel=1e-9)
-    assert executor(0.001).seconds(gear, work) == pytest.approx(truth(gear, work) + 0.001, rel=1e-9)
+def test_a_step_takes_what_the_measured_pod_takes(gear: Gear, step: Step) -> None:
+    """Context that was measured along is not counted twice: also where the pod measured no such context. A whole prompt
+    beside a chunk takes nothing off what that one looks back at."""
+    assert executor().seconds(gear, work(step)) == pytest.approx(truth(gear, step), rel=1e-9)
+    assert executor(0.001).seconds(gear, work(step)) == pytest.approx(truth(gear, step) + 0.001, rel=1e-9)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_what_is_added_to_each_step_is_not_hidden_by_planning_ahead(overlap: bool) -> None:
+    """An output token takes so much longer, in steps that are planned ahead too."""
+    found = Measurement(SP2, {gear: curve(gear) for gear in (TP2, SP2)}, SEQS, 1024, LENGTH)
+
+    def tpot(step_seconds: float) -> float:
+        pods = Measured(found, Settings(overlap=overlap), step_seconds=step_seconds)
+        return replay("tp", *pods.engine(parse("tp", 2)), 1, [Arrival(0.0, 100, 50)]).measures.tpot.mean
+
+    assert tpot(0.003) - tpot(0.0) == pytest.approx(0.003, rel=1e-9)
 
 
 def test_a_forecast_takes_the_medians_as_they_are() -> None:
@@ -104,7 +129,7 @@ def state() -> dict[str, Any]:
         for p in curve(SP2).points
     ]
     gears = [{"name": name, "costs": costs, "steps": "17"} for name in ("tp2", "sp2")]
-    return {"baseGear": "sp2", "gears": gears, "load": {"maxRunningRequests": SEQS}}
+    return {"baseGear": "sp2", "gears": gears, "load": {"maxRunningRequests": SEQS, "kvBlocksTotal": 40}}
 
 
 def written(folder: Path, content: object) -> Path:
@@ -127,6 +152,25 @@ def test_an_answer_of_get_state_brings_costs(tmp_path: Path) -> None:
     found = read(written(tmp_path, state()))
     assert found.costs[SP2].points == curve(SP2).points
     assert found.max_num_seqs == SEQS
+
+
+@pytest.mark.parametrize(
+    ("content", "given", "holds", "said"),
+    [
+        (state(), None, 640, False),
+        (state(), 480, 480, False),
+        (calibration(), None, SEQS * LENGTH, True),
+        (calibration(), 480, 480, False),
+    ],
+    ids=["state", "state, given", "file", "file, given"],
+)
+def test_a_pod_holds_what_it_measured_and_what_is_assumed_is_said(
+    tmp_path: Path, content: object, given: int | None, holds: int, said: bool
+) -> None:
+    pods = Measured(read(written(tmp_path, content)), Settings(), given)
+    outcome = replay("tp", *pods.engine(parse("tp", 2)), 1, [Arrival(0.0, 30, 5), Arrival(0.0, 700, 5)])
+    assert outcome.executor.kv_tokens == holds
+    assert [f"{holds:,} tokens" in note for note in assumed([outcome])] == [True] * said
 
 
 def test_layouts_that_were_not_measured_are_refused() -> None:

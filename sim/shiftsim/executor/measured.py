@@ -3,7 +3,8 @@
 The pod's points have costs of context in them: small steps were decodes behind 64 tokens each, large ones prompts from
 their beginning. What context adds was measured with decodes, where every row reads its own; a chunk of a prompt reads
 the context before it once for all its rows, and is charged as one decode is. An answer of GetState does not tell what
-context costs; take the calibration file where contexts are long.
+context costs; take the calibration file where contexts are long. Of the cache's size it is the other way round: only
+GetState has it.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from shiftcore.gears import GearTable
 from shiftcore.layout import Gear, LayoutError
 
 from shiftsim.errors import UserError
-from shiftsim.work import CALIBRATION_CONTEXT_TOKENS, Work, prompt_pairs
+from shiftsim.work import BLOCK_SIZE, CALIBRATION_CONTEXT_TOKENS, Work
 
 _MAX_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """``costs`` by gear as measured; the limits under which they were, where the file has them."""
+    """``costs`` by gear as measured; the limits under which they were, and the cache's size, where the file has them.
+
+    ``kv_tokens`` is of layers that all keep whole contexts; where some keep windows, blocks are shared among the kinds.
+    """
 
     base: Gear
     costs: Mapping[Gear, CostCurve]
@@ -41,13 +45,15 @@ class Measurement:
 
 @dataclass(frozen=True)
 class MeasuredExecutor:
-    """``step_seconds`` is added to every step: what the engine's process takes beside the ranks."""
+    """``step_seconds`` is added to every step, also to one that was planned ahead: what the ranks take in service
+    beyond what they measured at their start. ``kv_assumed``: nobody measured how much the cache holds."""
 
     measurement: Measurement
     kv_tokens: int
     max_num_seqs: int  # that the costs were measured with
     max_model_len: int
     step_seconds: float = 0.0
+    kv_assumed: bool = False
     _known: dict[tuple[Gear, int], float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
@@ -56,17 +62,17 @@ class MeasuredExecutor:
 
     def seconds(self, gear: Gear, work: Work) -> float:
         """Of one step."""
-        before = max(0, work.prefill_pairs - prompt_pairs(work.prefill_tokens)) / max(1, work.prefill_tokens)
-        return self._measured(gear, work.tokens) + self._context_seconds(gear) * (work.decode_context + before)
+        read = work.decode_context + work.prefill_context
+        return self._measured(gear, work.tokens) + self._context_seconds(gear) * read
 
     def decode_seconds(self, gear: Gear, work: Work, steps: int) -> Sequence[float]:
         """Of so many steps in a row in which the same requests decode."""
         rows, each, first = self._measured(gear, work.decodes), self._context_seconds(gear), work.decode_context
-        return [rows + each * (context + 0.0) for context in range(first, first + steps * work.decodes, work.decodes)]
+        return [rows + each * context for context in range(first, first + steps * work.decodes, work.decodes)]
 
     def engine_seconds(self, work: Work) -> tuple[float, float]:
-        """What was added to every step."""
-        return self.step_seconds, self.step_seconds
+        """Nothing: a pod measures the steps of its ranks alone, so that planning ahead hides none of their time."""
+        return 0.0, 0.0
 
     def tokenize_seconds(self, prompt_tokens: int) -> float:
         """Not measured; small beside a step of a CPU."""
@@ -137,8 +143,10 @@ def _from_state(content: dict[str, Any]) -> Measurement:
     costs = {Gear.parse(gear["name"]): CostCurve(_points(gear["costs"])) for gear in gears if gear.get("costs")}
     whole = {_snake(key): value for key, value in content.items()}
     load = {_snake(key): value for key, value in whole.get("load", {}).items()}
-    seqs = int(load.get("max_running_requests", 0))
-    return Measurement(_base(whole["base_gear"], costs), costs, max_num_seqs=seqs or None)
+    seqs, blocks = (int(load.get(name, 0)) for name in ("max_running_requests", "kv_blocks_total"))
+    return Measurement(
+        _base(whole["base_gear"], costs), costs, max_num_seqs=seqs or None, kv_tokens=blocks * BLOCK_SIZE or None
+    )
 
 
 def _base(name: str, costs: Mapping[Gear, CostCurve]) -> Gear:
