@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,22 @@ from shiftcore.policy import Mode, Policy, PolicyError
 
 from shiftsim import models
 from shiftsim.errors import UserError
+from shiftsim.left_out import left_out
 from shiftsim.slo import Slo
 
 KIND = "ShiftDeployment"
+KV_MEMORY_PERCENT = (10, 95)
+KV_CACHE_DTYPES = ("auto", "bfloat16")  # of GPUs both are the same
+# In the name of a checkpoint: weights that no bundled shape has.
+_OTHER_WEIGHTS = re.compile(
+    r"(?<![a-z0-9])(awq|gptq|gguf|bnb|hqq|exl2|nvfp4|mxfp4|int[48]|w[48]a\d+|[48]bit|q[2-8]_\w+)(?![a-z0-9])"
+)
 
 
 @dataclass(frozen=True)
 class Resource:
-    """``model`` as the simulator names it; ``engine``: what spec.engine sets, by its own names."""
+    """``model`` as the simulator names it; ``engine``: what spec.engine sets, by its own names; ``notes``: what is set,
+    or on without being set, and not simulated."""
 
     name: str
     model: str
@@ -29,6 +38,7 @@ class Resource:
     policy: Policy
     slo: Slo
     engine: Mapping[str, int]
+    notes: tuple[str, ...]
 
 
 def read(path: Path, model: str | None = None) -> Resource:
@@ -52,6 +62,7 @@ def read(path: Path, model: str | None = None) -> Resource:
         policy=_policy(_section(spec, "shift", f"{path}: spec.")),
         slo=_slo(_section(spec, "slo", f"{path}: spec.")),
         engine=_engine(_section(spec, "engine", f"{path}: spec.")),
+        notes=left_out(spec),
     )
 
 
@@ -70,7 +81,15 @@ def _model(model: Mapping[str, Any]) -> str:
             f"spec.model names {named.strip() or 'nothing'}, of which no shape is known; give --model with one of "
             f"{', '.join(models.names())} or with its config.json"
         )
-    return max(known, key=len) + ("-fp8" if "fp8" in named else "")
+    shape, asked = max(known, key=len), str(model.get("quantization") or "auto")
+    other = _OTHER_WEIGHTS.search(named)
+    if other or asked not in ("auto", "none", "fp8"):
+        what = f"names {named.strip()}, with weights in {other[0]}," if other else f"has quantization {asked},"
+        raise UserError(
+            f"spec.model {what} whose cost is not known; give --model with the path of a config.json, or with "
+            f"{shape}-fp8 or {shape} (bf16), whichever is nearer"
+        )
+    return shape + ("-fp8" if asked == "fp8" or (asked == "auto" and "fp8" in named) else "")
 
 
 def _gears(parallelism: Mapping[str, Any]) -> tuple[int, Gear]:
@@ -109,8 +128,17 @@ def _slo(slo: Mapping[str, Any]) -> Slo:
 
 
 def _engine(engine: Mapping[str, Any]) -> dict[str, int]:
-    names = ("maxNumSeqs", "maxBatchedTokens", "maxModelLen")
-    return {name: _whole(f"engine.{name}", engine[name]) for name in names if name in engine}
+    names = ("maxNumSeqs", "maxBatchedTokens", "maxModelLen", "gpuMemoryPercent")
+    found = {name: _whole(f"engine.{name}", engine[name]) for name in names if name in engine}
+    (low, high), percent = KV_MEMORY_PERCENT, found.get("gpuMemoryPercent")
+    if percent is not None and not low <= percent <= high:
+        raise UserError(f"spec.engine.gpuMemoryPercent {percent} must lie in {low}..{high}")
+    if engine.get("kvCacheDtype", "auto") not in KV_CACHE_DTYPES:
+        raise UserError(
+            f"spec.engine.kvCacheDtype {engine['kvCacheDtype']!r} is unknown; use {', '.join(KV_CACHE_DTYPES)}, and "
+            "--kv-cache fp8 to see what that would do"
+        )
+    return found
 
 
 def _whole(field: str, value: object) -> int:

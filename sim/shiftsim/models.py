@@ -13,6 +13,7 @@ from shiftsim.errors import UserError
 _BYTES = {"fp8": 1, "bf16": 2}
 # With full attention over all layers, and one cache of keys and values.
 _KINDS = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe")
+_FP8_METHODS, _BITS = ("fp8", "fbgemm_fp8"), 8
 _SUFFIXES = tuple(f"-{name}" for name in _BYTES)
 
 
@@ -66,8 +67,8 @@ def names() -> tuple[str, ...]:
 def load(name: str, *, kv: str = "auto") -> Model:
     """``llama-3.3-70b-fp8``, ``qwen3-32b-bf16`` or the path of a config.json. Raises UserError.
 
-    Weights are FP8 when the name ends so or the config has a quantization_config of that kind, else as its dtype says.
-    ``kv``: the cache's numbers, ``fp8`` or ``bf16``; ``auto`` is bf16.
+    Weights are FP8 when the name ends so or the config has a quantization_config of that kind, else bf16, whatever the
+    dtype of the checkpoint. ``kv``: the cache's numbers, ``fp8`` or ``bf16``; ``auto`` is bf16.
     """
     bare = next((name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)), name)
     if bare in names():
@@ -102,7 +103,6 @@ def _from_config(name: str, config: dict[str, Any], weights: str, kv: str) -> Mo
             f"{name} is of type {kind}, whose attention or experts cost otherwise; known: {', '.join(_KINDS)}"
         )
     heads, experts = config["num_attention_heads"], config.get("num_experts") or config.get("num_local_experts") or 0
-    quantised = config.get("quantization_config", {}).get("quant_method") in ("fp8", "compressed-tensors")
     return Model(
         name=name,
         layers=config["num_hidden_layers"],
@@ -117,6 +117,32 @@ def _from_config(name: str, config: dict[str, Any], weights: str, kv: str) -> Mo
         max_model_len=config["max_position_embeddings"],
         experts=experts,
         experts_per_token=config.get("num_experts_per_tok", 0) if experts else 0,
-        weight_bytes=_BYTES["fp8" if quantised else weights],
+        weight_bytes=_BYTES["fp8" if _quantised(name, config) else weights],
         kv_bytes=_BYTES[kv],
+    )
+
+
+def _quantised(name: str, config: dict[str, Any]) -> bool:
+    """Whether linear layers multiply numbers of 8 bits: the only quantisation whose cost is known here."""
+    asked = config.get("quantization_config") or config.get("compression_config")
+    if not asked:
+        return False
+    method = asked.get("quant_method")
+    if method in _FP8_METHODS:
+        return True
+    if method != "compressed-tensors":
+        raise _other_weights(name, f"quant_method {method!r}")
+    for group, scheme in (asked.get("config_groups") or {"config_groups": {}}).items():
+        for what in ("weights", "input_activations"):
+            bits = (scheme.get(what) or {}).get("num_bits")
+            if bits != _BITS:
+                raise _other_weights(name, f"{what} of {bits or 'unknown'} bits in {group}")
+    return True
+
+
+def _other_weights(name: str, what: str) -> UserError:
+    return UserError(
+        f"{name} is quantised with {what}; what a step costs is known for weights and activations of {_BITS} bits "
+        f"({', '.join(_FP8_METHODS)}, compressed-tensors) and for bf16. Take the config.json of an FP8 checkpoint, or "
+        "remove quantization_config to plan with bf16"
     )

@@ -21,17 +21,21 @@ MAX_NUM_SEQS = 1024
 MAX_BATCHED_TOKENS = 8192
 MAX_MODEL_LEN = 8192  # of our runtime on CPU
 # What a pod runs with whose resource says nothing of it.
-POD_MAX_NUM_SEQS, POD_MAX_BATCHED_TOKENS = 64, 2048
+POD_MAX_NUM_SEQS, POD_MAX_BATCHED_TOKENS, POD_KV_MEMORY_PERCENT = 64, 2048, 80
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Of every engine, whatever its layout. None: the model's own length; in a measured pod, what it ran with."""
+    """Of every engine, whatever its layout. None: the model's own length; in a measured pod, what it ran with.
+
+    ``kv_memory_percent``: as in a resource, in place of ``memory_fraction``; see memory.Engine.
+    """
 
     max_num_seqs: int | None = None
     max_batched_tokens: int | None = None
     max_model_len: int | None = None
     memory_fraction: float = 0.90
+    kv_memory_percent: int | None = None
     copies: bool = False  # a second copy of the weights for the tp gear, as the published implementation holds
     tpot_target_seconds: float | None = None
     overlap: bool = True
@@ -102,6 +106,7 @@ def modelled(
         max_batched_tokens=options.max_batched_tokens,
         max_num_seqs=options.max_num_seqs,
         memory_fraction=settings.memory_fraction,
+        kv_memory_percent=settings.kv_memory_percent,
     )
     return ModelledExecutor(model, gpus.gpu, engine, software or hardware.software(), fitted or published_fit())
 

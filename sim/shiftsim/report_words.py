@@ -40,6 +40,7 @@ _NAMES = {
     "settings max_batched_tokens": "Token budget of a step",
     "settings max_model_len": "Longest request (tokens)",
     "settings memory_fraction": "Share of GPU memory used",
+    "settings kv_memory_percent": "Share of free GPU memory for the cache (%)",
     "settings copies": "Second copy of the weights",
     "settings tpot_target_seconds": "TPOT target (s)",
     "settings overlap": "Steps planned ahead",

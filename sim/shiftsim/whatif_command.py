@@ -17,7 +17,13 @@ from shiftsim import deployment, hardware, layouts, models, trace
 from shiftsim.deployment import Resource
 from shiftsim.errors import UserError
 from shiftsim.layouts import Layout
-from shiftsim.planning import POD_MAX_BATCHED_TOKENS, POD_MAX_NUM_SEQS, Settings, modelled
+from shiftsim.planning import (
+    POD_KV_MEMORY_PERCENT,
+    POD_MAX_BATCHED_TOKENS,
+    POD_MAX_NUM_SEQS,
+    Settings,
+    modelled,
+)
 from shiftsim.progress import bars
 from shiftsim.trace_options import add_shape, shape
 from shiftsim.whatif import Answer, Demand, smallest
@@ -31,9 +37,9 @@ cost in GPU-hours: GPUs times the time from the first arrival to the last.
   dp      engines of one GPU each, bought one GPU at a time, which no pod of several GPUs can be
 
 "below" is why one replica less is not enough: the target that is missed first, or that the model does not fit.
-The size does not change during the trace: for that see shift-sim autoscale. Bounds of a threshold are left aside; a
-resource with schedules is refused, since a trace has no clock on the wall. What spec.engine does not say is as a pod
-has it: 64 requests at once, steps of 2,048 tokens.
+The size does not change during the trace: for that see shift-sim autoscale. A resource with schedules is refused,
+since a trace has no clock on the wall; what else is set and not simulated is named below the table. What spec.engine
+does not say is as a pod has it: 64 requests at once, steps of 2,048 tokens, 80 % of free memory for the cache.
 """
 EPILOG = """\
 Example:
@@ -97,6 +103,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
         print(json.dumps(_json(options, asked, demand, rows), sort_keys=True, indent=1))
     else:
         console.print(_table(options, asked, demand, rows))
+        for note in asked.notes:
+            console.print(note, highlight=False)
 
 
 def _layouts(asked: Resource) -> tuple[Layout, ...]:
@@ -111,6 +119,7 @@ def _row(options: argparse.Namespace, asked: Resource, layout: Layout, progress:
         max_num_seqs=asked.engine.get("maxNumSeqs", POD_MAX_NUM_SEQS),
         max_batched_tokens=asked.engine.get("maxBatchedTokens", POD_MAX_BATCHED_TOKENS),
         max_model_len=asked.engine.get("maxModelLen"),
+        kv_memory_percent=asked.engine.get("gpuMemoryPercent", POD_KV_MEMORY_PERCENT),
     )
     try:
         executor = modelled(model, gpus, layout, common)
@@ -171,6 +180,7 @@ def _json(options: argparse.Namespace, asked: Resource, demand: Demand, rows: li
             "percentile": asked.slo.percentile,
         },
         "layouts": [_row_json(row, demand) for row in rows],
+        "notes": asked.notes,
     }
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from shiftcore.layout import Gear, LayoutError
+from shiftcore.policy import Mode, Policy
 from shiftsim import hardware, models
+from shiftsim.engine import EngineOptions
 from shiftsim.errors import UserError
 from shiftsim.executor.fitted import Fitted, Latency, fit
 from shiftsim.executor.memory import Engine, weight_bytes
 from shiftsim.executor.modelled import ModelledExecutor
+from shiftsim.replay import as_json, replay
+from shiftsim.trace import Arrival
 from shiftsim.work import Work
 
 TP, SP, ONE = Gear(1, 8), Gear(8, 1), Gear(1, 1)
@@ -86,6 +91,55 @@ def test_more_work_never_takes_less_and_the_parts_are_the_whole(
         assert pod.seconds(gear, more) >= seconds
 
 
+@given(
+    pod=st.sampled_from(
+        [
+            executor(),
+            executor(TP, copies=True),
+            executor(ONE, model="llama-3.1-8b-bf16"),
+            executor(Gear(2, 4), model="qwen3-32b-fp8"),
+            executor(model="qwen3-30b-a3b-fp8"),
+        ]
+    ),
+    number=st.integers(0, 3),
+    decodes=st.integers(1, 1024),
+    each=st.integers(0, 131_072),
+    steps=st.integers(1, 300),
+)
+def test_a_run_of_decodes_takes_its_steps_to_the_bit(
+    pod: ModelledExecutor, number: int, decodes: int, each: int, steps: int
+) -> None:
+    gear, first = pod.engine.gears[number % len(pod.engine.gears)], decodes * each
+    works = (Work(0, 0, decodes, first + i * decodes, decodes) for i in range(steps))
+    found = pod.decode_seconds(gear, Work(0, 0, decodes, first, decodes), steps)
+    assert list(found) == [pod.seconds(gear, work) for work in works]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    gaps=st.lists(
+        st.tuples(st.sampled_from((0.0, 0.0, 0.01, 0.2, 5.0)), st.integers(1, 3000), st.integers(0, 150)),
+        min_size=1, max_size=12,
+    ),
+    overlap=st.booleans(),
+    policy=st.sampled_from((Policy(), Policy(threshold_tokens=512), Policy(mode=Mode.LATENCY))),
+    model=st.sampled_from(("llama-3.3-70b-fp8", "qwen3-30b-a3b-fp8")),
+)  # fmt: skip
+def test_skipping_steps_of_gpus_changes_no_bit(
+    gaps: list[tuple[float, int, int]], overlap: bool, policy: Policy, model: str
+) -> None:
+    now, arrivals = 0.0, []
+    for gap, prompt, output in gaps:
+        now += gap
+        arrivals.append(Arrival(now, prompt, output))
+    pod = executor(model=model, max_batched_tokens=2048, max_num_seqs=8)
+    options = EngineOptions(8, 2048, 8192, policy=policy, overlap=overlap)
+    skipped, stepped = (replay("any", pod, replace(options, skip=skip), 1, arrivals) for skip in (True, False))
+    assert json.dumps(as_json(skipped)) == json.dumps(as_json(stepped))
+    for name in ("ttft", "tpot", "total", "queued"):
+        assert getattr(skipped.measures, name)._values == getattr(stepped.measures, name)._values
+
+
 def test_gears_cross_and_calibration_finds_it() -> None:
     pod = executor(max_batched_tokens=8192)
     crossover = pod.table.crossover.tokens
@@ -120,6 +174,13 @@ def test_memory_decides_how_much_is_cached() -> None:
     assert executor(SP, max_batched_tokens=131072).kv_tokens < sp, "a larger step needs room for its rows"
     model_in_two_bytes = executor(TP, model="llama-3.3-70b-bf16").kv_tokens
     assert model_in_two_bytes < tp, "weights of two bytes leave less"
+
+
+def test_a_share_of_what_is_free_is_of_all_memory_less_weights_and_steps() -> None:
+    """As spec.engine.gpuMemoryPercent: not of the memory that an engine may use at most."""
+    all_of_it = executor(SP, memory_fraction=1.0).kv_tokens
+    for percent in (95, 80, 10):
+        assert executor(SP, kv_memory_percent=percent).kv_tokens == pytest.approx(all_of_it * percent / 100, abs=1)
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_numbers() -> None:

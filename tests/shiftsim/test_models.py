@@ -37,6 +37,61 @@ def test_a_config_file_is_read(tmp_path: Path) -> None:
     assert (found.head_dim, found.weight_bytes, found.experts) == (64, 1, 0)
 
 
+GROUP = {"weights": {"num_bits": 8, "type": "float"}, "input_activations": {"num_bits": 8, "type": "float"}}
+
+
+def config(folder: Path, quantisation: dict[str, object] | None) -> str:
+    path = folder / "config.json"
+    shape = {
+        "num_attention_heads": 8, "hidden_size": 512, "num_hidden_layers": 4, "intermediate_size": 1024,
+        "vocab_size": 1000, "max_position_embeddings": 4096, "quantization_config": quantisation,
+    }  # fmt: skip
+    path.write_text(json.dumps(shape))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "weight_bytes"),
+    [
+        (None, 2),
+        ({"quant_method": "fbgemm_fp8"}, 1),
+        ({"quant_method": "compressed-tensors", "config_groups": {"group_0": GROUP}}, 1),
+    ],
+)
+def test_weights_are_as_wide_as_the_config_says(
+    tmp_path: Path, quantisation: dict[str, object] | None, weight_bytes: int
+) -> None:
+    assert models.load(config(tmp_path, quantisation)).weight_bytes == weight_bytes
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "why"),
+    [
+        ({"quant_method": "awq", "bits": 4}, "with quant_method 'awq'"),
+        ({"quant_method": "gptq", "bits": 8}, "with quant_method 'gptq'"),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"a": {**GROUP, "weights": {"num_bits": 4}}}},
+            "with weights of 4 bits in a",
+        ),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"a": GROUP, "b": {**GROUP, "weights": None}}},
+            "with weights of unknown bits in b",
+        ),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"a": {**GROUP, "input_activations": None}}},
+            "with input_activations of unknown bits in a",
+        ),
+        ({"quant_method": "compressed-tensors"}, "of unknown bits in config_groups"),
+    ],
+)
+def test_a_quantisation_of_unknown_cost_is_refused_and_not_taken_for_another(
+    tmp_path: Path, quantisation: dict[str, object], why: str
+) -> None:
+    """4-bit weights were planned at twice their size, AWQ and GPTQ at four times."""
+    with pytest.raises(UserError, match=why + ".*remove quantization_config to plan with bf16"):
+        models.load(config(tmp_path, quantisation))
+
+
 SHAPE = '{"num_attention_heads": 0, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8, "vocab_size": 9, '
 
 

@@ -55,10 +55,13 @@ def test_a_request_that_fits_nowhere_is_no_matter_of_size() -> None:
     assert "3000 prompt tokens" in answer.below.refusal
 
 
-def whatif(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str, *more: str) -> None:
+REQUESTS = "0,100,4\n1,2000,9\n3,300,3\n"
+
+
+def whatif(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str, *more: str, requests: str = REQUESTS) -> None:
     resource, trace = folder / "chat.yaml", folder / "t.csv"
     resource.write_text(text)
-    trace.write_text("arrival_s,prompt_tokens,output_tokens\n0,100,4\n1,2000,9\n3,300,3\n")
+    trace.write_text("arrival_s,prompt_tokens,output_tokens\n" + requests)
     arguments = [str(resource), "--trace", str(trace), *(more or ("--hardware", "2xH100"))]
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setattr("sys.argv", ["shift-sim", "whatif", *arguments])
@@ -96,6 +99,12 @@ def test_a_resource_is_answered_in_gpus(
             "spec.shift.schedules changes the policy by the clock on the wall, which a trace does not have",
         ),
         ("  slo:", "  engine: {maxNumSeqs: 0}\n  slo:", "spec.engine.maxNumSeqs is 0; write a whole number"),
+        ("  slo:", "  engine: {gpuMemoryPercent: 99}\n  slo:", "spec.engine.gpuMemoryPercent 99 must lie in 10..95"),
+        ("  slo:", "  engine: {kvCacheDtype: fp4}\n  slo:", "spec.engine.kvCacheDtype 'fp4' is unknown; use auto"),
+        ("Instruct-FP8", "Instruct-AWQ", "weights in awq, whose cost is not known; give --model with the path"),
+        ("Instruct-FP8", "Instruct-quantized.w4a16", "weights in w4a16, whose cost is not known"),
+        ("Instruct-FP8", "Instruct/llama-Q4_K_M.gguf", "whose cost is not known"),
+        ('Instruct-FP8"', 'Instruct", quantization: int8', "spec.model has quantization int8, whose cost is not known"),
         ("kind: Secret", "kind: ShiftDeployment", "has 2 of kind ShiftDeployment, must have one"),
         ("metadata: {name", "metadata: {{name", "no YAML"),
     ],
@@ -108,3 +117,42 @@ def test_a_resource_that_cannot_be_used_is_refused_by_its_field(
         whatif(monkeypatch, tmp_path, RESOURCE.replace(before, after))
     assert end.value.code == command.EXIT_USAGE
     assert reason in " ".join(capsys.readouterr().err.split())
+
+
+MORE = """\
+  replicas: 3
+  suspend: false
+  runtime: {image: mine}
+  model: {uri: "hf://meta-llama/Llama-3.1-8B-Instruct-FP8", revision: abc}
+  shift: {adaptive: {mode: Apply}}
+  engine: {prefixCaching: true, kvCacheDtype: bfloat16}
+"""
+
+
+def test_what_is_set_and_not_simulated_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    whatif(monkeypatch, tmp_path, RESOURCE + MORE, "--hardware", "2xH100", "--json")
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    assert [note.partition(" is not simulated")[0] for note in notes[:3]] == [
+        "spec.replicas", "spec.shift.adaptive", "prefix caching",
+    ]  # fmt: skip
+    assert notes[3:] == ["not simulated: spec.model.revision, spec.runtime"]
+    whatif(monkeypatch, tmp_path, RESOURCE + MORE)
+    assert "spec.shift.adaptive is not simulated" in " ".join(capsys.readouterr().out.split())
+    whatif(monkeypatch, tmp_path, RESOURCE + "  engine: {prefixCaching: false}\n  shift: {adaptive: {mode: 'Off'}}\n")
+    assert "simulated" not in capsys.readouterr().out
+
+
+def test_the_share_of_memory_that_the_cache_gets_is_that_of_the_resource(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """One GPU has 74 GB free beside the weights; a tenth holds 56,000 tokens, the 80 % that pods take 450,000."""
+
+    def binding(engine: str) -> str:
+        text = RESOURCE.replace("gpus: 2", "gpus: 1").replace("500", "60000") + engine
+        whatif(monkeypatch, tmp_path, text, "--hardware", "1xH100", "--json", requests="0,90000,4\n")
+        return str(json.loads(capsys.readouterr().out)["layouts"][2]["binding"])
+
+    assert binding("") == "one engine is enough"
+    assert "90000 prompt tokens and 4 to generate exceed the 5" in binding("  engine: {gpuMemoryPercent: 10}\n")

@@ -18,7 +18,8 @@ class Engine:
     """How one engine is set up. ``pinned``: the only gear that runs, else all that can shift with ``base``.
 
     ``copies``: a second copy of the weights for the tp gear, as in the published implementation; else gears share one,
-    as ours do.
+    as ours do. ``kv_memory_percent``: the cache's share of what weights and the largest step leave of all memory, as a
+    resource asks for it; without it the cache takes all that they leave of ``memory_fraction``.
     """
 
     base: Gear
@@ -27,6 +28,7 @@ class Engine:
     max_batched_tokens: int = 8192
     max_num_seqs: int = 1024
     memory_fraction: float = 0.90
+    kv_memory_percent: int | None = None
 
     @property
     def gears(self) -> tuple[Gear, ...]:
@@ -35,11 +37,12 @@ class Engine:
 
 def kv_tokens(model: Model, gpu: Gpu, engine: Engine, software: Software) -> int:
     """What is left of a GPU's memory after weights, activations and overheads; raises UserError if nothing is."""
-    budget = gpu.memory_bytes * engine.memory_fraction
+    percent = engine.kv_memory_percent
+    budget = gpu.memory_bytes * (engine.memory_fraction if percent is None else 1.0)
     taken = weight_bytes(model, engine) + activation_bytes(model, engine) + software.overhead_bytes
     heads = max(1.0, model.kv_heads / engine.base.ranks)
     token_bytes = 2 * heads * model.head_dim * model.kv_bytes * model.layers
-    tokens = int((budget - taken) / token_bytes)
+    tokens = int((budget - taken) * (1.0 if percent is None else percent / 100) / token_bytes)
     if tokens < 1:
         raise UserError(
             f"{model.name} leaves no room for its cache: {taken / 1e9:.0f} GB of weights, activations and overheads "
