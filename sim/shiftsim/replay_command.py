@@ -89,10 +89,10 @@ def add_engine(parser: argparse.ArgumentParser, *, measured_pods: bool = True) -
 
 
 def _add_measured(add: Callable[..., argparse.Action]) -> None:
-    add("--kv-tokens", type=int, metavar="N", help="of a measured pod: tokens that its KV cache holds (default: all "
-        "that its sequences can use)")  # fmt: skip
-    add("--step-ms", type=float, default=0.0, metavar="MS", help="of a measured pod: added to each step, for what the "
-        "engine's process takes beside the ranks (default: 0)")  # fmt: skip
+    add("--kv-tokens", type=int, metavar="N", help="of a measured pod: tokens that its KV cache holds (default: what "
+        "GetState says, else all that its sequences can use)")  # fmt: skip
+    add("--step-ms", type=float, default=0.0, metavar="MS", help="of a measured pod: added to each step, planned "
+        "ahead or not: what its ranks take in service beyond what they measured (default: 0)")  # fmt: skip
 
 
 def settings(options: argparse.Namespace) -> Settings:
