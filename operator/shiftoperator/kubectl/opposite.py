@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shiftcore import scaling
-from shiftcore.layout import Gear, tp_gear
+from shiftcore.layout import Gear, LayoutError, tp_gear
 
 from shiftoperator.kubectl.resource import Deployment, Object
 
@@ -65,7 +65,7 @@ def opposite(deployment: Deployment, decision: Object) -> str:
     if reason == scaling.Reason.ABOVE_MAXIMUM and (found.maximum or source) < source:
         return f"raise autoscaling.max (now {_said(found.maximum)}) to {source}; " + to_add(found)
     if reason == scaling.Reason.GPU_BUDGET and target < source:
-        needed = source * deployment.gpus
+        needed = source * gpus_held(deployment)
         return f"raise autoscaling.maxGpus (now {_said(found.max_gpus)}) to {needed}; " + to_add(found)
     if reason == scaling.Reason.METRICS_LOST:
         return "every ready pod reports its load again; " + to_remove(found)
@@ -108,7 +108,7 @@ def to_remove(found: Marks) -> str:
 
 
 def _upper_bound(found: Marks, replicas: int) -> str:
-    needed = (replicas + 1) * found.deployment.gpus
+    needed = (replicas + 1) * gpus_held(found.deployment)
     if found.maximum is not None and replicas >= found.maximum:
         return f". autoscaling.max (now {found.maximum}) must be raised first"
     if found.max_gpus is not None and needed > found.max_gpus:
@@ -133,6 +133,20 @@ def throughput_gear(deployment: Deployment) -> str:
         return tp_gear(gpus).name
     tensor = parallelism.get("tensor") or gpus // (parallelism.get("sequence") or gpus) or 1
     return Gear(parallelism.get("sequence") or max(1, gpus // tensor), tensor).name
+
+
+def gpus_held(deployment: Deployment) -> int:
+    """By the largest pod, as the gears tell that pods measured: after a rollback not what the spec says."""
+    measured = [_ranks(c["gear"]) for c in deployment.status.get("capacity") or ()]
+    return max(measured, default=0) or deployment.gpus
+
+
+def _ranks(gear: str) -> int:
+    """0 where this is no gear."""
+    try:
+        return Gear.parse(gear).ranks
+    except LayoutError:
+        return 0
 
 
 def _two_digits(value: int) -> int:

@@ -102,3 +102,22 @@ def test_what_a_pod_wrote_does_not_steer_the_terminal(shift: Shift) -> None:
         out = shift(*arguments).out
         assert not any(steer in out for steer in "\x1b\x9b\x07\u202e")
     assert "a\ufffd[2Jb\ufffdc\ufffdd [red]e[/red] :smile:\ufffd" in shift("status", "llama").out
+
+
+def test_the_budget_to_be_raised_is_that_of_the_pods_as_they_are(shift: Shift) -> None:
+    """A spec of one GPU was rolled back: it was told to raise the budget from 24 to 4."""
+    resource = case("scaling")
+    resource["spec"]["parallelism"]["gpus"] = 1
+    decided = {
+        "time": "2030-01-01T11:00:00Z",
+        "from": 4,
+        "to": 3,
+        "reason": "GpuBudget",
+        "message": "m",
+        "applied": True,
+    }
+    resource["status"]["decisions"] = [decided]
+    shift.resource(resource)
+    told = json.loads(shift("why", "llama", "-o", "json").out)
+    assert told["decisions"][0]["opposite"].startswith("raise autoscaling.maxGpus (now 24) to 32; ")
+    assert "autoscaling.maxGpus (now 24) must be raised to 32 first" in told["scaling"]["toAdd"]
