@@ -21,7 +21,7 @@ Object = dict[str, Any]
 # The world begins at 100 s after midnight.
 NIGHT: Object = {"name": "night", "start": "00:05", "end": "01:00", "policy": "Throughput"}
 BEGIN, END = 300.0, 3600.0
-BUSY = Load(running_requests=12, max_running_requests=16)
+BUSY = Load(running_requests=16, max_running_requests=16)
 DISABLED = {"mode": "Disabled"}
 
 
