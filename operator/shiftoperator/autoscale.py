@@ -239,6 +239,10 @@ def _keeps_out(snapshot: Snapshot, spec: Spec) -> status.Scaling | None:
         return status.Scaling(False, status.reasons.SUSPENDED, "spec.suspend is set; replicas stay as they are")
     if spec.autoscaling.mode is scaling.Mode.DISABLED:
         return status.Scaling(False, status.reasons.DISABLED, "spec.autoscaling.mode is Disabled")
+    if snapshot.scaler_unread is not None:
+        unread = snapshot.scaler_unread
+        message = f"replicas stay as they are, because somebody else may drive /scale and this cannot be seen: {unread}"
+        return status.Scaling(False, unread.reason, message)
     if snapshot.external_scaler is not None:
         message = f"HorizontalPodAutoscaler {snapshot.external_scaler} drives /scale; delete it or disable autoscaling"
         return status.Scaling(False, status.reasons.EXTERNAL_SCALER, message)

@@ -10,6 +10,7 @@ CLAIM_MISSING = "ClaimMissing"  # nor without that PersistentVolumeClaim
 NAME_CONFLICT = "NameConflict"
 FORBIDDEN = "Forbidden"  # the operator lacks a right
 REFUSED_BY_API = "RefusedByApi"  # validation or admission of the API server
+WRITE_FAILING = "WriteFailing"  # the API server takes no child at the moment, and has not for a while
 
 
 class UserError(Exception):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from shiftprotos import contract
 
@@ -17,6 +17,8 @@ from shiftoperator.spec import TLS_AUTHORITY, Spec
 
 # A new one is noticed within this time.
 SCALERS_SECONDS = 5.0
+
+T = TypeVar("T")
 
 
 class Scalers:
@@ -53,22 +55,57 @@ def _failed(task: asyncio.Task[Any]) -> bool:
     return task.done() and (task.cancelled() or task.exception() is not None)
 
 
-async def snapshot(cluster: Cluster, key: names.Key, scalers: Scalers) -> Snapshot | None:
-    """None when the ShiftDeployment is gone or on its way out."""
+class _Reads:
+    """Takes refusals where there is something to go on with; what passes by itself is raised."""
+
+    def __init__(self) -> None:
+        self._refusals: list[UserError] = []
+
+    @property
+    def refused(self) -> UserError | None:
+        """The same one of several every time: they come in no order, and it is told in the status."""
+        return min(self._refusals, key=str, default=None)
+
+    async def of(self, answer: Awaitable[T], otherwise: T) -> T:
+        try:
+            return await answer
+        except UserError as refused:
+            self._refusals.append(refused)
+            return otherwise
+
+
+async def snapshot(cluster: Cluster, key: names.Key, scalers: Scalers, known: Snapshot | None) -> Snapshot | None:
+    """None when the ShiftDeployment is gone or on its way out. What may not be read is taken as it was `known`, and the
+    snapshot says so. Raises UserError when the ShiftDeployment itself may not be read."""
     wanted = manifests.singletons(key.name)
-    found, revisions, pods, scaler = await asyncio.gather(
-        asyncio.gather(*(cluster.get(kind, key.namespace, name) for kind, name in wanted)),
-        cluster.list("ControllerRevision", key.namespace, names.selector_text(key.name)),
-        _pods(cluster, key),
-        scalers.of(key),
+    reads, before = _Reads(), known if known is not None else Snapshot({}, {}, ())
+    found, revisions, pods, (scaler, scaler_unread) = await asyncio.gather(
+        asyncio.gather(
+            *(reads.of(cluster.get(i[0], key.namespace, i[1]), before.children.get(i)) for i in wanted),
+        ),
+        reads.of(
+            cluster.list("ControllerRevision", key.namespace, names.selector_text(key.name)), list(before.revisions())
+        ),
+        reads.of(_pods(cluster, key), before.pods),
+        _scaler(scalers, key),
     )
     # Last: children that the garbage collector took with it must not look like children that are missing.
-    resource = await _resource(cluster, key)
+    resource = await _resource(cluster, key, reads)
     if resource is None:
         return None
+    if reads.refused is not None and known is not None and _uid(resource) != _uid(known.resource):
+        return await snapshot(cluster, key, scalers, None)
     children = {identity: child for identity, child in zip(wanted, found, strict=True) if child is not None}
     children |= {("ControllerRevision", r["metadata"]["name"]): r for r in revisions}
-    return Snapshot(resource, children, pods, external_scaler=scaler)
+    return Snapshot(
+        resource,
+        children,
+        pods,
+        external_scaler=scaler,
+        scaler_unread=scaler_unread,
+        unread=reads.refused,
+        partial=reads.refused is not None and (known is None or known.partial),
+    )
 
 
 async def changes(cluster: Cluster, known: Snapshot, scalers: Scalers) -> Snapshot | None:
@@ -76,28 +113,46 @@ async def changes(cluster: Cluster, known: Snapshot, scalers: Scalers) -> Snapsh
 
     Many resources under many changes need a quarter of the reads so.
     """
-    key = known.key
-    resource, deployment, pods, scaler = await asyncio.gather(
-        _resource(cluster, key),
-        cluster.get("Deployment", key.namespace, key.name),
-        _pods(cluster, key),
-        scalers.of(key),
+    key, reads = known.key, _Reads()
+    resource, deployment, pods, (scaler, scaler_unread) = await asyncio.gather(
+        _resource(cluster, key, reads),
+        reads.of(cluster.get("Deployment", key.namespace, key.name), None),
+        reads.of(_pods(cluster, key), known.pods),
+        _scaler(scalers, key),
     )
     # Where the Deployment is there, none is missing because the garbage collector took it. What this pass changes may
     # still be written just after a deletion, as after any read; the collector takes it like the others.
-    if resource is None or deployment is None or resource["metadata"]["uid"] != known.resource["metadata"]["uid"]:
-        return await snapshot(cluster, key, scalers)
+    same = resource is not None and _uid(resource) == _uid(known.resource)
+    if resource is None or deployment is None or not same or reads.refused is not None:
+        return await snapshot(cluster, key, scalers, known)
     seen = known.after({("Deployment", key.name): deployment})
-    return Snapshot(resource, seen.children, pods, external_scaler=scaler)
+    return Snapshot(resource, seen.children, pods, external_scaler=scaler, scaler_unread=scaler_unread)
 
 
-async def _resource(cluster: Cluster, key: names.Key) -> Object | None:
-    resource = await cluster.get(contract.KIND, key.namespace, key.name)
+async def _scaler(scalers: Scalers, key: names.Key) -> tuple[str | None, UserError | None]:
+    """Which one there is, and why nobody knows."""
+    try:
+        return await scalers.of(key), None
+    except UserError as refused:
+        return None, refused
+
+
+async def _resource(cluster: Cluster, key: names.Key, reads: _Reads) -> Object | None:
+    unread: Object = {}
+    resource = await reads.of(cluster.get(contract.KIND, key.namespace, key.name), unread)
+    if resource is unread:
+        # Whoever may do so watches them, and can say here what is missing.
+        listed = await cluster.list(contract.KIND, key.namespace)
+        resource = next((other for other in listed if other["metadata"]["name"] == key.name), None)
     if resource is None or "deletionTimestamp" in resource["metadata"]:
         return None
     if not isinstance(resource.get("spec"), dict):
         return {**resource, "spec": {}}  # past another CRD; what is missing is said in Ready
     return resource
+
+
+def _uid(resource: Object) -> str:
+    return str(resource["metadata"]["uid"])
 
 
 async def _pods(cluster: Cluster, key: names.Key) -> tuple[Pod, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import kopf
 import pytest
-from shiftoperator.errors import TransientError
+from shiftoperator.errors import TransientError, UserError
 from shiftoperator.handlers import Controller, run
 from shiftoperator.metrics import Metrics
 from shiftoperator.names import Key
@@ -230,3 +230,14 @@ async def test_a_call_that_fails_while_the_process_is_told_to_end_is_no_failure(
 
     monkeypatch.setattr(kopf, "operator", operator)
     await run(controller, Settings())
+
+
+async def test_a_refusal_that_no_status_can_tell_is_a_line_and_no_trace(
+    controller: Controller, recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder.answers = [UserError("Forbidden", "operator cannot patch shiftdeployments/status")]
+    await controller.start()
+    controller.wake(KEY)
+    await settle()
+    assert "operator cannot patch shiftdeployments/status" in caplog.text
+    assert not [record for record in caplog.records if record.exc_info]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from shiftoperator.errors import ConflictError, RuntimeCallError, TransientError
+from shiftoperator.errors import FORBIDDEN, ConflictError, RuntimeCallError, TransientError, UserError
 from shiftoperator.metrics import Metrics
 from shiftoperator.names import Key
 from shiftoperator.plan import Found
@@ -51,8 +51,10 @@ class FakeCluster:
         self.keys: dict[str, tuple[str, ...]] = {}
         self.events: list[str] = []
         self.statuses: list[Object] = []
-        # What the API server says to a write, by the kind applied, "dry run" or "scale".
+        # What the API server says to a write, by the kind applied, "dry run", "status" or "scale".
         self.refusals: dict[str, Exception] = {}
+        # Rights to read that the operator lacks, as (verb, kind).
+        self.forbidden: set[tuple[str, str]] = set()
         # Writes, "status" or "scale", that arrive without an answer, once each.
         self.lost: set[str] = set()
         # What somebody else does just before the next write of the status, once.
@@ -65,14 +67,14 @@ class FakeCluster:
         return self.objects["ShiftDeployment", "gemma"]
 
     async def get(self, kind: str, namespace: str, name: str) -> Object | None:
-        self.reads.append(kind)
+        self._read("get", kind)
         found = copy.deepcopy(self.objects.get((kind, name)))
         if kind in self.after_read:
             self.after_read.pop(kind)()
         return found
 
     async def list(self, kind: str, namespace: str, label_selector: str = "") -> list[Object]:
-        self.reads.append(kind)
+        self._read("list", kind)
         return [copy.deepcopy(obj) for (k, _), obj in self.objects.items() if k == kind]
 
     async def metadata(self, kind: str, namespace: str, name: str) -> Object | None:
@@ -108,6 +110,7 @@ class FakeCluster:
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             meanwhile(self.resource)
+        self._refuse("status")
         self.writes.append("status")
         self.statuses.append(copy.deepcopy(status))
         self.resource["status"] = merged(self.resource.get("status", {}), copy.deepcopy(status))
@@ -137,6 +140,11 @@ class FakeCluster:
     async def delete(self, obj: Object) -> None:
         self.writes.append(f"delete {obj['kind']}/{obj['metadata']['name']}")
         del self.objects[obj["kind"], obj["metadata"]["name"]]
+
+    def _read(self, verb: str, kind: str) -> None:
+        self.reads.append(kind)
+        if (verb, kind) in self.forbidden:
+            raise UserError(FORBIDDEN, f"the API server refused GET: operator cannot {verb} {kind} in team")
 
     def _lose(self, what: str) -> None:
         if what in self.lost:

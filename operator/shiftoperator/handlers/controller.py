@@ -207,6 +207,9 @@ class Controller:
         except TransientError:
             outcome = "retried"
             raise
+        except UserError as refused:
+            # Not even the status could be read or written, in which a refusal is told otherwise.
+            raise TransientError(f"refused reason={refused.reason}: {refused}", delay_seconds=5.0) from refused
         except Exception as error:
             # A bug on one object must not end the work on the others: it is logged whole and tried again, slower.
             log.exception("reconcile failed key=%s", key)

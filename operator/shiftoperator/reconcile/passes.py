@@ -28,10 +28,10 @@ from shiftoperator import (
 )
 from shiftoperator import spec as specs
 from shiftoperator.cluster import Cluster
-from shiftoperator.errors import UserError
+from shiftoperator.errors import ConflictError, TransientError, UserError
 from shiftoperator.metrics import Metrics
 from shiftoperator.names import Key
-from shiftoperator.reconcile.memory import Memory
+from shiftoperator.reconcile.memory import Failing, Memory
 from shiftoperator.reconcile.policies import Policies
 from shiftoperator.runtime_client import RuntimeClient
 from shiftoperator.settings import Settings
@@ -76,7 +76,7 @@ class Reconciler:
             # Until this pass has come to its end: a write without an answer may have been done or not.
             memory.written = None
             if known is None or written is None or whole:
-                seen = await observe.snapshot(self._cluster, key, self._scalers)
+                seen = await observe.snapshot(self._cluster, key, self._scalers, known)
             else:
                 seen = await observe.changes(self._cluster, known.after(written), self._scalers)
             if seen is None:
@@ -105,9 +105,9 @@ class Reconciler:
     async def _settle(self, memory: Memory, full: bool) -> None:
         before = memory.known.status
         decisions: list[Object] = before.get("decisions", [])
-        decision = status.Scaling(False, status.reasons.NOT_DECIDED, "what the resource asks for was refused")
+        decision = status.Scaling(False, status.reasons.NOT_DECIDED, "work is held up; condition Ready says why")
         adapted = adapt.Result(before.get("adaptive"))
-        held = await self._accept(memory, full)
+        held, failed = await self._accept(memory, full)
         # Pods that run go on, whatever was refused: their policy and their states are looked after.
         if held is not None:
             await self._policies.sync(memory, held)
@@ -125,19 +125,32 @@ class Reconciler:
         if adapted.move:
             log.info("threshold key=%s reason=%s %s", memory.known.key, adapted.reason, adapted.move)
             await self._event(memory, adapted.reason, adapted.move, "AdaptThreshold")
+        if failed is not None:
+            raise failed
 
-    async def _accept(self, memory: Memory, full: bool) -> plan.InForce | None:
-        """The spec as it holds now, None when it cannot be read; a full pass applies the children too."""
+    async def _accept(self, memory: Memory, full: bool) -> tuple[plan.InForce | None, TransientError | None]:
+        """The spec as it holds now, None when it cannot be read; a full pass applies the children too. And why that did
+        not go, once it has not gone for a while: to be raised when everything else is done."""
         held = None
         try:
             held = plan.in_force(specs.parse(memory.known.resource["spec"]), self._wall())
+            if full and memory.known.unread is not None:
+                raise memory.known.unread
             if full:
                 await self._apply_children(memory, held.spec)
-                memory.refused = None
+                memory.refused = memory.failing = None
         except UserError as refused:
-            memory.refused = refused
+            memory.refused, memory.failing = refused, None
             log.warning("refused key=%s reason=%s: %s", memory.known.key, refused.reason, refused)
-        return held
+        except ConflictError:
+            raise
+        except TransientError as error:
+            memory.failing = Failing.after(memory.failing, error, self._clock())
+            if not memory.failing.lasts(self._clock()):
+                raise
+            memory.refused = memory.failing.told
+            return held, error
+        return held, None
 
     # --- children ---
 
@@ -194,6 +207,8 @@ class Reconciler:
             ignored=plan.rotation_ignored(snapshot),
         )
         built = status.build(snapshot, outcome, decisions, _now())
+        if snapshot.partial:
+            built = status.unseen(before, built)
         changed = status.patch(snapshot.status, built)
         memory.snapshot = snapshot.answered(await apply.status(self._cluster, snapshot.resource, changed))
         self._metrics.deployments.show(snapshot.key, status.figures(snapshot, built))

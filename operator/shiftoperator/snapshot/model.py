@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shiftoperator import names
+from shiftoperator.errors import UserError
 from shiftoperator.spec import Policy
 
 # A sentence in a status or an Event; the API refuses longer notes.
@@ -200,8 +201,14 @@ class Snapshot:
     pods: tuple[Pod, ...]
     states: Mapping[str, RuntimeState] = field(default_factory=dict)
     external_scaler: str | None = None
+    # Why nobody knows whether there is an external scaler.
+    scaler_unread: UserError | None = None
     # The spec has changed since.
     outdated: bool = False
+    # Why some of the children or the pods are as they were seen before, or missing here.
+    unread: UserError | None = None
+    # Some were never seen.
+    partial: bool = False
 
     @property
     def key(self) -> names.Key:

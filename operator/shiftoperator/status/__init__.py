@@ -1,7 +1,7 @@
 """What the status of a ShiftDeployment should say, and what of it changed."""
 
 from shiftoperator.status import reasons
-from shiftoperator.status.changes import Transition, patch, raised_generation, transitions
+from shiftoperator.status.changes import Transition, patch, raised_generation, transitions, unseen
 from shiftoperator.status.conditions import conditions
 from shiftoperator.status.figures import figures
 from shiftoperator.status.report import build
@@ -19,4 +19,5 @@ __all__ = [
     "raised_generation",
     "reasons",
     "transitions",
+    "unseen",
 ]

@@ -26,6 +26,13 @@ _ALARMING = {
 }
 # Somebody asked for it.
 _WANTED = {reasons.SUSPENDED, reasons.SCALED_TO_ZERO, reasons.ROLLOUT_PAUSED}
+# Hold whatever the pods do.
+_WITHOUT_PODS = {
+    contract.CONDITION_READY,
+    contract.CONDITION_PROGRESSING,
+    contract.CONDITION_SCALING_ACTIVE,
+    contract.CONDITION_PAUSED,
+}
 # Go when they are not said again. All else stays: the past of the object, and what other parts of the operator store.
 _PASSING = ("adaptive", "crossover", "schedule", "slowestStart", "rollout")
 
@@ -61,6 +68,15 @@ def _merge(before: Object, after: Object) -> Object:
             value = {**_merge(old, value), **{lost: None for lost in old if lost not in value}}
         changed[name] = value
     return changed
+
+
+def unseen(before: Object, built: Object) -> Object:
+    """Of a status that was built without having seen everything what holds all the same: why no work is done. All else
+    stays as it was said last."""
+    old = {condition["type"]: condition for condition in before.get("conditions", ())}
+    told = [new if new["type"] in _WITHOUT_PODS else old.get(new["type"]) for new in built["conditions"]]
+    conditions = [condition for condition in told if condition is not None]
+    return {**before, "observedGeneration": built["observedGeneration"], "conditions": conditions}
 
 
 def raised_generation(status: Object, policy: Policy, generation: int, now: str) -> Object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shiftprotos import contract
 
+from shiftoperator.errors import WRITE_FAILING
 from shiftoperator.status import reasons
 from shiftoperator.status.gears import behind
 from shiftoperator.status.trouble import trouble
@@ -31,6 +32,8 @@ def _spec_refused(view: View) -> Verdict | None:
     error = view.outcome.error
     if error is None:
         return None
+    if error.reason == WRITE_FAILING:
+        return Verdict(TRUE, WRITE_FAILING, "pods serve what was last written; see condition Ready")
     message = f"pods serve what was last accepted; this spec was refused: {error.reason}: {error.message}"
     return Verdict(TRUE, reasons.SPEC_REFUSED, message)
 

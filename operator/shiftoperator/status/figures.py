@@ -26,8 +26,8 @@ def figures(snapshot: Snapshot, built: Object) -> Figures:
         contract.METRIC_CONDITION: {c["type"]: _VALUES[c["status"]] for c in built["conditions"]},
         contract.METRIC_PODS: {
             "asked": pods_asked(snapshot.resource["spec"]),
-            "live": built["replicas"],
-            "ready": built["readyReplicas"],
+            "live": built.get("replicas", 0),
+            "ready": built.get("readyReplicas", 0),
         },
         contract.METRIC_CAPACITY: dict(capacity),
         contract.METRIC_SET_GENERATION: {"": snapshot.status.get("policyGeneration", 0)},

@@ -120,7 +120,8 @@ def _none_serves(view: View) -> Verdict:
 
 def _stands_still(view: View) -> Verdict | None:
     error = view.outcome.error
-    return Verdict(FALSE, error.reason, "the spec must change before work can go on") if error is not None else None
+    message = "what condition Ready names must be mended before work can go on"
+    return Verdict(FALSE, error.reason, message) if error is not None else None
 
 
 def _settled(view: View) -> Verdict | None:

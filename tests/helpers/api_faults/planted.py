@@ -74,7 +74,7 @@ def _generation_of_this_process() -> None:
 def _creates_while_deleted() -> None:
     look = observe.snapshot
 
-    async def blind(cluster: Any, key: Any, scalers: Any) -> Any:
+    async def blind(cluster: Any, *more: Any) -> Any:
         get = cluster.get
 
         async def without_timestamp(kind: str, namespace: str, name: str) -> Any:
@@ -84,7 +84,7 @@ def _creates_while_deleted() -> None:
             return found
 
         cluster.get = without_timestamp
-        return await look(cluster, key, scalers)
+        return await look(cluster, *more)
 
     observe.snapshot = blind
 
