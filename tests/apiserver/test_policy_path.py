@@ -17,6 +17,10 @@ from helpers.control_plane.plane import ControlPlane, example
 from helpers.control_plane.runtime import Runtime
 from helpers.control_plane.waiting import change, collection, condition, holder, wait_for
 from helpers.failures.processes import patience
+from kubernetes.aio.config import kube_config
+from shiftoperator.cluster import Cluster
+from shiftoperator.errors import ConflictError
+from shiftprotos import contract
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -70,6 +74,34 @@ def test_a_policy_is_accepted_within_a_second_though_a_pod_is_dead_and_the_leade
         assert generations == sorted(generations)
         assert runtime.conflicts == 0, "a generation was given out twice"
     assert set(kubelet.runtimes(namespace, NAME)) == set(runtimes), "a pod was replaced"
+
+
+async def test_a_write_that_comes_late_turns_no_generation_back(
+    plane: ControlPlane, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a leader that was: the status then had a generation that pods had outgrown."""
+    plane.admin.call("POST", collection(namespace), example(NAME, replicas=0))
+    # The client read KUBECONFIG when it was imported.
+    user = plane.kubeconfig("late", "system:masters")
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(user))
+    cluster = await Cluster.connect()
+    try:
+        seen = await cluster.get(contract.KIND, namespace, NAME)
+        assert seen is not None
+        await cluster.patch_status(seen, {"policyGeneration": 7, "policy": {"mode": "Latency"}})
+        with pytest.raises(ConflictError, match="only grows"):
+            await cluster.patch_status(seen, {"policyGeneration": 6, "policy": {"mode": "Auto"}})
+        change(plane, namespace, NAME, {"replicas": 1})
+        stored = await cluster.get(contract.KIND, namespace, NAME)
+        assert stored is not None
+        assert (stored["status"]["policyGeneration"], stored["status"]["policy"]) == (7, {"mode": "Latency"})
+        # One that was taken away, as by somebody who restores an older status, may begin anew: pods know better.
+        await cluster.patch_status(seen, {"policyGeneration": None})
+        answer = await cluster.patch_status(seen, {"policyGeneration": 1})
+        assert answer is not None
+        assert answer["status"]["policyGeneration"] == 1
+    finally:
+        await cluster.close()
 
 
 def seconds_until_accepted(plane: ControlPlane, namespace: str, living: list[Runtime], tokens: int) -> float:

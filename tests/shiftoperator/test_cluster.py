@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from shiftoperator.cluster import Cluster
+from shiftoperator.errors import ConflictError, UserError
 
 Object = dict[str, Any]
 ANNOTATIONS = {"f:annotations": {"f:shiftparallel.dev/template-hash": {}}}
@@ -46,8 +47,8 @@ class Api:
 
     configuration = SimpleNamespace(host="https://api")
 
-    def __init__(self, answer: Object) -> None:
-        self.answer, self.sent = answer, None
+    def __init__(self, answer: Object, status: int = 200) -> None:
+        self.answer, self.sent, self.status = answer, None, status
 
     async def update_params_for_auth(self, *_: Any) -> None:
         return
@@ -59,7 +60,7 @@ class Api:
         async def read() -> bytes:
             return text
 
-        return SimpleNamespace(status=200, read=read, headers={})
+        return SimpleNamespace(status=self.status, read=read, headers={})
 
 
 @pytest.fixture
@@ -92,3 +93,16 @@ async def test_an_object_is_replaced_without_what_we_know_of_its_managed_fields(
     found = await cluster.get("Deployment", "team", "gemma") or {}
     await cluster.replace(found)
     assert api.sent == {**found, "metadata": {"namespace": "team", "name": "gemma"}}
+
+
+@pytest.mark.parametrize(
+    ("field", "raised"), [("status.policyGeneration", ConflictError), ("status.policy.mode", UserError)]
+)
+async def test_a_generation_that_came_late_is_a_conflict(field: str, raised: type[Exception]) -> None:
+    """Of a leader that was: it has to read again, and the resource is not refused."""
+    causes = [{"reason": "FieldValueInvalid", "message": "a policy generation only grows", "field": field}]
+    said = {"kind": "Status", "message": "ShiftDeployment is invalid", "code": 422, "details": {"causes": causes}}
+    cluster = Cluster(Api(said, 422))  # type: ignore[arg-type]
+    resource = {"kind": "ShiftDeployment", "metadata": {"namespace": "team", "name": "gemma", "uid": "u1"}}
+    with pytest.raises(raised):
+        await cluster.patch_status(resource, {"policyGeneration": 6})

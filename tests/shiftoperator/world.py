@@ -111,6 +111,9 @@ class FakeCluster:
         if meanwhile is not None:
             meanwhile(self.resource)
         self._refuse("status")
+        stored = self.resource.get("status", {}).get("policyGeneration", 0)
+        if status.get("policyGeneration", stored) < stored:
+            raise ConflictError("a policy generation only grows")
         self.writes.append("status")
         self.statuses.append(copy.deepcopy(status))
         self.resource["status"] = merged(self.resource.get("status", {}), copy.deepcopy(status))

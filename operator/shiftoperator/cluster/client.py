@@ -23,6 +23,7 @@ REQUEST_SECONDS = 5.0
 _UNKNOWN_FIELD = "failed to create typed patch object"
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
+_ONLY_GROWS = "status.policyGeneration"
 _JSON = "application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
@@ -181,11 +182,14 @@ def _asked_for(entry: Object) -> Object:
 
 def _refusal(status: int, text: str, call: str, retry_after: str | None) -> Exception:
     try:
-        message = str(json.loads(text).get("message", text))
+        said = json.loads(text)
+        message, causes = str(said.get("message", text)), (said.get("details") or {}).get("causes") or ()
     except (ValueError, AttributeError):
-        message = text
+        message, causes = text, ()
     message = " ".join(message.split())[:600]
-    if status == 409:
+    # Of a leader that was, late: whoever leads now has stored a higher one.
+    late = status == 422 and any(cause.get("field") == _ONLY_GROWS for cause in causes)
+    if status == 409 or late:
         return ConflictError(f"{call}: {message}", delay_seconds=0.1)
     if status == 500 and _UNKNOWN_FIELD in message:
         # Not passing at all: a field that server-side apply does not know.

@@ -86,7 +86,7 @@ def _creates_while_deleted() -> None:
         cluster.get = without_timestamp
         return await look(cluster, *more)
 
-    observe.snapshot = blind
+    observe.snapshot = blind  # type: ignore[assignment]
 
 
 def _conflicts_ignored() -> None:
