@@ -229,8 +229,12 @@ class Autoscaler:
 
 def _limits(snapshot: Snapshot, spec: Spec) -> scaling.Limits:
     """With the GPUs that pods hold, which are not those of the spec while it was not followed or is still to be."""
-    held = rollout.gpus_per_pod(snapshot, spec, rollout.revisions(snapshot))
-    return replace(spec.autoscaling.limits, gpus_per_pod=held)
+    known = rollout.revisions(snapshot)
+    return replace(
+        spec.autoscaling.limits,
+        gpus_per_pod=rollout.gpus_per_pod(snapshot, spec, known),
+        largest_pod_gpus=rollout.largest_pod_gpus(snapshot, spec, known),
+    )
 
 
 def _keeps_out(snapshot: Snapshot, spec: Spec) -> status.Scaling | None:

@@ -413,6 +413,19 @@ def test_a_budget_that_pays_for_less_than_the_minimum_adds_nothing_and_takes_no_
     assert "room for -" not in decision.message
 
 
+def test_what_still_leaves_or_may_come_back_takes_no_pod_that_is_paid_for() -> None:
+    """After a rollout to smaller pods, four of two GPUs fit in eight. One of four GPUs that still drains does not
+    change that, and no other is added meanwhile."""
+    limits = replace(LIMITS, gpus_per_pod=2, largest_pod_gpus=4, max_gpus=8)
+    all_of_them = Observation(4, 4, (BUSY,) * 4, stopping=1)
+    assert decide(limits, all_of_them, NOW, Memory())[0].action is Action.HOLD
+    assert decide(replace(limits, gpus_per_pod=4), all_of_them, NOW, Memory())[0].replicas == 2
+    more = decide(limits, Observation(3, 3, (LOADED,) * 3), NOW, HELD)[0]
+    assert (more.action, more.reason) == (Action.HOLD, "GpuBudget")
+    assert "room for 2 pods of 4" in more.message
+    assert decide(replace(limits, largest_pod_gpus=2), Observation(3, 3, (LOADED,) * 3), NOW, HELD)[0].replicas == 4
+
+
 # --- metrics, rollouts, victims ---
 
 

@@ -27,6 +27,7 @@ def limits(draw: st.DrawFn) -> Limits:
         minimum=minimum,
         maximum=maximum,
         gpus_per_pod=gpus,
+        largest_pod_gpus=draw(st.sampled_from([0, 1, 4, 8])),
         max_gpus=draw(st.none() | st.integers(minimum * gpus, 100)),
         ttft_seconds=draw(st.none() | st.floats(0.01, 60)),
         tpot_seconds=draw(st.none() | st.floats(0.001, 2)),
@@ -78,7 +79,7 @@ def test_bounds_and_budget_are_kept(limits: Limits, seen: Observation, memory: M
     if decision.action is Action.OUT:
         assert seen.replicas < decision.replicas <= limits.maximum
         if limits.max_gpus is not None:
-            assert (decision.replicas + seen.stopping) * limits.gpus_per_pod <= limits.max_gpus
+            assert (decision.replicas + seen.stopping) * limits.new_pod_gpus <= limits.max_gpus
     elif decision.action is Action.IN:
         assert limits.minimum <= decision.replicas < seen.replicas
         assert not seen.rolling

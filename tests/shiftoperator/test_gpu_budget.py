@@ -59,6 +59,29 @@ async def test_the_budget_counts_the_gpus_that_pods_hold(make: Make, not_followe
     assert world.condition("ScalingActive") == ("True", "GpuBudget")
 
 
+async def test_the_end_of_a_rollout_to_smaller_pods_takes_none_of_them(make: Make) -> None:
+    """The budget was counted in pods of two GPUs until the last of those was gone and the smaller ones were good, and
+    with the last one on its way no rollout held the scale-in back."""
+    windows = {"scaleOutSeconds": 5, "scaleInSeconds": 600}
+    autoscaling = {"mode": "Apply", "min": 1, "max": 4, "maxGpus": 8, "windows": windows}
+    world = await World(make, replicas=4, autoscaling=autoscaling).healthy()
+    for name in ("p2", "p3", "p4"):
+        world.cluster.add_pod(name, world.cluster.resource["status"]["templateHash"])
+    await world.full()
+    change(world, parallelism={"gpus": 1}, autoscaling={**autoscaling, "maxGpus": 4})
+    await world.full()
+    leaving = world.cluster.objects["Pod", "p4"]
+    for name in ("p1", "p2", "p3"):
+        del world.cluster.objects["Pod", name]
+    for name in ("n1", "n2", "n3", "n4"):
+        world.cluster.add_pod(name, world.cluster.resource["status"]["templateHash"])
+    leaving["metadata"]["deletionTimestamp"] = "2026-11-22T12:00:00Z"
+    for _ in range(3):
+        await world.full()
+    assert world.cluster.resource["spec"]["replicas"] == 4
+    assert "replicas hold" not in str(world.cluster.resource["status"]["conditions"])
+
+
 async def test_a_budget_is_not_lost_to_a_spec_of_larger_pods_that_was_rolled_back(make: Make) -> None:
     world = await at_two_gpus(make, max_gpus=4)
     await roll_back(world, gpus=4)

@@ -263,6 +263,13 @@ def test_a_rollout_that_cannot_go_on_for_want_of_room_ends_its_trial_too(
     assert scene.judged().good == (scene.target if good else GOOD)
 
 
+@pytest.mark.parametrize(("served", "good"), [(1799, False), (1800, True)])
+def test_a_rollout_that_a_quota_stops_half_way_ends_its_trial_too(make: Make, served: float, good: bool) -> None:
+    scene = Scene(make, replicas=3).old().new(served)
+    scene.deployment["status"]["conditions"] = conditions(("ReplicaFailure", "True", "FailedCreate"))
+    assert scene.judged().good == (scene.target if good else GOOD)
+
+
 def test_a_pod_that_fails_after_it_served_counts_while_others_are_to_be_replaced(make: Make) -> None:
     """The first requests may end what the start did not."""
     served = {**DOWN, "ended": failed("RankFailed"), "restarts": 1}

@@ -108,12 +108,12 @@ def _in(limits: Limits, seen: Observation, wish: Wish, now: float, memory: Memor
 def _ceiling(limits: Limits, seen: Observation) -> int:
     """Pods that leave hold their GPUs until they are gone."""
     leaving = seen.stopping if limits.max_gpus is not None else 0
-    return min(limits.maximum, max(0, limits.budget - leaving))
+    return min(limits.maximum, max(0, limits.room - leaving))
 
 
 def _bounded(limits: Limits, top: int, wish: Wish) -> Wish:
     if top < limits.maximum:
-        room = f"{top} pods of {limits.gpus_per_pod}"
+        room = f"{top} pods of {limits.new_pod_gpus}"
         message = f"{wish.message}; the budget of {limits.max_gpus} GPUs leaves room for {room}"
         return replace(wish, reason=Reason.GPU_BUDGET, message=message)
     message = f"{wish.message}; the maximum of {limits.maximum} pods is reached"

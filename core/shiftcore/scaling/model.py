@@ -59,10 +59,13 @@ class Limits:
 
     minimum: int = 1
     maximum: int = 1
-    # That the largest pod which is there, or is to come, holds.
+    # That a pod of the revision which should run holds: what may stay is counted so.
     gpus_per_pod: int = 1
+    # That the largest pod holds which is there, leaves or may come back, where it is larger: what may come is counted
+    # so.
+    largest_pod_gpus: int = 0
     # GPUs that all pods together may hold; None: as many as `maximum` pods have. It may pay for fewer pods than the
-    # minimum while those of another revision are larger: then none is added, and the minimum stays.
+    # minimum while those of another revision run: then none is added, and the minimum stays.
     max_gpus: int | None = None
     out_seconds: float = 30.0
     in_seconds: float = 300.0
@@ -99,6 +102,16 @@ class Limits:
     def budget(self) -> int:
         """Pods that the GPU budget pays for."""
         return self.maximum if self.max_gpus is None else self.max_gpus // self.gpus_per_pod
+
+    @property
+    def new_pod_gpus(self) -> int:
+        """What room for one more pod is counted by."""
+        return max(self.gpus_per_pod, self.largest_pod_gpus)
+
+    @property
+    def room(self) -> int:
+        """Pods that the GPU budget pays for, each as large as the largest."""
+        return self.maximum if self.max_gpus is None else self.max_gpus // self.new_pod_gpus
 
     @property
     def ceiling(self) -> int:

@@ -5,7 +5,7 @@ A revision is a rendered pod template, named by its hash and stored in a Control
 The user's spec is never edited; a revision that was rejected counts until the spec asks for another.
 """
 
-from shiftoperator.rollout.bounds import gpus_per_pod, leaving_seconds, paused, surge
+from shiftoperator.rollout.bounds import gpus_per_pod, largest_pod_gpus, leaving_seconds, paused, surge
 from shiftoperator.rollout.judge import judge
 from shiftoperator.rollout.known import (
     Revisions,
@@ -29,6 +29,7 @@ __all__ = [
     "deployed",
     "gpus_per_pod",
     "judge",
+    "largest_pod_gpus",
     "leaving_seconds",
     "next_number",
     "paused",

@@ -13,14 +13,19 @@ from shiftoperator.spec import Spec, Strategy
 def surge(snapshot: Snapshot, spec: Spec, decided: Revisions) -> int:
     """Pods that a rollout may have beside those asked for."""
     budget = spec.autoscaling.limits.max_gpus
-    paid = budget is None or (spec.pods + 1) * gpus_per_pod(snapshot, spec, decided) <= budget
+    paid = budget is None or (spec.pods + 1) * largest_pod_gpus(snapshot, spec, decided) <= budget
     wanted = spec.rollout.strategy is Strategy.SURGE and decided.no_surge != decided.running
     return 1 if wanted and paid else 0
 
 
 def gpus_per_pod(snapshot: Snapshot, spec: Spec, decided: Revisions) -> int:
-    """That the largest pod holds which is there, leaves or is to come. One of another revision than that of the spec,
-    or every one after a rollback, may hold more or fewer than the spec says by now."""
+    """Of the revision that should run: after a rollback more or fewer than the spec says."""
+    template = present(snapshot, decided).get(decided.running)
+    return (manifests.gpus_of(template) if template is not None else None) or spec.gpus
+
+
+def largest_pod_gpus(snapshot: Snapshot, spec: Spec, decided: Revisions) -> int:
+    """Of all pods that are there, leave or may come back."""
     return _most(snapshot, decided, manifests.gpus_of, spec.gpus) or spec.gpus
 
 

@@ -131,7 +131,8 @@ def _serves(case: _Case) -> bool:
     if alone and settled and all(without_room):
         return True
     # The rollout is over, or cannot go on; and a pod that was made when this one was ready has had its time.
-    return (alone or any(without_room)) and max(ready) >= case.spec.rollout.progress_deadline_seconds
+    over = alone or any(without_room) or _none_can_be_made(case)
+    return over and max(ready) >= case.spec.rollout.progress_deadline_seconds
 
 
 def _lacks_room(case: _Case, pod: Pod) -> bool:
@@ -261,6 +262,11 @@ def _finds_no_room(case: _Case) -> bool:
     ]
     if waiting:
         return not waiting_for_drain(case.snapshot)
+    return _none_can_be_made(case)
+
+
+def _none_can_be_made(case: _Case) -> bool:
+    """Whether the API server refuses pods of this revision, as a quota does."""
     found = deployment(case.snapshot)
     said = {c["type"]: c["status"] for c in found.get("status", {}).get("conditions", ())}
     return said.get("ReplicaFailure") == "True" and deployed(case.snapshot) == case.known.running

@@ -32,8 +32,9 @@ class Seen:
     starts: Mapping[str, Reached] = field(default_factory=dict)
 
     def still_since(self, pod: Pod) -> float | None:
-        """Since when the start of a pod gets no farther, in seconds since 1970; None while its runtime does not run, or
-        nobody knows. Before that an image is pulled and a model fetched, for as long as that takes."""
+        """Since when the start of a pod gets no farther, in seconds since 1970; None while its runtime does not run:
+        until then an image is pulled and a model fetched, for as long as that takes. One that does not answer gets no
+        farther either."""
         if pod.fetching or not pod.running or not pod.started_at or pod.start_began is None:
             return None
         reached = self.starts.get(pod.uid)

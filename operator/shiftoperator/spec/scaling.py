@@ -72,8 +72,8 @@ def _percentile(spec: dict[str, Any]) -> int:
     return percentile
 
 
-def _shift_before_scale(percents: dict[str, Any]) -> dict[str, float]:
-    """As fractions of 1."""
+def _shift_before_scale(percents: dict[str, Any]) -> dict[str, Any]:
+    """Fields of Limits, as fractions of 1."""
     high, low = percents.get("highUtilizationPercent", 80), percents.get("lowUtilizationPercent", 50)
     if low >= high:
         raise InvalidSpecError(
