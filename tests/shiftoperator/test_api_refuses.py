@@ -195,6 +195,20 @@ async def test_a_new_operator_says_what_it_may_not_read_and_takes_nothing_back(
     assert world.condition("Ready") == ("True", "AllPodsReady")
 
 
+async def test_a_policy_that_a_new_operator_stores_outlives_what_it_may_not_read(make: Make) -> None:
+    """The status from before the pass was told again, and the generation turned back with it."""
+    world = await World(make).healthy()
+    before = world.cluster.resource["status"]["policyGeneration"]
+    world.restart_operator()
+    world.cluster.forbidden = {("list", "Pod")}
+    world.cluster.resource["spec"]["shift"] = {"policy": "Latency"}
+    world.cluster.resource["metadata"]["generation"] += 1
+    await world.full()
+    told = world.cluster.resource["status"]
+    assert (told["policyGeneration"], told["policy"]["mode"]) == (before + 1, "Latency")
+    assert world.condition("Ready") == ("False", "Forbidden")
+
+
 def without(status: Object, types: set[str]) -> Object:
     return {**status, "conditions": [c for c in status["conditions"] if c["type"] not in types]}
 

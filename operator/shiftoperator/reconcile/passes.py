@@ -208,7 +208,7 @@ class Reconciler:
         )
         built = status.build(snapshot, outcome, decisions, _now())
         if snapshot.partial:
-            built = status.unseen(before, built)
+            built = status.unseen(snapshot.status, built)
         changed = status.patch(snapshot.status, built)
         memory.snapshot = snapshot.answered(await apply.status(self._cluster, snapshot.resource, changed))
         self._metrics.deployments.show(snapshot.key, status.figures(snapshot, built))
