@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from shiftprotos import contract
 
@@ -58,7 +59,7 @@ class Kubectl:
 
     def evict(self, namespace: str, name: str, uid: str) -> None:
         """Gracefully, without waiting for the end. Raises TooManyError when a PodDisruptionBudget forbids it now."""
-        where = f"/api/v1/namespaces/{namespace}/pods/{name}/eviction"
+        where = f"{self._path_of_server()}/api/v1/namespaces/{namespace}/pods/{name}/eviction"
         body = {
             "apiVersion": "policy/v1",
             "kind": "Eviction",
@@ -71,6 +72,16 @@ class Kubectl:
         sys.stderr.write(said)
         if done.returncode:
             raise TooManyError("") if "(TooManyRequests)" in said else KubectlError("")
+        answer = done.stdout.decode(errors="replace")
+        if _parsed(answer).get("status") != "Success":
+            raise KubectlError(f"{where} did not answer as the API server does: {answer[:80]!r}")
+
+    def _path_of_server(self) -> str:
+        """A raw path is taken from the root of the host, where behind a proxy the API server is not."""
+        asked = ("config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")
+        done = self._start(asked, stderr=subprocess.DEVNULL)
+        # Without a kubeconfig, in a pod, there is no proxy.
+        return "" if done.returncode else urlsplit(done.stdout.decode().strip()).path.rstrip("/")
 
     def _json(self, *arguments: str) -> Object:
         return _parsed(self._run(*arguments))

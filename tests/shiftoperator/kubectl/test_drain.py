@@ -138,6 +138,28 @@ def test_who_forces_it_deletes_the_pod(shift: Shift) -> None:
     assert call[:4] == ["delete", "pod", ONE, "--wait=false"]
 
 
+@pytest.mark.parametrize(
+    "server", ["https://rancher.example/k8s/clusters/c-1", "https://rancher.example/k8s/clusters/c-1/"]
+)
+def test_an_eviction_goes_to_the_path_of_the_server(shift: Shift, server: str) -> None:
+    """kubectl takes a raw path from the root of the host: behind a proxy the eviction went to another API server."""
+    cluster(shift)
+    where = f"/k8s/clusters/c-1/api/v1/namespaces/team/pods/{ONE}/eviction"
+    shift.answer("config-view", server)
+    shift.answer(f"create---raw-{where}".replace("/", "_"), {"kind": "Status", "status": "Success"})
+    assert shift("drain", ONE, "--yes", "--wait", "0").code == 0
+    [call] = ends(shift)
+    assert call[2] == where
+
+
+def test_what_is_no_answer_of_an_api_server_is_no_success(shift: Shift) -> None:
+    cluster(shift)
+    shift.answer(EVICTION.replace("/", "_"), "<html>welcome</html>\n")
+    done = shift("drain", ONE, "--yes", "--wait", "0")
+    assert done.code == 1
+    assert "no JSON: '<html>" in done.err
+
+
 def test_an_eviction_that_fails_otherwise_is_told_as_it_is(shift: Shift) -> None:
     cluster(shift)
     shift.answer(EVICTION.replace("/", "_"), "Error from server (Forbidden): you may not\n")
