@@ -120,16 +120,22 @@ async def test_a_hiccup_of_the_registry_after_a_long_pull_rejects_nothing(make: 
         assert running(world) == runs, seconds
 
 
-async def test_the_time_of_a_start_is_known_while_nobody_serves(make: Make) -> None:
-    """It was dropped by the first pass without a ready pod: a revision without a node never got more than a minute."""
+async def none_serves(make: Make, start_seconds: float) -> tuple[World, str, str]:
+    """After a start that took so long the only pod made room for another revision; the hashes of both."""
     world = World(make, autoscaling={"mode": "Disabled"})
-    world.runtimes.template = replace(world.runtimes.template, phases=(Phase("load", 300.0, 1, True),))
+    world.runtimes.template = replace(world.runtimes.template, phases=(Phase("load", start_seconds, 1, True),))
     await world.healthy()
     good = running(world)
     change(world, engine={"maxNumSeqs": 99})
     await world.full()
     bad = running(world)
     del world.cluster.objects["Pod", "p1"]
+    return world, good, bad
+
+
+async def test_the_time_of_a_start_is_known_while_nobody_serves(make: Make) -> None:
+    """It was dropped by the first pass without a ready pod: a revision without a node never got more than a minute."""
+    world, good, bad = await none_serves(make, start_seconds=300.0)
     await world.full()
     world.cluster.add_pod("q1", bad)
     waits = world.cluster.objects["Pod", "q1"]
@@ -177,14 +183,7 @@ async def test_a_failure_days_after_a_rollout_that_lacked_room_for_one_pod_rolls
 
 async def test_a_start_that_hangs_while_nobody_serves_is_taken_back_long_before_the_deadline(make: Make) -> None:
     """With one replica the service was away for half an hour, whatever its starts take."""
-    world = World(make, autoscaling={"mode": "Disabled"})
-    world.runtimes.template = replace(world.runtimes.template, phases=(Phase("load", 100.0, 1, True),))
-    await world.healthy()
-    good = running(world)
-    change(world, engine={"maxNumSeqs": 99})
-    await world.full()
-    bad = running(world)
-    del world.cluster.objects["Pod", "p1"]
+    world, good, bad = await none_serves(make, start_seconds=100.0)
     world.cluster.add_pod("q1", bad)
     began = "1970-01-01T00:01:40Z"
     world.cluster.objects["Pod", "q1"]["status"] |= {

@@ -101,7 +101,7 @@ class Limits:
     @property
     def budget(self) -> int:
         """Pods that the GPU budget pays for."""
-        return self.maximum if self.max_gpus is None else self.max_gpus // self.gpus_per_pod
+        return self._paid_for(self.gpus_per_pod)
 
     @property
     def new_pod_gpus(self) -> int:
@@ -111,7 +111,11 @@ class Limits:
     @property
     def room(self) -> int:
         """Pods that the GPU budget pays for, each as large as the largest."""
-        return self.maximum if self.max_gpus is None else self.max_gpus // self.new_pod_gpus
+        return self._paid_for(self.new_pod_gpus)
+
+    def _paid_for(self, gpus: int) -> int:
+        """Pods of so many GPUs each."""
+        return self.maximum if self.max_gpus is None else self.max_gpus // gpus
 
     @property
     def ceiling(self) -> int:

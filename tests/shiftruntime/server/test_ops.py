@@ -14,7 +14,8 @@ from shiftprotos import contract
 from shiftprotos.v1 import inference_pb2 as pb
 from shiftruntime.server import ops
 
-SECONDS = 10.0
+from .waiting import SECONDS
+
 _M = (("model_name", "m"),)
 
 
